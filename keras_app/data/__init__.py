@@ -1,0 +1,25 @@
+"""Data: loading by name, megabatches, replay, and a small shipped set."""
+
+from keras_app.data.loading import DatasetInfo
+from keras_app.data.loading import info
+from keras_app.data.loading import load
+from keras_app.data.loading import load_arrays
+from keras_app.data.loading import test_split
+from keras_app.data.megabatches import Megabatch
+from keras_app.data.megabatches import Megabatches
+from keras_app.data.splits import few_shot
+from keras_app.data.splits import split_megabatches
+from keras_app.data.tensorflow_pipeline import make_deterministic
+
+__all__ = [
+    "DatasetInfo",
+    "Megabatch",
+    "Megabatches",
+    "few_shot",
+    "info",
+    "load",
+    "load_arrays",
+    "make_deterministic",
+    "split_megabatches",
+    "test_split",
+]

@@ -1,0 +1,408 @@
+"""Masks as optimizer state: re-zero after each update, save and restore.
+
+The weights a mask prunes are exactly zero in the kernel variable itself. The
+optimizer's collective update is wrapped, per instance, so that the zeros are
+restored inside the compiled step. That one place lies behind weight decay,
+clipping, gradient accumulation and loss scaling, and before the moving average
+of the weights, which therefore averages zeros.
+
+The masks are optimizer variables, because that is the only state the JAX
+trainer carries through its compiled step besides the model's own. They are kept
+out of the optimizer's own file entry: Keras refuses a file whose number of
+variables differs, and so a checkpoint still loads where this package is not
+installed. A side-car at `optimizer.sparsity` stores them bit-packed instead.
+
+Private Keras names in use: `_backend_update_step`, `_distribution_strategy`,
+`_get_variable_index`, `_layout`, `_model_variables_moving_average`,
+`_trainable_variables`, `_untrack_variable`, `_variables`.
+"""
+
+import contextlib
+import types
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app.selection import paths_of
+
+# Keras's name for the slot that says where a weight was going. That of a
+# weight that comes back is stale. Accumulators of squares stay: Ftrl and
+# Adagrad divide by theirs.
+_MOMENTUM_SLOT = "momentum"
+
+# On a CPU PyTorch multiplies floats by bools without vector instructions.
+# Converting a piece that fits the cache is five times faster, and the mask
+# still takes one byte a weight.
+_TORCH_CHUNK = 1 << 18
+
+
+class MaskState(keras.layers.Layer):
+    """The masks of one optimizer. Obtain it with `attach`.
+
+    It is a `keras.layers.Layer` only because Keras stores and restores what
+    layers, models and optimizers hold, and nothing else.
+    """
+
+    def __init__(self, optimizer):
+        super().__init__(name="sparsity", trainable=False, dtype="float32")
+        # Keras would track plain attributes as weights of this layer, and
+        # its loader would walk from here back into the optimizer for ever.
+        held = types.SimpleNamespace(optimizer=optimizer, masks={})
+        object.__setattr__(self, "_held", held)
+
+    @property
+    def _masks(self):
+        return self._held.masks  # index of the trainable variable -> mask
+
+    # ---- masks ---------------------------------------------------------
+
+    def variables_with_masks(self):
+        """Returns the variables that have a mask, in the model's order."""
+        known = self._held.optimizer._trainable_variables
+        return [known[index] for index in sorted(self._masks)]
+
+    def get(self, variable):
+        """Returns the bool mask of `variable` as a NumPy array, or `None`."""
+        mask = self._masks.get(self._index(variable))
+        return None if mask is None else ops.convert_to_numpy(mask)
+
+    def add(self, variables):
+        """Gives variables a mask that keeps everything; returns the new ones."""
+        optimizer = self._held.optimizer
+        added = []
+        for variable in variables:
+            index = self._index(variable)
+            if index in self._masks:
+                continue
+            with _placed_like(optimizer, variable):
+                mask = optimizer.add_variable(
+                    shape=variable.shape,
+                    dtype="bool",
+                    initializer="ones",
+                    layout=getattr(variable, "_layout", None),
+                    name=f"{variable.path.replace('/', '_')}_mask",
+                )
+            self._masks[index] = mask
+            added.append(variable)
+        return added
+
+    def set(self, masks):
+        """Writes new masks, zeroes what they prune, and forgets stale state.
+
+        Args:
+            masks: List of `(variable, bool array of its shape)`.
+        """
+        for variable, new in masks:
+            mask = self._masks[self._index(variable)]
+            new = np.asarray(new, dtype=bool)
+            if new.shape != tuple(variable.shape):
+                raise ValueError(
+                    f"The mask of {variable.path} must have shape "
+                    f"{tuple(variable.shape)}. Received: {new.shape}"
+                )
+            old = ops.convert_to_numpy(mask)
+            mask.assign(new)
+            regrown = new & ~old
+            if regrown.any():
+                self._reset_momentum(variable, ~regrown)
+        self.zero()
+
+    def zero(self):
+        """Zeroes every pruned weight and its moving average now."""
+        averages = getattr(
+            self._held.optimizer, "_model_variables_moving_average", None
+        )
+        for index, mask in self._masks.items():
+            variable = self._held.optimizer._trainable_variables[index]
+            keep = ops.convert_to_numpy(mask)
+            _assign_where(variable, keep)
+            if averages and averages[index] is not None:
+                _assign_where(averages[index], keep)
+
+    def leaks(self):
+        """Returns `{path: count}` of pruned weights that are not zero."""
+        leaks = {}
+        for index, mask in self._masks.items():
+            variable = self._held.optimizer._trainable_variables[index]
+            values = ops.convert_to_numpy(variable)
+            count = np.count_nonzero(values[~ops.convert_to_numpy(mask)])
+            if count:
+                leaks[variable.path] = int(count)
+        return leaks
+
+    def _index(self, variable):
+        for i, known in enumerate(self._held.optimizer._trainable_variables):
+            if known is variable:
+                return i
+        raise ValueError(
+            f"{variable.path} is no trainable variable of the optimizer "
+            f"{self._held.optimizer.name!r}. Compile the model again after changing "
+            "which layers are trainable."
+        )
+
+    def _reset_momentum(self, variable, keep):
+        shape = tuple(variable.shape)
+        prefix = variable.path.replace("/", "_") + "_"
+        for slot in self._held.optimizer.variables:
+            if slot.name == prefix + _MOMENTUM_SLOT and slot.shape == shape:
+                _assign_where(slot, keep)
+
+    # ---- the compiled step ---------------------------------------------
+
+    def enforce(self, trainable_variables):
+        """Zeroes the pruned among the variables just updated (in the step)."""
+        pairs = []
+        for variable in trainable_variables:
+            mask = self._masks.get(
+                self._held.optimizer._get_variable_index(variable)
+            )
+            if mask is not None:
+                pairs.append((variable, mask))
+        backend = keras.backend.backend()
+        if backend == "tensorflow":
+            _enforce_tensorflow(self._held.optimizer, pairs)
+        elif backend == "torch":
+            _enforce_torch(pairs)
+        else:
+            for variable, mask in pairs:
+                zero = ops.zeros((), dtype=variable.dtype)
+                variable.assign(ops.where(mask.value, variable.value, zero))
+
+    # ---- files ---------------------------------------------------------
+
+    def save_own_variables(self, store):
+        """Stores each mask as bits, under the index of its variable."""
+        for index in sorted(self._masks):
+            mask = ops.convert_to_numpy(self._masks[index])
+            store[f"shape_{index}"] = np.asarray(mask.shape, np.int64)
+            store[f"mask_{index}"] = np.packbits(mask.reshape(-1))
+
+    def load_own_variables(self, store):
+        """Restores the masks; one of another shape is an error."""
+        keys = set(store.keys())
+        for index, variable in enumerate(
+            self._held.optimizer._trainable_variables
+        ):
+            if f"mask_{index}" not in keys:
+                continue
+            shape = tuple(int(d) for d in np.asarray(store[f"shape_{index}"]))
+            if shape != tuple(variable.shape):
+                raise ValueError(
+                    f"The stored mask of {variable.path} has shape {shape}, "
+                    f"but the variable has {tuple(variable.shape)}."
+                )
+            bits = np.asarray(store[f"mask_{index}"], np.uint8)
+            mask = np.unpackbits(bits, count=int(np.prod(shape)))
+            self.add([variable])
+            self._masks[index].assign(mask.reshape(shape).astype(bool))
+
+
+def attach(model, variables=()):
+    """Makes `model`'s optimizer keep masks for `variables`; returns the state.
+
+    Calling it again adds variables to the state that is there.
+
+    Args:
+        model: A compiled, built `keras.Model`.
+        variables: Trainable variables of the model.
+
+    Raises:
+        ValueError: The model is not compiled, or the combination of optimizer
+            and distribution is one that Keras itself cannot train.
+    """
+    optimizer = _inner_optimizer(model)
+    _refuse_what_keras_cannot_do(model, optimizer)
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    state = state_of(model)
+    if state is None:
+        state = MaskState(optimizer)
+        _wrap(optimizer, model.optimizer, state)
+        optimizer.sparsity = state
+    if state.add(variables):
+        # A step compiled before knows nothing of the new masks.
+        model.train_function = None
+    _unalias(model, optimizer)
+    return state
+
+
+def detach(model):
+    """Ends the enforcement; the zeros stay until the next training step."""
+    state = state_of(model)
+    if state is None:
+        return
+    optimizer = _inner_optimizer(model)
+    for owner in {id(o): o for o in (optimizer, model.optimizer)}.values():
+        for name in ("_backend_update_step", *_FILE_METHODS):
+            owner.__dict__.pop(name, None)
+    for mask in state._masks.values():
+        optimizer._untrack_variable(mask)
+    del optimizer.sparsity
+    model.train_function = None
+
+
+def state_of(model):
+    """Returns the `MaskState` of the model's optimizer, or `None`."""
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    state = getattr(optimizer, "sparsity", None)
+    return state if isinstance(state, MaskState) else None
+
+
+def masks_of(model):
+    """Returns the masks that a model trains under.
+
+    Args:
+        model: A compiled `keras.Model`.
+
+    Returns:
+        `{variable.path: bool array}`, `True` kept; empty for a dense model.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+    >>> masks_of(model)
+    {}
+    """
+    state = state_of(model)
+    if state is None:
+        return {}
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+    known = paths_of(state.variables_with_masks())
+    return {path: state.get(variable) for path, variable in known.items()}
+
+
+_FILE_METHODS = ("save_own_variables", "load_own_variables")
+
+
+def _inner_optimizer(model):
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        raise ValueError(
+            "The model must be compiled with an optimizer before it can be "
+            "pruned. Call `model.compile(...)` first."
+        )
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _wrap(optimizer, owner, state):
+    update = optimizer._backend_update_step
+
+    def update_and_zero(grads, trainable_variables, learning_rate):
+        update(grads, trainable_variables, learning_rate)
+        state.enforce(trainable_variables)
+
+    object.__setattr__(optimizer, "_backend_update_step", update_and_zero)
+    # A LossScaleOptimizer writes its inner optimizer's variables too.
+    for each in {id(o): o for o in (optimizer, owner)}.values():
+        for name in _FILE_METHODS:
+            method = _without_masks(getattr(each, name), optimizer, state)
+            object.__setattr__(each, name, method)
+
+
+def _without_masks(method, optimizer, state):
+    def call(store):
+        masks = {id(mask) for mask in state._masks.values()}
+        everything = optimizer._variables
+        plain = [v for v in everything if id(v) not in masks]
+        object.__setattr__(optimizer, "_variables", plain)
+        try:
+            method(store)
+        finally:
+            object.__setattr__(optimizer, "_variables", everything)
+
+    return call
+
+
+@contextlib.contextmanager
+def _placed_like(optimizer, variable):
+    """Creates variables on the devices, or replicas, of `variable`."""
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    if strategy is None:
+        yield
+        return
+    with strategy.scope():
+        with strategy.extended.colocate_vars_with(variable.value):
+            yield
+
+
+def _assign_where(variable, keep):
+    values = ops.convert_to_numpy(variable)
+    if np.count_nonzero(values[~keep]):
+        zero = np.zeros((), values.dtype)
+        variable.assign(np.where(keep, values, zero))
+
+
+def _enforce_tensorflow(optimizer, pairs):
+    import tensorflow as tf
+
+    def zero(value, mask):
+        value.assign(tf.where(mask, value, tf.zeros((), value.dtype)))
+
+    def update(strategy, pairs):
+        for variable, mask in pairs:
+            strategy.extended.update(variable, zero, args=(mask,), group=False)
+
+    natives = [
+        # A loop that calls `apply_gradients` itself may pass tf.Variables.
+        (v.value if isinstance(v, keras.Variable) else v, mask.value)
+        for v, mask in pairs
+    ]
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        update, optimizer._distribution_strategy, natives
+    )
+
+
+def _enforce_torch(pairs):
+    import torch
+
+    with torch.no_grad():
+        for variable, mask in pairs:
+            value, keep = variable.value, mask.value
+            if value.device.type != "cpu" or value.numel() <= _TORCH_CHUNK:
+                value.mul_(keep)
+                continue
+            flat, flat_keep = value.view(-1), keep.view(-1)
+            for start in range(0, flat.numel(), _TORCH_CHUNK):
+                piece = flat[start : start + _TORCH_CHUNK]
+                kept = flat_keep[start : start + _TORCH_CHUNK]
+                piece.mul_(kept.to(piece.dtype))
+
+
+def _unalias(model, optimizer):
+    """Copies weights that share a buffer with their moving average.
+
+    Keras ends a fit with `use_ema` by assigning the averages to the weights,
+    which on JAX makes them one buffer; the next fit donates it twice and dies.
+    """
+    if keras.backend.backend() == "jax" and optimizer.use_ema:
+        for variable in model.trainable_variables:
+            variable.assign(ops.convert_to_numpy(variable).copy())
+
+
+def _refuse_what_keras_cannot_do(model, optimizer):
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    if strategy is None or strategy.num_replicas_in_sync < 2:
+        return
+    kind = type(strategy).__name__
+    way_out = "Use the JAX backend with `keras.distribution.DataParallel`"
+    if "MultiWorker" in kind:
+        raise ValueError(
+            f"Keras {keras.__version__} cannot `fit` under {kind}. {way_out}."
+        )
+    trouble = {
+        "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
+        "ema_overwrite_frequency": optimizer.ema_overwrite_frequency
+        if optimizer.use_ema
+        else None,
+        "steps_per_execution": model.steps_per_execution > 1,
+        "jit_compile": model.jit_compile is True,
+    }
+    for name, value in trouble.items():
+        if value:
+            raise ValueError(
+                f"Keras {keras.__version__} cannot train under {kind} with "
+                f"`{name}`. Leave it out, or: {way_out}."
+            )

@@ -1,0 +1,727 @@
+"""Anytime learning over megabatches: APP, one-shot pruning, and dense."""
+
+import dataclasses
+import time
+
+import keras
+import numpy as np
+
+from keras_app import data as data_lib
+from keras_app import models
+from keras_app import report as report_lib
+from keras_app.enforcement import masks_of
+from keras_app.experiments.callbacks import BestWeights
+from keras_app.experiments.callbacks import MilestoneLearningRate
+from keras_app.experiments.callbacks import model_state
+from keras_app.experiments.callbacks import restore_model_state
+from keras_app.experiments.progress import Terminal
+from keras_app.experiments.run_folder import MODEL
+from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run_folder import SUMMARY
+from keras_app.experiments.run_folder import versions
+from keras_app.optimizers import CoupledSGD
+from keras_app.pruners import AnytimeProgressivePruner
+from keras_app.schedules import AnytimeSchedule
+from keras_app.schedules import check_int
+from keras_app.schedules import OneShot
+
+METHODS = ("app", "one_shot", "dense", "app_reference")
+
+
+def anytime(
+    megabatches,
+    model,
+    run_dir,
+    *,
+    test=None,
+    methods=("app", "one_shot", "dense"),
+    level=4.5,
+    base=0.8,
+    pruner=AnytimeProgressivePruner,
+    optimizer=CoupledSGD,
+    epochs=50,
+    milestones=(20, 40),
+    warmup_epochs=0,
+    progressive_local=True,
+    carry_optimizer_state=False,
+    init_from_scratch=False,
+    mean=None,
+    std=None,
+    seed=0,
+    resume=False,
+    on_start=None,
+    verbose=True,
+):
+    """Trains on a stream of megabatches, with and without pruning.
+
+    Each method starts from the same weights. Megabatch by megabatch it prunes
+    (or not), restarts the learning rate, trains for `epochs` epochs, rolls
+    back to the weights with the best validation accuracy, and is judged on
+    the test set.
+
+        CER = sum over t of the misclassified test examples after megabatch t
+
+    Args:
+        megabatches: A `keras_app.data.Megabatches`, or a callable that makes
+            one given `seed`.
+        model: A callable `(input_shape, num_classes, mean, std, seed) ->
+            keras.Model` giving logits, or a name for `keras_app.models.get`.
+        run_dir: Folder to write; see `docs/run_folder.md`.
+        test: Pair `(images, labels)` of arrays. Defaults to the test split of
+            the data set that `megabatches` names.
+        methods: Some of `"app"`, `"one_shot"` (pruned once, before the first
+            megabatch), `"dense"`, and `"app_reference"` (as the authors'
+            released code prunes). The first is the run's main result.
+        level: Sparsity level L, >= 1; the last density is `base ** level`.
+            Defaults to `4.5`, which keeps 36.6 % of the prunable weights.
+        base: Density per level, in (0, 1). Defaults to `0.8`.
+        pruner: A callable with the arguments of `AnytimeProgressivePruner`,
+            given `schedule` and `seed`.
+        optimizer: A callable without arguments that makes the optimizer.
+        epochs: Epochs per megabatch, >= 1. Defaults to `50`.
+        milestones: Epochs at which the learning rate falls to a tenth.
+            Defaults to `(20, 40)`.
+        warmup_epochs: Epochs of linear warm-up. Defaults to `0`.
+        progressive_local: With `scope="layer"`, whether the density falls from
+            megabatch to megabatch; the authors' code prunes to the last
+            density at once. Defaults to `True`.
+        carry_optimizer_state: Whether momentum survives from one megabatch to
+            the next, as in the authors' code. Defaults to `False`.
+        init_from_scratch: Whether every megabatch starts from the initial
+            weights (under the current mask). Defaults to `False`.
+        mean, std: Normalization inside the model. Default to `None`.
+        seed: Seed of everything, >= 0. Defaults to `0`.
+        resume: Whether to continue what is in `run_dir`. Defaults to `False`.
+        on_start: Called with the `RunFolder` when everything is checked and
+            before anything is trained. Defaults to `None`.
+        verbose: Whether to print progress. Defaults to `True`.
+
+    Returns:
+        The summary, as in `summary.json`: a dict.
+
+    Raises:
+        ValueError: Bad arguments, before anything is written or trained.
+
+    Example:
+
+    ```python
+    summary = anytime(
+        Megabatches("fashion_mnist_mini", 4), "convnet", "runs/try", epochs=2
+    )
+    ```
+
+    Reference: [Misra et al., 2022](https://arxiv.org/abs/2204.01640); the
+    accounting of parameters and operations follows
+    [Caccia et al., 2022](https://arxiv.org/abs/2106.09563).
+    """
+    folder = RunFolder(run_dir)
+    folder.check(resume)
+    finished = folder.read_json(SUMMARY) if resume else None
+    if finished is not None:
+        return finished
+    methods = _check_methods(methods)
+    check_int("epochs", epochs, 1)
+    check_int("warmup_epochs", warmup_epochs, 0)
+    check_int("seed", seed, 0)
+    keras.utils.set_random_seed(seed)
+    data_lib.make_deterministic()
+    if callable(megabatches):
+        megabatches = megabatches(seed=seed)
+    test_images, test_labels = _test_arrays(megabatches, test)
+    settings = _Settings(
+        megabatches=megabatches,
+        make_model=_model_factory(model),
+        test_images=test_images,
+        test_labels=test_labels,
+        level=level,
+        base=base,
+        pruner=pruner,
+        optimizer=optimizer,
+        epochs=epochs,
+        milestones=tuple(milestones),
+        warmup_epochs=warmup_epochs,
+        progressive_local=progressive_local,
+        carry_optimizer_state=carry_optimizer_state,
+        init_from_scratch=init_from_scratch,
+        mean=mean,
+        std=std,
+        seed=seed,
+    )
+    # A whole method is built and thrown away, so that a mistake in any
+    # argument shows before the first file is written.
+    for method in methods:
+        _Learner(method, settings).check()
+    fingerprint = settings.fingerprint(methods)
+    checkpoint = folder.load_checkpoint() if resume else None
+    if checkpoint is not None and checkpoint[1]["settings"] != fingerprint:
+        changed = [
+            f"{name}: {checkpoint[1]['settings'].get(name)} -> {value}"
+            for name, value in fingerprint.items()
+            if checkpoint[1]["settings"].get(name) != value
+        ]
+        raise ValueError(
+            f"{folder.path} was started with another configuration ("
+            f"{'; '.join(changed)}). Resume it with its own config.gin, or "
+            "start in another folder."
+        )
+    folder.begin()
+    if on_start is not None:
+        on_start(folder)
+    terminal = Terminal(verbose)
+    return _Run(folder, methods, settings, fingerprint, terminal).go(checkpoint)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    megabatches: object
+    make_model: object
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    level: float
+    base: float
+    pruner: object
+    optimizer: object
+    epochs: int
+    milestones: tuple
+    warmup_epochs: int
+    progressive_local: bool
+    carry_optimizer_state: bool
+    init_from_scratch: bool
+    mean: object
+    std: object
+    seed: int
+
+    def fingerprint(self, methods):
+        """Plain values that must be equal for a run to be continued."""
+        learner = _Learner(methods[0], self)
+        pruner = learner.make_pruner().get_config()
+        return {
+            "backend": keras.backend.backend(),
+            "methods": list(methods),
+            "data": self.megabatches.name,
+            "num_megabatches": len(self.megabatches),
+            "training_examples": int(
+                sum(len(m.train_ids) for m in self.megabatches)
+            ),
+            "parameters": int(learner.build_model().count_params()),
+            "level": float(self.level),
+            "base": float(self.base),
+            "pruner": {k: _plain(v) for k, v in sorted(pruner.items())},
+            "optimizer": _plain(self.optimizer().get_config()),
+            "epochs": self.epochs,
+            "milestones": list(self.milestones),
+            "warmup_epochs": self.warmup_epochs,
+            "carry_optimizer_state": self.carry_optimizer_state,
+            "init_from_scratch": self.init_from_scratch,
+            "seed": self.seed,
+        }
+
+
+def _plain(value):
+    # Names of optimizers carry a counter that differs between processes.
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if k != "name"}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (str, bool, int, type(None))):
+        return value
+    return float(value) if np.isscalar(value) else str(value)
+
+
+class _Learner:
+    """What differs between the methods: the model's pruner, if any."""
+
+    def __init__(self, method, settings):
+        self.method = method
+        self.settings = settings
+
+    def build_model(self):
+        s = self.settings
+        keras.utils.set_random_seed(s.seed)
+        model = s.make_model(
+            input_shape=tuple(s.megabatches.image_shape),
+            num_classes=s.megabatches.num_classes,
+            mean=s.mean,
+            std=s.std,
+            seed=s.seed,
+        )
+        model.compile(
+            s.optimizer(),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def make_pruner(self):
+        """The pruner; for the dense network one that is never attached."""
+        s = self.settings
+        schedule = AnytimeSchedule(len(s.megabatches), s.level, s.base)
+        extra = {}
+        if self.method == "one_shot":
+            schedule = OneShot(1.0 - s.base**s.level)
+        if self.method == "app_reference":
+            schedule = AnytimeSchedule(
+                len(s.megabatches), s.level, s.base, reference_compatible=True
+            )
+            extra = {
+                "mask_update": "intersect",
+                "score_weights": "reference_fresh",
+                "ties": "le",
+            }
+        pruner = s.pruner(schedule=schedule, seed=s.seed, **extra)
+        reference = self.method == "app_reference"
+        constant = reference or not s.progressive_local
+        if pruner.scope == "layer" and constant and self.method != "one_shot":
+            pruner.schedule = AnytimeSchedule(
+                len(s.megabatches), s.level, s.base, progressive=False
+            )
+        return pruner
+
+    def check(self):
+        """Raises what building and selecting raise."""
+        pruner = self.make_pruner()
+        pruner.data = self.settings.megabatches[0].scoring
+        pruner.select(self.build_model())
+
+
+class _Run:
+    """One run over all methods, from the start or from a checkpoint."""
+
+    def __init__(self, folder, methods, settings, fingerprint, terminal):
+        self.folder = folder
+        self.methods = methods
+        self.settings = settings
+        self.fingerprint = fingerprint
+        self.terminal = terminal
+        self.results = {}
+        self.missed = []
+        self.seconds_before = 0.0
+        self.started = time.monotonic()
+        self.writer = None
+
+    @property
+    def seconds(self):
+        return self.seconds_before + time.monotonic() - self.started
+
+    def go(self, checkpoint):
+        s = self.settings
+        units = len(self.methods) * len(s.megabatches) * s.epochs
+        first, state = 0, None
+        done = 0
+        if checkpoint is not None:
+            arrays, meta, skipped = checkpoint
+            for path in skipped:
+                self.terminal.line(f"[yellow]damaged, passed over: {path}[/]")
+            self.results = meta["results"]
+            self.missed = meta["missed"]
+            self.seconds_before = meta["seconds"]
+            self.folder.truncate_log(meta["log_size"])
+            first, state = meta["method"], (arrays, meta)
+            done = (
+                first * len(s.megabatches) + meta["megabatch"]
+            ) * s.epochs + meta["epoch"]
+            self.terminal.line(
+                f"resuming {self.methods[first]}, megabatch "
+                f"{meta['megabatch'] + 1}, epoch {meta['epoch'] + 1}"
+                if first < len(self.methods)
+                else "resuming: all methods are trained"
+            )
+        else:
+            self.folder.truncate_log(0)
+        with self.terminal.bar(units, done):
+            for number in range(first, len(self.methods)):
+                self._train(number, state)
+                state = None
+        return self._finish()
+
+    def _train(self, number, state):
+        s = self.settings
+        method = self.methods[number]
+        keras.utils.clear_session()
+        learner = _Learner(method, s)
+        model = learner.build_model()
+        pruner = learner.make_pruner()
+        chosen = _selection_without_data(pruner, model)
+        if method != "dense":
+            pruner.data = s.megabatches[0].scoring
+            pruner.set_model(model)
+        fresh = model_state(model)
+        best = BestWeights()
+        epoch, megabatch = 0, 0
+        if state is None:
+            self.results[method] = []
+            prunable = sum(
+                int(np.prod(v.shape)) for v in chosen.variables.values()
+            )
+            self.terminal.line(
+                f"[bold]{method}[/bold]: {model.name}, "
+                f"{model.count_params():,} parameters, {prunable:,} prunable"
+            )
+        else:
+            arrays, meta = state
+            restore_model_state(model, arrays)
+            megabatch, epoch = meta["megabatch"], meta["epoch"]
+            _restore_best(best, arrays, meta["best"])
+            pruner.restore(_join(meta["pruner"], arrays))
+        self.writer = _event_writer(self.folder.path / "tensorboard" / method)
+        for index in range(megabatch, len(s.megabatches)):
+            self._train_megabatch(
+                number, model, pruner, chosen, best, fresh, index, epoch
+            )
+            epoch = 0
+        self.writer.close()
+        name = MODEL if number == 0 else f"model_{method}.keras"
+        self.folder.save_model(_deployable(model), name)
+
+    def _train_megabatch(
+        self, number, model, pruner, chosen, best, fresh, index, epoch
+    ):
+        s = self.settings
+        method = self.methods[number]
+        megabatch = s.megabatches[index]
+        if epoch == 0:
+            best.reset()
+            self._start_megabatch(model, fresh, index)
+        callbacks = []
+        if method != "dense":
+            pruner.data = megabatch.scoring
+            pruner.megabatch = index
+            callbacks.append(pruner)
+        rate = float(s.optimizer().learning_rate)
+        callbacks.append(
+            MilestoneLearningRate(rate, s.milestones, s.warmup_epochs)
+        )
+        callbacks.append(best)
+        callbacks.append(_Recorder(self, number, index, pruner, best))
+        if epoch < s.epochs:
+            model.fit(
+                megabatch.epochs(epoch, s.epochs),
+                steps_per_epoch=megabatch.steps_per_epoch,
+                initial_epoch=epoch,
+                epochs=s.epochs,
+                validation_data=megabatch.validation,
+                callbacks=callbacks,
+                verbose=0,
+                shuffle=False,
+            )
+        else:
+            # Killed after the last epoch and before the judgement: only the
+            # end of the training is left to do.
+            for callback in callbacks:
+                callback.set_model(model)
+                callback.on_train_end()
+        self._judge(number, model, pruner, chosen, best, index)
+
+    def _start_megabatch(self, model, fresh, index):
+        s = self.settings
+        if index == 0:
+            return
+        state = model_state(model)
+        masks = {path: mask for path, mask in masks_of(model).items()}
+        for name, value in fresh.items():
+            group, _ = name.split("/")
+            is_slot = group == "optimizer" and value.ndim > 0
+            if value.dtype == bool:
+                continue
+            if is_slot and not s.carry_optimizer_state:
+                state[name] = value
+            if group == "model" and s.init_from_scratch:
+                state[name] = value
+        restore_model_state(model, state)
+        if masks and s.init_from_scratch:
+            model.optimizer.sparsity.zero()
+
+    def _judge(self, number, model, pruner, chosen, best, index):
+        s = self.settings
+        method = self.methods[number]
+        report = report_lib.build(model, chosen)
+        masks = masks_of(model)
+        total = sum(row.parameters for row in report.rows if row.prunable)
+        kept = (
+            sum(int(np.count_nonzero(mask)) for mask in masks.values())
+            if masks
+            else total
+        )
+        logits = model.predict(s.test_images, batch_size=256, verbose=0)
+        missed = int(np.sum(np.argmax(logits, -1) != s.test_labels))
+        epochs = [
+            event
+            for event in self.results[method]
+            if event["event"] == "epoch" and event["megabatch"] == index
+        ]
+        trained = len(s.megabatches[index].train_ids) * s.epochs
+        density = kept / total
+        row = {
+            "event": "megabatch",
+            "method": method,
+            "megabatch": index,
+            "target_density": _target(method, pruner, index),
+            "density": density,
+            "density_all": 1.0 - (total - kept) / report.parameters,
+            "kept_parameters": report.parameters - (total - kept),
+            "misclassified": missed,
+            "test_accuracy": 1.0 - missed / len(s.test_labels),
+            "best_epoch": best.epoch,
+            "best_val_accuracy": best.best,
+            "generalization_gap_last": epochs[-1]["generalization_gap"],
+            "generalization_gap_best": epochs[best.epoch]["generalization_gap"],
+            "training_examples": trained,
+            "forward_flops": report.flops * trained,
+            "forward_flops_sparse": report.sparse_flops * trained,
+            "layers": {
+                row.path: row.density for row in report.rows if row.prunable
+            },
+        }
+        self.results[method].append(row)
+        self.folder.log(row)
+        for name in ("test_accuracy", "density", "generalization_gap_last"):
+            self.writer.add_scalar(f"megabatch/{name}", row[name], index + 1)
+        self.missed += [f"{method}: {text}" for text in pruner.missed]
+        last = index + 1 == len(s.megabatches)
+        self.checkpoint(
+            number + 1 if last else number,
+            0 if last else index + 1,
+            0,
+            model,
+            pruner,
+            best,
+        )
+        self.terminal.line(
+            f"[bold]{method}[/bold] megabatch {index + 1}/{len(s.megabatches)}"
+            f"  density {density:.4f}"
+            f"  test accuracy {row['test_accuracy']:.4f}"
+            f"  gap {row['generalization_gap_last']:.2f}"
+        )
+
+    def epoch_done(self, number, index, epoch, logs, model, pruner, best):
+        """Logs one epoch and takes a checkpoint."""
+        s = self.settings
+        method = self.methods[number]
+        gap = 100 * (logs["accuracy"] - logs["val_accuracy"])
+        event = {
+            "event": "epoch",
+            "method": method,
+            "megabatch": index,
+            "epoch": epoch,
+            "loss": logs["loss"],
+            "accuracy": logs["accuracy"],
+            "val_loss": logs["val_loss"],
+            "val_accuracy": logs["val_accuracy"],
+            "generalization_gap": gap,
+            "learning_rate": logs["learning_rate"],
+        }
+        self.results[method].append(event)
+        self.folder.log(event)
+        step = index * s.epochs + epoch + 1
+        for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
+            self.writer.add_scalar(f"epoch/{name}", event[name], step)
+        self.checkpoint(number, index, epoch + 1, model, pruner, best)
+        self.terminal.line(
+            f"{method} megabatch {index + 1} epoch {epoch + 1}/{s.epochs}  "
+            f"loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}  "
+            f"val_accuracy {logs['val_accuracy']:.4f}"
+        )
+        self.terminal.advance(f"{method}, megabatch {index + 1}")
+
+    def checkpoint(self, number, index, epoch, model, pruner, best):
+        """Writes everything that `go` needs to continue from here."""
+        arrays = model_state(model)
+        for i, weight in enumerate(best.weights or ()):
+            arrays[f"best/{i}"] = weight
+        plain, more = _split(pruner.state())
+        meta = {
+            "settings": self.fingerprint,
+            "method": number,
+            "megabatch": index,
+            "epoch": epoch,
+            "best": {
+                "value": best.best if best.epoch is not None else None,
+                "epoch": best.epoch,
+                "count": len(best.weights or ()),
+            },
+            "pruner": plain,
+            "results": self.results,
+            "missed": self.missed,
+            "log_size": self.folder.log_size(),
+            "seconds": self.seconds,
+        }
+        self.folder.save_checkpoint({**arrays, **more}, meta)
+
+    def _finish(self):
+        s = self.settings
+        per_method = {m: self._summary_of(m) for m in self.methods}
+        main = per_method[self.methods[0]]
+        summary = {
+            "experiment": "anytime",
+            "method": self.methods[0],
+            "accuracy": main["accuracy"],
+            "effective_density": main["effective_density"],
+            "cer": main["cer"],
+            "seconds": self.seconds,
+            "seed": s.seed,
+            "versions": versions(),
+            "data": s.megabatches.name,
+            "model": _Learner(self.methods[0], s).build_model().name,
+            "num_megabatches": len(s.megabatches),
+            "epochs": s.epochs,
+            "level": float(s.level),
+            "target_density": float(s.base**s.level),
+            "test_examples": int(len(s.test_labels)),
+            "missed": self.missed,
+            "methods": per_method,
+        }
+        report_lib.write_page([self.folder.path], summaries=[summary])
+        self.folder.write_json(SUMMARY, summary)
+        self.terminal.table(
+            f"{len(s.megabatches)} megabatches of {s.megabatches.name}",
+            ("method", "accuracy", "CER", "mean error", "gap", "density"),
+            [
+                (
+                    method,
+                    f"{row['accuracy']:.4f}",
+                    f"{row['cer']}",
+                    f"{row['mean_error_rate']:.4f}",
+                    f"{row['generalization_gap']:.2f}",
+                    f"{row['effective_density']:.4f}",
+                )
+                for method, row in per_method.items()
+            ],
+        )
+        page = self.folder.path / report_lib.PAGE
+        self.terminal.line(f"{page} shows the run as pictures")
+        return summary
+
+    def _summary_of(self, method):
+        n_test = len(self.settings.test_labels)
+        rows = [e for e in self.results[method] if e["event"] == "megabatch"]
+        missed = [row["misclassified"] for row in rows]
+        return {
+            "accuracy": rows[-1]["test_accuracy"],
+            "effective_density": rows[-1]["density"],
+            "density_all": rows[-1]["density_all"],
+            "cer": sum(missed),
+            "mean_error_rate": sum(missed) / (len(rows) * n_test),
+            "anytime_relative_error": [
+                (now - before) / n_test
+                for before, now in zip(missed, missed[1:])
+            ],
+            "generalization_gap": rows[-1]["generalization_gap_last"],
+            "generalization_gap_best": rows[-1]["generalization_gap_best"],
+            "mean_generalization_gap": float(
+                np.mean([row["generalization_gap_last"] for row in rows])
+            ),
+            "cumulative_kept_parameters": sum(
+                row["kept_parameters"] for row in rows
+            ),
+            "cumulative_training_examples": sum(
+                row["training_examples"] for row in rows
+            ),
+            "cumulative_forward_flops": sum(
+                row["forward_flops"] for row in rows
+            ),
+            "cumulative_forward_flops_sparse": sum(
+                row["forward_flops_sparse"] for row in rows
+            ),
+            "megabatches": rows,
+        }
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Hands each epoch to the run, after all other callbacks."""
+
+    def __init__(self, run, number, index, pruner, best):
+        super().__init__()
+        self._epoch_done = lambda epoch, logs, model: run.epoch_done(
+            number, index, epoch, logs, model, pruner, best
+        )
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._epoch_done(epoch, logs, self.model)
+
+
+def _check_methods(methods):
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown or not methods or len(set(methods)) != len(methods):
+        raise ValueError(
+            f"`methods` must be different ones of {METHODS}. "
+            f"Received: methods={methods}"
+        )
+    return methods
+
+
+def _model_factory(model):
+    if isinstance(model, str):
+        return lambda **kwargs: models.get(model, **kwargs)
+    if not callable(model):
+        raise TypeError(
+            "`model` must be a name or a callable that makes a model. "
+            f"Received: model={model!r}"
+        )
+    return model
+
+
+def _test_arrays(megabatches, test):
+    if test is None:
+        if megabatches.name is None:
+            raise ValueError(
+                "`test` must be given, a pair (images, labels), when "
+                "`megabatches` is made from arrays. Received: test=None"
+            )
+        split = data_lib.test_split(megabatches.name, megabatches.data_dir)
+        test = data_lib.load_arrays(
+            megabatches.name, split, megabatches.data_dir
+        )
+    images, labels = test
+    if images.dtype == np.uint8:
+        images = images.astype("float32") / 255.0
+    return images, np.asarray(labels)
+
+
+def _selection_without_data(pruner, model):
+    """What the pruner would prune; the dense network is measured on it too."""
+    data, pruner.data = pruner.data, ()
+    chosen = pruner.select(model)
+    pruner.data = data
+    return chosen
+
+
+def _target(method, pruner, index):
+    if method == "dense":
+        return 1.0
+    return 1.0 - pruner.schedule(index)[1]
+
+
+def _deployable(model):
+    from keras_app.export import strip_pruning
+
+    return strip_pruning(model)
+
+
+def _event_writer(path):
+    from tensorboard.summary import Writer
+
+    return Writer(str(path))
+
+
+def _split(state):
+    """Separates plain values from arrays: `(plain, {name: array})`."""
+    latent = {f"latent/{k}": v for k, v in state["latent"].items()}
+    return {k: v for k, v in state.items() if k != "latent"}, latent
+
+
+def _join(plain, arrays):
+    latent = {
+        name.removeprefix("latent/"): value
+        for name, value in arrays.items()
+        if name.startswith("latent/")
+    }
+    return {**plain, "latent": latent}
+
+
+def _restore_best(best, arrays, meta):
+    best.reset()
+    if meta["epoch"] is not None:
+        best.best, best.epoch = meta["value"], meta["epoch"]
+        best.weights = [arrays[f"best/{i}"] for i in range(meta["count"])]

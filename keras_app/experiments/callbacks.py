@@ -1,0 +1,122 @@
+"""Callbacks that several experiments use, each able to resume."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class MilestoneLearningRate(keras.callbacks.Callback):
+    """Step decay with warm-up, restarted by every `fit`.
+
+        lr_e = learning_rate * factor ^ (number of milestones <= e)
+
+    and, while `e < warmup_epochs`, after i of S steps of an epoch
+
+        lr = learning_rate * min(1, (e S + i) / (warmup_epochs S)),  i = 1..S
+
+    Args:
+        learning_rate: The rate to start from.
+        milestones: Epochs, from 0, at which the rate falls.
+        warmup_epochs: Epochs of warm-up, >= 0. Defaults to `0`.
+        factor: Factor at each milestone. Defaults to `0.1`.
+    """
+
+    def __init__(
+        self, learning_rate, milestones=(), warmup_epochs=0, factor=0.1
+    ):
+        super().__init__()
+        self.learning_rate = float(learning_rate)
+        self.milestones = tuple(milestones)
+        self.warmup_epochs = warmup_epochs
+        self.factor = factor
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the epoch's rate."""
+        self._epoch = epoch
+        passed = sum(milestone <= epoch for milestone in self.milestones)
+        self._set(self.learning_rate * self.factor**passed)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Sets the step's rate during the warm-up."""
+        if self._epoch >= self.warmup_epochs:
+            return
+        steps = self.params["steps"]
+        done = self._epoch * steps + batch + 1
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        share = min(1.0, done / (self.warmup_epochs * steps))
+        self._set(self.learning_rate * share)
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the rate to the logs."""
+        rate = self.model.optimizer.learning_rate
+        logs["learning_rate"] = float(ops.convert_to_numpy(rate))
+
+    def _set(self, rate):
+        self.model.optimizer.learning_rate = rate
+
+
+class BestWeights(keras.callbacks.Callback):
+    """Ends every `fit` with the weights of its best epoch.
+
+    The first of equally good epochs counts. Weights are what
+    `model.get_weights` returns, moving statistics included.
+
+    Args:
+        monitor: Name in the logs; larger is better. Defaults to
+            `"val_accuracy"`.
+    """
+
+    def __init__(self, monitor="val_accuracy"):
+        super().__init__()
+        self.monitor = monitor
+        self.reset()
+
+    def reset(self):
+        """Forgets the best epoch so far."""
+        self.best = -np.inf
+        self.epoch = None
+        self.weights = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keeps a copy of the weights if they are the best so far."""
+        if logs[self.monitor] > self.best:
+            self.best = float(logs[self.monitor])
+            self.epoch = epoch
+            self.weights = [w.copy() for w in self.model.get_weights()]
+
+    def on_train_end(self, logs=None):
+        """Restores the best weights."""
+        if self.weights is not None:
+            self.model.set_weights(self.weights)
+
+
+def model_state(model):
+    """Every variable of a model and its optimizer, `{name: array}`.
+
+    Masks, seeds and counters are among them: assigning these back restores a
+    training bit for bit.
+    """
+    variables = _state_variables(model)
+    return {name: ops.convert_to_numpy(v) for name, v in variables.items()}
+
+
+def restore_model_state(model, arrays):
+    """Assigns what `model_state` returned to a model built alike."""
+    variables = _state_variables(model)
+    for name, variable in variables.items():
+        if name not in arrays or arrays[name].shape != tuple(variable.shape):
+            raise ValueError(
+                f"The checkpoint does not fit the model at {variable.path}: "
+                "was it written with another configuration?"
+            )
+        variable.assign(arrays[name])
+
+
+def _state_variables(model):
+    return {
+        **{f"model/{i}": v for i, v in enumerate(model.variables)},
+        **{
+            f"optimizer/{i}": v for i, v in enumerate(model.optimizer.variables)
+        },
+    }

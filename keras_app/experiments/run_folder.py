@@ -1,0 +1,219 @@
+"""The folder of one run: atomic files, verified checkpoints, one log.
+
+Whatever happens to the process, a reader finds either the old or the new
+version of a file, and a checkpoint is used only if its checksum is right.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+
+from keras_app.version import __version__
+
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+MODEL = "model.keras"
+CHECKPOINTS = "checkpoints"
+
+
+class RunFolder:
+    """The files of one run; nothing is written before `begin`.
+
+    Args:
+        path: The folder; made by `begin`.
+        keep: Number of checkpoints to keep, >= 1. The one before the newest
+            is the way out when the newest is damaged. Defaults to `2`.
+    """
+
+    def __init__(self, path, keep=2):
+        self.path = pathlib.Path(path)
+        self.keep = keep
+
+    def check(self, resume):
+        """Raises if the folder holds another run, or cannot be written.
+
+        Args:
+            resume: Whether what is there is to be continued.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(
+                f"`run_dir` must be a folder. Received: run_dir={self.path}, "
+                "which is a file"
+            )
+        if not resume and self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"`run_dir` holds files already: {self.path}. Continue that "
+                "run with --resume, or choose another folder."
+            )
+        existing = self.path
+        while not existing.exists():
+            existing = existing.parent
+        if not os.access(existing, os.W_OK):
+            raise ValueError(
+                f"`run_dir` must be writable. Received: run_dir={self.path}"
+            )
+
+    def begin(self):
+        """Makes the folder; from here on there is something to resume."""
+        (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+
+    # ---- single files --------------------------------------------------
+
+    def write_text(self, name, text):
+        """Writes a text file atomically."""
+        self.write_bytes(name, text.encode())
+
+    def write_bytes(self, name, data):
+        """Writes a file atomically: a temporary name, then a rename."""
+        with self.replacing(name) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+
+    @contextlib.contextmanager
+    def replacing(self, name):
+        """Yields a path to write to, which becomes `name` at the end."""
+        target = self.path / name
+        # Keras chooses the format by the suffix, so that it stays last.
+        temporary = target.with_name(f".writing-{target.name}")
+        try:
+            yield temporary
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_json(self, name, value):
+        """Writes a JSON file atomically."""
+        self.write_text(name, json.dumps(value, indent=2) + "\n")
+
+    def read_json(self, name):
+        """Returns a JSON file's content, or `None` if there is no such file."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def save_model(self, model, name=MODEL):
+        """Writes a Keras model atomically."""
+        with self.replacing(name) as temporary:
+            model.save(temporary)
+
+    # ---- the log -------------------------------------------------------
+
+    def log(self, event):
+        """Appends one line to the metrics, a dict of plain values."""
+        with open(self.path / METRICS, "a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def log_size(self):
+        """Returns the log's length in bytes, to be kept in a checkpoint."""
+        path = self.path / METRICS
+        return path.stat().st_size if path.exists() else 0
+
+    def truncate_log(self, size):
+        """Forgets what was logged after a checkpoint was taken."""
+        path = self.path / METRICS
+        path.touch()
+        os.truncate(path, size)
+
+    # ---- checkpoints ---------------------------------------------------
+
+    def save_checkpoint(self, arrays, meta):
+        """Writes one checkpoint and drops the oldest.
+
+        Args:
+            arrays: `{name: NumPy array}`, any dtype, kept bit for bit.
+            meta: Plain values, ready for JSON.
+        """
+        number = max((n for n, _ in self._checkpoints()), default=-1) + 1
+        name = f"{CHECKPOINTS}/{number:06d}.ckpt"
+        self.write_bytes(name, _pack(arrays, meta))
+        for _, old in self._checkpoints()[: -self.keep]:
+            old.unlink()
+
+    def load_checkpoint(self):
+        """Returns `(arrays, meta, skipped)` of the newest good checkpoint.
+
+        `skipped` names the damaged ones that were passed over. `None` if there
+        are no checkpoints.
+
+        Raises:
+            ValueError: All checkpoints are damaged.
+        """
+        skipped = []
+        for _, path in reversed(self._checkpoints()):
+            try:
+                return (*_unpack(path.read_bytes()), skipped)
+            except (ValueError, KeyError, zipfile.BadZipFile, OSError):
+                skipped.append(str(path))
+        if skipped:
+            raise ValueError(
+                "No checkpoint can be read: all are damaged "
+                f"({', '.join(skipped)}). Start again in another folder."
+            )
+        return None
+
+    def _checkpoints(self):
+        found = (self.path / CHECKPOINTS).glob("[0-9]*.ckpt")
+        return sorted((int(path.stem), path) for path in found)
+
+
+def versions():
+    """Returns the versions a result depends on, `{package: version}`."""
+    found = {
+        "keras_app": __version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "numpy": np.__version__,
+    }
+    module = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[
+        keras.backend.backend()
+    ]
+    found[module] = __import__(module).__version__
+    return found
+
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def _pack(arrays, meta):
+    """A checksum, then a zip of raw arrays and one JSON description."""
+    body = io.BytesIO()
+    described = {}
+    with zipfile.ZipFile(body, "w", zipfile.ZIP_STORED) as archive:
+        for index, (name, array) in enumerate(arrays.items()):
+            array = np.asarray(array)
+            described[name] = [index, str(array.dtype), list(array.shape)]
+            archive.writestr(str(index), np.ascontiguousarray(array).tobytes())
+        text = json.dumps({"arrays": described, "meta": meta})
+        archive.writestr("meta.json", text)
+    data = body.getvalue()
+    return hashlib.sha256(data).digest() + data
+
+
+def _unpack(data):
+    digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError("The checksum does not match.")
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        text = json.loads(archive.read("meta.json"))
+        arrays = {}
+        for name, (index, dtype, shape) in text["arrays"].items():
+            raw = archive.read(str(index))
+            array = np.frombuffer(raw, _dtype(dtype)).reshape(shape)
+            arrays[name] = array.copy()
+    return arrays, text["meta"]
+
+
+def _dtype(name):
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)

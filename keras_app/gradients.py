@@ -1,0 +1,239 @@
+"""Derivatives of a loss with respect to some of a model's weights.
+
+Everything runs on `model.stateless_call`, so the model is a pure function of
+the values handed in: neither weights nor moving statistics nor seeds change,
+on any backend. This file and `enforcement.py` hold the package's backend
+branches.
+"""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class PureLoss:
+    """`loss(y, model(x))` as a function of the values of some variables.
+
+    Args:
+        model: A built `keras.Model`.
+        variables: The trainable variables to differentiate by.
+        objective: `(y, outputs) -> scalar tensor`.
+        training: Whether layers run in training mode. Their state (moving
+            statistics, seeds) goes from batch to batch inside this object and
+            never reaches the model.
+        absolute: Whether every weight and moving statistic of the model is
+            replaced by its absolute value, as SynFlow asks. The values handed
+            in are used as they are.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    >>> loss = PureLoss(model, [model.layers[0].kernel], lambda y, z: z.sum())
+    >>> [g] = loss.gradient([model.layers[0].kernel], [[1.0, 2.0, 3.0]], None)
+    >>> g.ravel().tolist()
+    [1.0, 2.0, 3.0]
+    """
+
+    def __init__(
+        self, model, variables, objective, training=False, absolute=False
+    ):
+        self.model = model
+        self.objective = objective
+        self.training = training
+        ids = [id(variable) for variable in model.trainable_variables]
+        self._positions = [ids.index(id(variable)) for variable in variables]
+        self._read = _absolute if absolute else ops.convert_to_tensor
+        self._state = [self._read(v) for v in model.non_trainable_variables]
+        self._compiled = {}
+
+    def gradient(self, values, x, y):
+        """Gradient at `values` (one array a variable), as NumPy arrays."""
+        return self._run(_gradient, values, x, y)
+
+    def hessian_vector_product(self, values, vector, x, y):
+        """`H vector` at `values`: the gradient of `sum(vector * gradient)`."""
+        vector = [ops.convert_to_tensor(v) for v in vector]
+        return self._run(_hessian_vector_product, values, x, y, vector)
+
+    def _run(self, derivative, values, x, y, *extra):
+        weights = [self._read(v) for v in self.model.trainable_variables]
+        values = [
+            ops.convert_to_tensor(value, weights[i].dtype)
+            for i, value in zip(self._positions, values)
+        ]
+        x, y = keras.tree.map_structure(
+            lambda part: None if part is None else _to_tensor(part), (x, y)
+        )
+        if keras.backend.backend() == "jax":
+            # One compilation for each batch shape; op by op takes minutes.
+            import jax
+
+            if derivative not in self._compiled:
+                self._compiled[derivative] = jax.jit(
+                    lambda *args: derivative(self._loss, *args)
+                )
+            run = self._compiled[derivative]
+        else:
+
+            def run(*args):
+                return derivative(self._loss, *args)
+
+        result, self._state = run(values, weights, self._state, x, y, *extra)
+        return [ops.convert_to_numpy(part) for part in result]
+
+    def _loss(self, values, weights, state, x, y):
+        weights = list(weights)
+        for position, value in zip(self._positions, values):
+            weights[position] = value
+        outputs, state = self.model.stateless_call(
+            weights, state, x, training=self.training
+        )
+        return self.objective(y, outputs), state
+
+
+def _to_tensor(part):
+    # The data may come as tensors of another framework, as tf.data's do.
+    return ops.convert_to_tensor(np.asarray(part))
+
+
+def _gradient(loss, values, *args):
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.grad(loss, has_aux=True)(values, *args)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(values)
+            value, state = loss(values, *args)
+        return _tf_gradient(tape, value, values), state
+    import torch
+
+    with torch.enable_grad():
+        values = [v.detach().clone().requires_grad_() for v in values]
+        value, state = loss(values, *args)
+        return _torch_gradient(value, values), state
+
+
+def _hessian_vector_product(loss, values, weights, state, x, y, vector):
+    args = (weights, state, x, y)
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        def slope(values):
+            gradient, state = jax.grad(loss, has_aux=True)(values, *args)
+            return sum(ops.sum(v * g) for v, g in zip(vector, gradient)), state
+
+        return jax.grad(slope, has_aux=True)(values)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as outer:
+            outer.watch(values)
+            with tf.GradientTape() as inner:
+                inner.watch(values)
+                value, state = loss(values, *args)
+            gradient = _tf_gradient(inner, value, values)
+            slope = sum(ops.sum(v * g) for v, g in zip(vector, gradient))
+        return _tf_gradient(outer, slope, values), state
+    import torch
+
+    with torch.enable_grad():
+        values = [v.detach().clone().requires_grad_() for v in values]
+        value, state = loss(values, *args)
+        gradient = _torch_gradient(value, values, create_graph=True)
+        slope = sum((v * g).sum() for v, g in zip(vector, gradient))
+        return _torch_gradient(slope, values), state
+
+
+def _tf_gradient(tape, value, values):
+    gradient = tape.gradient(value, values, unconnected_gradients="zero")
+    # The gradient of a gathered weight comes as slices.
+    return [ops.convert_to_tensor(part) for part in gradient]
+
+
+def _torch_gradient(value, values, create_graph=False):
+    import torch
+
+    gradient = torch.autograd.grad(
+        value, values, create_graph=create_graph, allow_unused=True
+    )
+    return [
+        torch.zeros_like(v) if g is None else g
+        for v, g in zip(values, gradient)
+    ]
+
+
+@contextlib.contextmanager
+def exact_second_derivatives(layers):
+    """Makes normalization layers twice differentiable on TensorFlow.
+
+    TensorFlow's `moments` stops the gradient through the mean inside the
+    variance. First derivatives do not notice; second ones in training mode are
+    wrong. While this context is open, batch normalization uses plain means.
+
+    Raises:
+        ValueError: For a layer that cannot be replaced like that.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    replaced = []
+    for layer in layers:
+        if isinstance(layer, keras.layers.GroupNormalization):
+            raise ValueError(
+                "GraSP needs second derivatives, which TensorFlow computes "
+                f"wrongly for GroupNormalization ({layer.name!r}). Use the JAX "
+                "or the PyTorch backend, or another scorer."
+            )
+        if not isinstance(layer, keras.layers.BatchNormalization):
+            continue
+        if type(layer) is not keras.layers.BatchNormalization or getattr(
+            layer, "renorm", False
+        ):
+            raise ValueError(
+                "GraSP in training mode needs second derivatives, which "
+                f"TensorFlow computes wrongly for {type(layer).__name__} "
+                f"({layer.name!r}). Use `bn_mode='inference'`."
+            )
+        replaced.append(layer)
+    try:
+        for layer in replaced:
+            object.__setattr__(layer, "call", _plain_batch_norm(layer))
+        yield
+    finally:
+        for layer in replaced:
+            object.__delattr__(layer, "call")
+
+
+def _plain_batch_norm(layer):
+    stored_call = layer.call
+
+    def call(inputs, training=None, mask=None):
+        if not training or mask is not None:
+            return stored_call(inputs, training=training, mask=mask)
+        axes = [i for i in range(len(inputs.shape))]
+        axes.remove(layer.axis % len(inputs.shape))
+        shape = [1] * len(inputs.shape)
+        shape[layer.axis] = inputs.shape[layer.axis]
+        mean = ops.mean(inputs, axes, keepdims=True)
+        variance = ops.mean(ops.square(inputs - mean), axes, keepdims=True)
+        outputs = (inputs - mean) * ops.rsqrt(variance + layer.epsilon)
+        if layer.scale:
+            outputs = outputs * ops.reshape(layer.gamma, shape)
+        if layer.center:
+            outputs = outputs + ops.reshape(layer.beta, shape)
+        return outputs
+
+    return call
+
+
+def _absolute(variable):
+    value = ops.convert_to_tensor(variable)
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return ops.abs(value) if "float" in dtype else value

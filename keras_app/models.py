@@ -1,0 +1,677 @@
+"""The networks that the configs train.
+
+Every function returns an uncompiled functional `keras.Model` that maps images
+in [0, 1], shape `(batch, height, width, channels)`, to logits, shape
+`(batch, num_classes)`: no softmax at the end, so the loss is built with
+`from_logits=True`. The models are plain Keras, run on every backend, and carry
+no regularizer: weight decay belongs to the optimizer. Layer names, and so the
+paths of the variables (`stage1_block1_conv1/kernel`), are the same in every
+instance.
+
+Arguments that all of them take:
+
+- `input_shape`: Shape of one input, without the batch. `(height, width,
+  channels)` for the convolutional networks, anything for `mlp`.
+- `num_classes`: Number of logits, at least 1.
+- `mean`, `std`: Normalization inside the model, one number or one per channel.
+  The input becomes `(x - mean) / std`; `None` stands for 0 and 1, and when both
+  are `None` no layer is added. Keeping it in the model means that an exported
+  file takes the same images as training did.
+- `seed`: Non-negative integer that makes the initial weights equal on every
+  backend, see `initialize`. `None` leaves them to Keras, whose random numbers
+  differ between backends. Only initial weights: dropout, where a network has
+  it, still follows `keras.utils.set_random_seed`.
+
+The convolutional networks differ from their PyTorch siblings in one point:
+strided 3x3 convolutions pad like Keras's `padding="same"`, so for even sizes
+the extra row and column come at the end instead of the beginning.
+"""
+
+import difflib
+import inspect
+import math
+import operator
+
+import keras
+import numpy as np
+from keras import layers
+
+_VGG16_FILTERS = (
+    (64, 64),
+    (128, 128),
+    (256, 256, 256),
+    (512, 512, 512),
+    (512, 512, 512),
+)
+
+
+def mlp(
+    input_shape,
+    num_classes,
+    hidden=(300, 100),
+    activation="relu",
+    mean=None,
+    std=None,
+    seed=None,
+    batch_norm=False,
+):
+    """Multilayer perceptron; by default LeNet-300-100.
+
+    The defaults on 28x28 images with 10 classes have 266,610 parameters. The
+    smallest network here, and the one to try a pruning idea on first.
+
+    Args:
+        input_shape: Shape of one input; flattened.
+        num_classes: Number of logits.
+        hidden: Widths of the hidden layers, `()` for a linear model. Defaults
+            to `(300, 100)`.
+        activation: Activation of the hidden layers. Defaults to `"relu"`.
+        mean: Mean to subtract. Defaults to `None`.
+        std: Standard deviation to divide by. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+        batch_norm: Whether to normalize over the batch before each
+            activation; the hidden layers then have no bias. Defaults to
+            `False`.
+
+    Example:
+
+    >>> model = mlp((28, 28, 1), 10, seed=0)
+    >>> model.count_params()
+    266610
+
+    Reference: [LeCun et al., 1998](http://yann.lecun.com/exdb/publis/pdf/lecun-98.pdf).
+    Differs: ReLU instead of tanh.
+    """
+
+    def body(x):
+        x = layers.Flatten(name="flatten")(x)
+        for i, units in enumerate(hidden, start=1):
+            name = f"hidden{i}"
+            x = layers.Dense(units, use_bias=not batch_norm, name=name)(x)
+            if batch_norm:
+                x = _batch_norm(x, f"{name}_bn")
+            x = layers.Activation(activation, name=f"{name}_activation")(x)
+        return x
+
+    return _classifier(
+        "mlp", body, input_shape, num_classes, mean, std, seed, rank=None
+    )
+
+
+def convnet(
+    input_shape,
+    num_classes,
+    filters=(16, 32, 64),
+    mean=None,
+    std=None,
+    seed=None,
+):
+    """Small convolutional network that trains in seconds on a CPU.
+
+    One 3x3 convolution with stride 2, batch normalization and ReLU per entry
+    of `filters`, then a global average pool and the logits. The defaults on
+    28x28x1 images with 10 classes have 24,058 trainable parameters.
+
+    Trained on 6,000 images of Fashion-MNIST for 20 epochs (SGD with momentum
+    0.9, learning rate 0.1 with cosine decay, batches of 128) it gets 85.0 to
+    85.7 % of the test images right over three seeds, at 10,000 images/s or
+    more on two CPU cores (TensorFlow). Stride 1 and max pools would give one
+    point more at less than half of the speed.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: Number of logits.
+        filters: Filters of the convolutions, at least one. Defaults to
+            `(16, 32, 64)`.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+
+    Example:
+
+    >>> convnet((28, 28, 1), 10, filters=(8, 16)).output_shape
+    (None, 10)
+    """
+    if not filters:
+        raise ValueError(
+            f"`filters` must have at least one entry. Received: "
+            f"filters={filters}"
+        )
+
+    def body(x):
+        for i, width in enumerate(filters, start=1):
+            x = _conv_bn_relu(x, width, f"conv{i}", strides=2)
+        return _global_pool(x)
+
+    return _classifier(
+        "convnet", body, input_shape, num_classes, mean, std, seed
+    )
+
+
+def resnet_cifar(
+    depth, input_shape, num_classes, mean=None, std=None, seed=None
+):
+    """Residual network for CIFAR: `depth = 6n + 2`, widths 16, 32 and 64.
+
+    Three stages of n basic blocks. Trainable parameters for 32x32x3 images
+    and 10 classes: 272,474 (depth 20), 466,906 (32), 855,770 (56).
+
+    Args:
+        depth: Number of weighted layers on the longest path, 6n + 2.
+        input_shape: `(height, width, channels)`.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+
+    Example:
+
+    >>> resnet_cifar(8, (32, 32, 3), 10).name
+    'resnet8'
+
+    Reference: [He et al., 2016](https://arxiv.org/abs/1512.03385), section
+    4.2. Differs: where the shape changes the shortcut is a 1x1 convolution
+    with batch normalization (the paper's option B) instead of the padded
+    identity (A), so that it can be pruned; 2,752 parameters more.
+    """
+    if not _is_integer(depth, minimum=8) or (depth - 2) % 6:
+        raise ValueError(
+            f"`depth` must be 6n + 2 with n at least 1, such as 20, 32 or 56. "
+            f"Received: depth={depth}"
+        )
+    return _resnet(
+        f"resnet{depth}",
+        _basic_block,
+        widths=(16, 32, 64),
+        num_blocks=((depth - 2) // 6,) * 3,
+        input_shape=input_shape,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        seed=seed,
+    )
+
+
+def resnet20(input_shape, num_classes, **kwargs):
+    """`resnet_cifar` of depth 20: 0.27 million parameters on CIFAR-10."""
+    return resnet_cifar(20, input_shape, num_classes, **kwargs)
+
+
+def resnet32(input_shape, num_classes, **kwargs):
+    """`resnet_cifar` of depth 32: 0.47 million parameters on CIFAR-10."""
+    return resnet_cifar(32, input_shape, num_classes, **kwargs)
+
+
+def resnet56(input_shape, num_classes, **kwargs):
+    """`resnet_cifar` of depth 56: 0.86 million parameters on CIFAR-10."""
+    return resnet_cifar(56, input_shape, num_classes, **kwargs)
+
+
+def resnet18(input_shape, num_classes, mean=None, std=None, seed=None):
+    """ResNet-18 for small images: 3x3 stem with stride 1, no max pool.
+
+    Four stages of two basic blocks, widths 64 to 512; 11,173,962 trainable
+    parameters for 32x32x3 images and 10 classes.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+
+    Example:
+
+    >>> model = resnet18((64, 64, 3), 40, mean=0.5, std=0.25)
+
+    Reference: [He et al., 2016](https://arxiv.org/abs/1512.03385), table 1.
+    Differs: the stem, as is usual for images of 32 to 64 pixels.
+    """
+    return _resnet(
+        "resnet18",
+        _basic_block,
+        widths=(64, 128, 256, 512),
+        num_blocks=(2, 2, 2, 2),
+        input_shape=input_shape,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        seed=seed,
+    )
+
+
+def resnet50(input_shape, num_classes, mean=None, std=None, seed=None):
+    """ResNet-50 for small images: 3x3 stem with stride 1, no max pool.
+
+    Four stages of 3, 4, 6 and 3 bottleneck blocks; 23,520,842 trainable
+    parameters for 32x32x3 images and 10 classes.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+
+    Example:
+
+    >>> model = resnet50((32, 32, 3), 10, seed=1)
+
+    Reference: [He et al., 2016](https://arxiv.org/abs/1512.03385), table 1.
+    Differs: the stem, as in `resnet18`; the stride of a stage sits on its
+    first 3x3 convolution, as most code has it, instead of the 1x1 before.
+    """
+    return _resnet(
+        "resnet50",
+        _bottleneck_block,
+        widths=(64, 128, 256, 512),
+        num_blocks=(3, 4, 6, 3),
+        input_shape=input_shape,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        seed=seed,
+    )
+
+
+def vgg16_bn(input_shape, num_classes, mean=None, std=None, seed=None):
+    """VGG-16 with batch normalization for small images, one dense layer.
+
+    Thirteen 3x3 convolutions in five groups, each closed by a 2x2 max pool,
+    then a global average pool (which does nothing at 32x32) and the logits.
+    14,724,042 trainable parameters for 32x32x3 images and 10 classes.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+
+    Example:
+
+    >>> model = vgg16_bn((32, 32, 3), 10)
+
+    Reference: [Simonyan and Zisserman, 2015](https://arxiv.org/abs/1409.1556),
+    configuration D. Differs: batch normalization; one dense layer instead of
+    three; no convolution biases, which batch normalization would cancel (4,224
+    parameters fewer than code that keeps them).
+    """
+
+    def body(x):
+        for i, group in enumerate(_VGG16_FILTERS, start=1):
+            for j, width in enumerate(group, start=1):
+                x = _conv_bn_relu(x, width, f"block{i}_conv{j}")
+            x = _max_pool(x, f"block{i}_pool")
+        return _global_pool(x)
+
+    return _classifier(
+        "vgg16_bn", body, input_shape, num_classes, mean, std, seed
+    )
+
+
+def application(
+    name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
+):
+    """Any network of `keras.applications`, untrained, with logits.
+
+    The network's own preprocessing is switched off, so that it takes images
+    in [0, 1], normalized by `mean` and `std`, like every other network here.
+    With a `seed`, the kernels are drawn by `initialize` and not as Keras draws
+    them for that network. Keras numbers all convolutions of InceptionV3 and
+    InceptionResNetV2 and four of Xception, so the paths of those kernels
+    change between instances.
+
+    Args:
+        name: Name in `keras.applications`, in upper or lower case.
+        input_shape: `(height, width, channels)`. Most of these networks take
+            32x32 and up, a few 71x71 or 75x75.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+        **kwargs: Further arguments of that network, such as `alpha=0.5` for
+            `"MobileNetV2"`.
+
+    Raises:
+        ValueError: If `name` is unknown, or the network does not take
+            `input_shape` or one of the `kwargs`.
+
+    Example:
+
+    >>> model = application("MobileNetV2", (32, 32, 3), 10, alpha=0.35)
+    """
+    _check_input_shape(input_shape, rank=3)
+    _check_num_classes(num_classes)
+    constructors = _applications()
+    match = _match_name(name, constructors, "a network of `keras.applications`")
+    constructor = constructors[match]
+    if "include_preprocessing" in inspect.signature(constructor).parameters:
+        kwargs["include_preprocessing"] = False
+
+    inputs = keras.Input(input_shape, name="images")
+    x = _normalize(inputs, mean, std)
+    if match.startswith("EfficientNetB"):
+        # The only family that always divides its input by 255.
+        x = layers.Rescaling(255.0, name="undo_rescaling")(x)
+    try:
+        model = constructor(
+            input_shape=tuple(input_shape),
+            input_tensor=x,
+            weights=None,
+            classes=num_classes,
+            classifier_activation=None,
+            **kwargs,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"`input_shape` and the other arguments must be ones that "
+            f"{match} takes. Received: input_shape={input_shape}. {error}"
+        ) from error
+    # Keras takes `input_tensor` as a list of one input, and would warn of
+    # every batch that is not one.
+    model = keras.Model(inputs, model.outputs[0], name=model.name)
+    if seed is not None:
+        initialize(model, seed)
+    return model
+
+
+def get(name, input_shape, num_classes, **kwargs):
+    """A network by name: one of this module, or of `keras.applications`.
+
+    Upper and lower case are the same, except where both places have a network
+    of that name: `"resnet50"` is the one of this module, for small images, and
+    `"ResNet50"` the one of `keras.applications`.
+
+    Args:
+        name: Name of a function of this module, or of `keras.applications`.
+        input_shape: Shape of one input, without the batch.
+        num_classes: Number of logits.
+        **kwargs: Further arguments of that function.
+
+    Raises:
+        ValueError: If `name` is unknown; the message suggests close ones.
+
+    Example:
+
+    >>> get("resnet20", (32, 32, 3), 10).name
+    'resnet20'
+    >>> get("mobilenetv2", (32, 32, 3), 10, alpha=0.35).output_shape
+    (None, 10)
+    """
+    own = {network.__name__: network for network in _NETWORKS}
+    # Own names come last: `_match_name` prefers them in the wrong case.
+    match = _match_name(
+        name,
+        [*own, *_applications()],
+        "a network of `keras_app.models` or `keras.applications`",
+    )
+    if match in own:
+        # By keyword, since `resnet_cifar` has `depth` in front.
+        return own[match](
+            input_shape=input_shape, num_classes=num_classes, **kwargs
+        )
+    return application(match, input_shape, num_classes, **kwargs)
+
+
+def initialize(model, seed):
+    """Redraws the weights of a model, the same ones on every backend.
+
+    The i-th kernel, in the order of the layers, is drawn with NumPy from
+    `numpy.random.default_rng((seed, i))`:
+
+        convolution:  kernel ~ N(0, 2 / fan_in)                  (He normal)
+        dense:        kernel ~ U(-a, a), a^2 = 6 / (fan_in + fan_out)
+                                                                 (Glorot)
+
+    `fan_in` counts the inputs of one output, so it is `height * width` for a
+    depthwise kernel. Biases become zero. All other weights stay as they are:
+    those of normalization layers, which start from constants anyway, and those
+    of embedding, attention and recurrent layers, which no network here has.
+
+    Args:
+        model: A built `keras.Model`, changed in place. Models within it are
+            followed.
+        seed: Non-negative integer.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> initialize(model, seed=0)
+
+    Reference: [He et al., 2015](https://arxiv.org/abs/1502.01852), eq. 10, and
+    [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html),
+    eq. 16. Differs: the normal is not truncated, unlike Keras's `he_normal`.
+    """
+    if not _is_integer(seed, minimum=0):
+        raise ValueError(
+            f"`seed` must be a non-negative integer. Received: seed={seed}"
+        )
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built. Received: model={model.name!r}, which "
+            f"has no weights yet"
+        )
+    index = 0
+    for layer in _flat_layers(model):
+        for kernel, scale, draw in _kernel_draws(layer):
+            values = draw(np.random.default_rng((seed, index)), kernel.shape)
+            kernel.assign(np.float32(scale) * values)
+            index += 1
+            if layer.bias is not None:
+                layer.bias.assign(np.zeros(layer.bias.shape, "float32"))
+
+
+def _kernel_draws(layer):
+    """Lists `(kernel, scale, draw)` of a layer, none for unknown layers."""
+    if isinstance(layer, layers.Dense):
+        scale = math.sqrt(6 / sum(layer.kernel.shape))
+        return [(layer.kernel, scale, _symmetric_uniform)]
+    if isinstance(layer, (layers.Conv1D, layers.Conv2D, layers.Conv3D)):
+        return [_he_normal(layer.kernel, layer.kernel.shape[:-1])]
+    if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
+        return [_he_normal(layer.kernel, layer.kernel.shape[:-2])]
+    if isinstance(layer, (layers.SeparableConv1D, layers.SeparableConv2D)):
+        depthwise = layer.depthwise_kernel
+        pointwise = layer.pointwise_kernel
+        return [
+            _he_normal(depthwise, depthwise.shape[:-2]),
+            _he_normal(pointwise, pointwise.shape[:-1]),
+        ]
+    return []
+
+
+def _he_normal(kernel, fan_in_shape):
+    return kernel, math.sqrt(2 / math.prod(fan_in_shape)), _standard_normal
+
+
+def _standard_normal(rng, shape):
+    return rng.standard_normal(shape, dtype="float32")
+
+
+def _symmetric_uniform(rng, shape):
+    return 2 * rng.random(shape, dtype="float32") - 1
+
+
+def _flat_layers(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _flat_layers(layer)
+        else:
+            yield layer
+
+
+def _classifier(name, body, input_shape, num_classes, mean, std, seed, rank=3):
+    """Builds input, normalization, `body`, logits, and the first weights."""
+    _check_input_shape(input_shape, rank)
+    _check_num_classes(num_classes)
+    inputs = keras.Input(input_shape, name="images")
+    x = body(_normalize(inputs, mean, std))
+    outputs = layers.Dense(num_classes, name="logits")(x)
+    model = keras.Model(inputs, outputs, name=name)
+    if seed is not None:
+        initialize(model, seed)
+    return model
+
+
+def _normalize(x, mean, std):
+    if mean is None and std is None:
+        return x
+    channels = x.shape[-1]
+    mean = np.ravel(0.0 if mean is None else mean)
+    std = np.ravel(1.0 if std is None else std)
+    for argument, value in (("mean", mean), ("std", std)):
+        if value.size not in (1, channels):
+            raise ValueError(
+                f"`{argument}` must have one value, or one for each of the "
+                f"{channels} channels. Received: {argument}={value.tolist()}"
+            )
+    if not np.all(std > 0):
+        raise ValueError(
+            f"`std` must be positive. Received: std={std.tolist()}"
+        )
+    mean, std = np.broadcast_arrays(mean, std)
+    if mean.size == 1:
+        mean, std = mean[0], std[0]
+    # Lists, because the layer keeps them in its config as they came.
+    return layers.Normalization(
+        mean=mean.tolist(),
+        variance=np.square(std).tolist(),
+        name="input_normalization",
+    )(x)
+
+
+def _resnet(name, block, widths, num_blocks, input_shape, **kwargs):
+    def body(x):
+        x = _conv_bn_relu(x, widths[0], "stem_conv")
+        for i, (width, repeats) in enumerate(zip(widths, num_blocks), start=1):
+            for j in range(1, repeats + 1):
+                strides = 2 if i > 1 and j == 1 else 1
+                x = block(x, width, strides, f"stage{i}_block{j}")
+        return _global_pool(x)
+
+    return _classifier(name, body, input_shape, **kwargs)
+
+
+def _basic_block(x, width, strides, name):
+    y = _conv_bn_relu(x, width, f"{name}_conv1", strides=strides)
+    y = _conv_bn(y, width, f"{name}_conv2")
+    return _join(_shortcut(x, width, strides, name), y, name)
+
+
+def _bottleneck_block(x, width, strides, name):
+    y = _conv_bn_relu(x, width, f"{name}_conv1", kernel_size=1)
+    y = _conv_bn_relu(y, width, f"{name}_conv2", strides=strides)
+    y = _conv_bn(y, 4 * width, f"{name}_conv3", kernel_size=1)
+    return _join(_shortcut(x, 4 * width, strides, name), y, name)
+
+
+def _shortcut(x, width, strides, name):
+    if strides == 1 and x.shape[-1] == width:
+        return x
+    name = f"{name}_shortcut_conv"
+    return _conv_bn(x, width, name, kernel_size=1, strides=strides)
+
+
+def _join(shortcut, y, name):
+    y = layers.Add(name=f"{name}_add")([shortcut, y])
+    return layers.ReLU(name=f"{name}_relu")(y)
+
+
+def _conv_bn_relu(x, filters, name, **kwargs):
+    x = _conv_bn(x, filters, name, **kwargs)
+    return layers.ReLU(name=name.replace("conv", "relu"))(x)
+
+
+def _conv_bn(x, filters, name, kernel_size=3, strides=1):
+    x = layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        data_format="channels_last",
+        use_bias=False,
+        kernel_initializer="he_normal",
+        name=name,
+    )(x)
+    return _batch_norm(x, name.replace("conv", "bn"))
+
+
+def _batch_norm(x, name):
+    # Keras's momentum keeps, PyTorch's replaces: 0.9 here is 0.1 there.
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def _max_pool(x, name):
+    # "same" keeps at least one pixel of images that are smaller than planned.
+    return layers.MaxPooling2D(
+        padding="same", data_format="channels_last", name=name
+    )(x)
+
+
+def _global_pool(x):
+    return layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="global_pool"
+    )(x)
+
+
+def _applications():
+    return dict(inspect.getmembers(keras.applications, inspect.isfunction))
+
+
+def _match_name(name, names, kind):
+    """Finds the spelling in `names`; of several, the last one."""
+    names = list(names)
+    if name in names:
+        return name
+    spelling = {candidate.lower(): candidate for candidate in names}
+    lowered = str(name).lower()
+    if lowered in spelling:
+        return spelling[lowered]
+    close = difflib.get_close_matches(lowered, spelling)
+    hint = " or ".join(repr(spelling[match]) for match in close)
+    raise ValueError(
+        f"`name` must be {kind}. Received: name={name!r}."
+        + (f" Did you mean {hint}?" if hint else "")
+    )
+
+
+def _check_input_shape(input_shape, rank):
+    if (
+        not isinstance(input_shape, (tuple, list))
+        or len(input_shape) != (rank or len(input_shape))
+        or not all(_is_integer(size, minimum=1) for size in input_shape)
+    ):
+        what = "(height, width, channels)" if rank == 3 else "a tuple"
+        raise ValueError(
+            f"`input_shape` must be {what} of positive integers. Received: "
+            f"input_shape={input_shape}"
+        )
+
+
+def _check_num_classes(num_classes):
+    if not _is_integer(num_classes, minimum=1):
+        raise ValueError(
+            f"`num_classes` must be a positive integer. Received: "
+            f"num_classes={num_classes}"
+        )
+
+
+def _is_integer(value, minimum):
+    try:
+        return operator.index(value) >= minimum
+    except TypeError:
+        return False
+
+
+_NETWORKS = (
+    mlp,
+    convnet,
+    resnet_cifar,
+    resnet20,
+    resnet32,
+    resnet56,
+    resnet18,
+    resnet50,
+    vgg16_bn,
+)

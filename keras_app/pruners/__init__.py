@@ -1,0 +1,14 @@
+"""Pruning methods, each a `keras.callbacks.Callback`."""
+
+from keras_app.pruners.anytime import AnytimeProgressivePruner
+from keras_app.pruners.magnitude import MagnitudePruner
+from keras_app.pruners.pruner import PruningMissed as PruningMissed
+from keras_app.pruners.random import RandomPruner
+from keras_app.pruners.saliency import SaliencyPruner
+
+__all__ = [
+    "AnytimeProgressivePruner",
+    "MagnitudePruner",
+    "RandomPruner",
+    "SaliencyPruner",
+]

@@ -1,0 +1,308 @@
+"""Anytime Progressive Pruning (APP)."""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import masks as masks_lib
+from keras_app import scorers
+from keras_app import selection
+from keras_app.pruners.pruner import Pruner
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class AnytimeProgressivePruner(Pruner):
+    """Prunes a little more whenever a new megabatch of data arrives.
+
+    Each call of `fit` is one megabatch. When it starts, the weights trained so
+    far are scored on a sample of the data and pruned to the schedule's next
+    density; during the epochs that follow the mask is fixed.
+
+        scores_t = score(theta_(t-1), sample_t)
+        m_t = keep the (1 - k_t/N) best of m_(t-1),  k_t = int((1 - d_t) N)
+
+    One-shot pruning, the baseline, is the same callback with
+    `schedule=OneShot(sparsity)`: it prunes before the first megabatch only.
+
+    Args:
+        schedule: Maps the index of the megabatch, from 0, to `(should_prune,
+            sparsity)`: `AnytimeSchedule`, or `OneShot` for the baseline.
+        scorer: See `keras_app.scorers.score`. Defaults to `"snip"`.
+        data: The scoring sample, a re-iterable of `(x, y)` batches. Set
+            `pruner.data` before each `fit`; not part of the configuration.
+        scope: `"global"` or `"layer"`. Defaults to `"global"`.
+        structure, distribution, custom_sparsity, on_miss: See `Pruner`.
+        filters: See `keras_app.selection.select`. Defaults to `None`:
+            convolution kernels; in a network without any, the dense kernels
+            but the last.
+        mask_update: `"nested"`: what is pruned stays pruned and counts, so
+            that the density is the schedule's. `"intersect"`: all weights are
+            scored, and the new mask is combined with the old one; the density
+            ends far below the schedule's. `"replace"`: the new mask alone
+            counts and weights may return, with the value they had when they
+            were pruned. Defaults to `"nested"`.
+        ties: See `keras_app.masks.mask_from_scores`. Defaults to `"exact"`.
+        score_weights: `"trained"`, or `"reference_fresh"`: from the second
+            megabatch on the kernels are drawn anew for the scoring, as the
+            authors' code does. Defaults to `"trained"`.
+        bn_mode: See `keras_app.scorers.score`.
+        scoring_passes: Number of scoring passes T; pass e prunes to density
+            `d^(e/T)`. SynFlow wants 20 or more. Defaults to `1`.
+        on_degenerate: When all scores are zero or some are not finite:
+            `"raise"`, or `"keep"` the mask with a warning. Defaults to
+            `"raise"`.
+        samples_per_class: Size of GraSP's samples. Defaults to `10`.
+        seed: Seed of the `"random"` scorer and of `"reference_fresh"`.
+            Defaults to `0`.
+
+    Reference compatible: `mask_update="intersect"`, `ties="le"`,
+    `score_weights="reference_fresh"`.
+
+    Example:
+
+    >>> from keras_app.schedules import AnytimeSchedule
+    >>> pruner = AnytimeProgressivePruner(AnytimeSchedule(8, level=4.5))
+    >>> pruner.megabatch
+    0
+
+    Reference: [Misra et al., 2022](https://arxiv.org/abs/2204.01640). Differs
+    from the authors' code: it scores the trained weights, and its masks are
+    nested.
+    """
+
+    def __init__(
+        self,
+        schedule,
+        scorer="snip",
+        data=None,
+        scope="global",
+        structure=None,
+        distribution="uniform",
+        filters=None,
+        custom_sparsity=None,
+        on_miss="warn",
+        mask_update="nested",
+        ties="exact",
+        score_weights="trained",
+        bn_mode=None,
+        scoring_passes=1,
+        on_degenerate="raise",
+        samples_per_class=10,
+        seed=0,
+    ):
+        super().__init__(
+            schedule,
+            scope,
+            structure,
+            distribution,
+            filters,
+            custom_sparsity,
+            on_miss,
+        )
+        scorers.check_scorer(scorer)
+        for name, value, known in (
+            ("mask_update", mask_update, ("nested", "intersect", "replace")),
+            ("ties", ties, ("exact", "le")),
+            ("score_weights", score_weights, ("trained", "reference_fresh")),
+            ("on_degenerate", on_degenerate, ("raise", "keep")),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"`{name}` must be one of {known}. "
+                    f"Received: {name}={value!r}"
+                )
+        if not isinstance(scoring_passes, int) or scoring_passes < 1:
+            raise ValueError(
+                "`scoring_passes` must be an integer >= 1. "
+                f"Received: scoring_passes={scoring_passes}"
+            )
+        self.scorer = scorer
+        self.data = data
+        self.mask_update = mask_update
+        self.ties = ties
+        self.score_weights = score_weights
+        self.bn_mode = bn_mode
+        self.scoring_passes = scoring_passes
+        self.on_degenerate = on_degenerate
+        self.samples_per_class = samples_per_class
+        self.seed = seed
+        self.megabatch = 0
+        self._pruned = -1
+        self._latent = {}
+
+    def select(self, model):
+        """Returns the selection; refuses a scorer that lacks its data."""
+        if self._due(self.megabatch):
+            scorers.check_data(self.scorer, self.data)
+        if self.filters is not None:
+            return super().select(model)
+        chosen = selection.select(model)
+        kernels = selection.convolution_kernels(model)
+        skipped = {
+            path: "the APP paper prunes convolutions; name it with `filters`"
+            for path, variable in chosen.variables.items()
+            if not kernels(variable)
+        }
+        variables = {
+            path: variable
+            for path, variable in chosen.variables.items()
+            if path not in skipped
+        }
+        if not variables:
+            raise ValueError(
+                "There is nothing to prune: the model has no convolution and "
+                "only one dense layer. Name weights with `filters`."
+            )
+        return selection.Selection(variables, {**chosen.skipped, **skipped})
+
+    # ---- one megabatch for each fit ------------------------------------
+
+    def _due(self, megabatch):
+        return bool(self.schedule(megabatch)[0]) and self._pruned < megabatch
+
+    def on_train_begin(self, logs=None):
+        """Prunes for the megabatch that arrives now."""
+        self._notes = []
+        if self._due(self.megabatch):
+            self.prune(self.schedule(self.megabatch)[1])
+            self._pruned = self.megabatch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """The mask is fixed between megabatches."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """The mask is fixed between megabatches."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds `sparsity`, over the prunable weights, to the logs."""
+        if logs is not None:
+            logs["sparsity"] = 1.0 - self._density
+
+    def on_train_end(self, logs=None):
+        """Compares with the target, and waits for the next megabatch."""
+        self.finish(self._sparsity)
+        self.megabatch += 1
+
+    def state(self):
+        """Returns what `restore` needs, `{name: plain value or array}`."""
+        return {
+            "megabatch": self.megabatch,
+            "pruned": self._pruned,
+            "sparsity": self._sparsity,
+            "density": self._density,
+            "asked": dict(self._asked),
+            "latent": dict(self._latent),
+        }
+
+    def restore(self, state):
+        """Continues where `state()` was taken, within a megabatch too."""
+        self.megabatch = state["megabatch"]
+        self._pruned = state["pruned"]
+        self._sparsity = state["sparsity"]
+        self._density = state["density"]
+        self._asked = dict(state["asked"])
+        self._latent = dict(state["latent"])
+
+    # ---- scores and masks ----------------------------------------------
+
+    def prune(self, sparsity):
+        """Scores and prunes to `sparsity`, in `scoring_passes` passes."""
+        before = self.masks
+        density = 1.0 - sparsity
+        for e in range(1, self.scoring_passes):
+            super().prune(1.0 - density ** (e / self.scoring_passes))
+        super().prune(sparsity)
+        if self.mask_update == "replace":
+            self._revive(before)
+
+    def _revive(self, before):
+        """Gives weights that return the value they were pruned with."""
+        after = self.masks
+        for path, variable in self._selection.variables.items():
+            returned = after[path] & ~before[path]
+            if returned.any():
+                stored = ops.convert_to_numpy(variable)
+                variable.assign(np.where(returned, self._latent[path], stored))
+
+    def scores(self, variables):
+        """Returns `{path: scores}` on the scoring sample."""
+        masks = self.masks
+        scores = scorers.score(
+            self.scorer,
+            self.model,
+            variables,
+            self.data,
+            self.bn_mode,
+            masks=masks,
+            samples_per_class=self.samples_per_class,
+            weights=self._weights_to_score(variables, masks),
+            seed=[self.seed, self.megabatch],
+        )
+        finite = all(np.isfinite(values).all() for values in scores.values())
+        if finite and any(values.any() for values in scores.values()):
+            return scores
+        problem = (
+            "all scores are zero" if finite else "some scores are not finite"
+        )
+        if self.on_degenerate == "raise":
+            raise ValueError(
+                f"At megabatch {self.megabatch} {problem}, so they say nothing "
+                "about which weights matter. Score on more data, or pass "
+                "on_degenerate='keep' to keep the mask."
+            )
+        warnings.warn(
+            f"At megabatch {self.megabatch} {problem}: the mask is kept."
+        )
+        return None
+
+    def combine(self, scores, sparsity, old, structure):
+        """Returns new masks as `mask_update` says."""
+        nested = self.mask_update == "nested"
+        new = masks_lib.mask_from_scores(
+            scores, sparsity, structure, self.ties, old if nested else None
+        )
+        if nested:
+            return new
+        total = sum(mask.size for mask in old.values())
+        if self.mask_update == "replace":
+            # With nothing to prune the rule leaves the mask as it was.
+            return old if int(sparsity * total) < 1 else new
+        return {path: new[path] & old[path] for path in new}
+
+    def _weights_to_score(self, variables, masks):
+        if self.mask_update == "nested" and self.score_weights == "trained":
+            return None
+        for path, variable in variables.items():
+            stored = ops.convert_to_numpy(variable)
+            old = self._latent.get(path, stored)
+            self._latent[path] = np.where(masks[path], stored, old)
+        if self.score_weights == "trained" or self.megabatch == 0:
+            return self._latent
+        generator = np.random.default_rng([self.seed, self.megabatch])
+        return {
+            path: _he_normal(generator, variable)
+            for path, variable in variables.items()
+        }
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized, without `data`."""
+        return {
+            **super().get_config(),
+            "scorer": self.scorer,
+            "mask_update": self.mask_update,
+            "ties": self.ties,
+            "score_weights": self.score_weights,
+            "bn_mode": self.bn_mode,
+            "scoring_passes": self.scoring_passes,
+            "on_degenerate": self.on_degenerate,
+            "samples_per_class": self.samples_per_class,
+            "seed": self.seed,
+        }
+
+
+def _he_normal(generator, variable):
+    fan_in = int(np.prod(variable.shape[:-1]))
+    draws = generator.standard_normal(variable.shape)
+    return (draws * np.sqrt(2.0 / fan_in)).astype(np.float32)

@@ -1,0 +1,466 @@
+"""The base of all pruners: when to prune, how much, and what came of it."""
+
+import abc
+import re
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import distributions
+from keras_app import enforcement
+from keras_app import masks as masks_lib
+from keras_app import report as report_lib
+from keras_app import selection
+from keras_app.schedules import check_sparsity
+
+DISTRIBUTIONS = {
+    "uniform": distributions.uniform,
+    "erk": distributions.erdos_renyi,
+}
+
+
+class PruningMissed(RuntimeError):
+    """A pruner ended without the sparsity it was asked for."""
+
+
+class Pruner(keras.callbacks.Callback, abc.ABC):
+    """A Keras callback that prunes on a schedule. Subclasses give the scores.
+
+    Masks go into the optimizer's state when `fit` starts; at every step the
+    schedule names, the weights with the smallest scores lose their place. The
+    steps are training steps (optimizer updates), counted from the optimizer's
+    own counter, so that a second `fit` or a restored model goes on where the
+    first stopped. With `steps_per_execution=K` updates land on multiples of K.
+    An update due exactly after the last step is made when training ends.
+
+    Args:
+        schedule: A `keras_app.schedules.PruningSchedule`, or any callable
+            `step -> (should_prune, sparsity)`, such as a tfmot schedule.
+        scope: `"layer"` gives each weight its own threshold, `"global"` one
+            threshold to all. Defaults to `"layer"`.
+        structure: What is pruned together: `None` (single weights), or a
+            structure of `keras_app.masks`.
+        distribution: With `scope="layer"`, how the sparsity is spread:
+            `"uniform"`, `"erk"`, or a callable `(shapes, sparsity) ->
+            {path: sparsity}`. Defaults to `"uniform"`.
+        filters: Which weights: see `keras_app.selection.select`.
+        custom_sparsity: `{regex: sparsity}` searched in `variable.path`; these
+            weights get a final sparsity of their own, in proportion to the
+            schedule's progress. Defaults to `None`.
+        on_miss: What happens when training ends below the target: `"warn"`,
+            `"raise"` a `PruningMissed`, or `"ignore"` (another `fit` follows).
+            `"ignore"` also allows a schedule that ends after this `fit`.
+            Defaults to `"warn"`.
+
+    Attributes `masks` and `report` hold the results; `missed` lists, in
+    sentences, what the last `fit` failed to reach.
+
+    Raises:
+        ValueError: Bad arguments, in the constructor. When `fit` starts:
+            nothing selected, or a schedule that this training cannot complete.
+    """
+
+    def __init__(
+        self,
+        schedule,
+        scope="layer",
+        structure=None,
+        distribution="uniform",
+        filters=None,
+        custom_sparsity=None,
+        on_miss="warn",
+    ):
+        super().__init__()
+        if not callable(schedule):
+            raise TypeError(
+                "`schedule` must be a callable step -> (should_prune, "
+                f"sparsity). Received: schedule={schedule!r}"
+            )
+        if scope not in ("layer", "global"):
+            raise ValueError(
+                "`scope` must be 'layer' or 'global'. "
+                f"Received: scope={scope!r}"
+            )
+        if structure is not None and not hasattr(structure, "get_config"):
+            raise TypeError(
+                "`structure` must be None or one of keras_app.masks.NM, Block, "
+                f"Channel. Received: structure={structure!r}"
+            )
+        if not callable(distribution) and distribution not in DISTRIBUTIONS:
+            raise ValueError(
+                "`distribution` must be 'uniform', 'erk' or a callable. "
+                f"Received: distribution={distribution!r}"
+            )
+        if scope == "global" and distribution != "uniform":
+            raise ValueError(
+                "`distribution` spreads a sparsity over layers and has no "
+                "meaning with scope='global'. "
+                f"Received: distribution={distribution!r}"
+            )
+        if on_miss not in ("warn", "raise", "ignore"):
+            raise ValueError(
+                "`on_miss` must be 'warn', 'raise' or 'ignore'. "
+                f"Received: on_miss={on_miss!r}"
+            )
+        selection.check_filters(filters)
+        for pattern, sparsity in (custom_sparsity or {}).items():
+            selection.check_filters(pattern)
+            check_sparsity(f"custom_sparsity[{pattern!r}]", sparsity)
+        self.schedule = schedule
+        self.scope = scope
+        self.structure = structure
+        self.distribution = distribution
+        self.filters = filters
+        self.custom_sparsity = custom_sparsity
+        self.on_miss = on_miss
+        self._selection = None
+        self._asked = {}
+        self._sparsity = None  # what the schedule asked for last
+        self._next_step = None  # the first step not looked at yet
+        self._density = 1.0
+        self._notes = []
+        self.missed = []
+        self._batches = 0
+        self._epoch_start = 0
+
+    # ---- what a method says --------------------------------------------
+
+    @abc.abstractmethod
+    def scores(self, variables):
+        """Returns `{path: scores}` for `{path: variable}`; larger is kept.
+
+        `None` keeps the masks as they are.
+        """
+
+    def combine(self, scores, sparsity, old, structure):
+        """Returns new masks for tensors that share one threshold.
+
+        By default what is pruned stays pruned.
+
+        Args:
+            scores: `{path: array}`.
+            sparsity: Sparsity over all of them.
+            old: `{path: mask}` before the update.
+            structure: What is pruned together.
+        """
+        return masks_lib.mask_from_scores(
+            scores, sparsity, structure, previous=old
+        )
+
+    # ---- results -------------------------------------------------------
+
+    @property
+    def masks(self):
+        """`{path: bool array}`, `True` kept; empty before the first `fit`."""
+        if self._selection is None or self._state is None:
+            return {}
+        self._sync()
+        return {
+            path: self._state.get(variable)
+            for path, variable in self._selection.variables.items()
+        }
+
+    @property
+    def report(self):
+        """A `PruningReport`: asked, achieved, and what was skipped and why."""
+        if self._selection is None:
+            raise ValueError(
+                "There is no report before the pruner has seen a model. Pass "
+                "it to `model.fit(callbacks=[pruner])`."
+            )
+        self._sync()
+        return report_lib.build(
+            self.model, self._selection, self._asked, self._notes
+        )
+
+    @property
+    def _state(self):
+        return enforcement.state_of(self.model)
+
+    # ---- the callback --------------------------------------------------
+
+    def set_model(self, model):
+        """Selects the weights and gives the optimizer its masks."""
+        super().set_model(model)
+        self._selection = self.select(model)
+        known = enforcement.state_of(model)
+        before = known.variables_with_masks() if known else []
+        variables = list(self._selection.variables.values())
+        state = enforcement.attach(model, variables)
+        if not before and self._updates() > 0:
+            # The training goes on from a file that holds no masks: what is
+            # exactly zero in it was pruned.
+            kept = [(v, ops.convert_to_numpy(v) != 0) for v in variables]
+            state.set(kept)
+
+    def select(self, model):
+        """Returns the `selection.Selection` of a model."""
+        chosen = selection.select(model, self.filters)
+        for pattern in self.custom_sparsity or {}:
+            if not any(re.search(pattern, path) for path in chosen.variables):
+                raise ValueError(
+                    "`custom_sparsity` must match weights that are pruned. "
+                    f"Received: {pattern!r}, which matches none of "
+                    f"{list(chosen.variables)[:8]}"
+                )
+        return chosen
+
+    def on_train_begin(self, logs=None):
+        """Refuses a schedule that this training cannot complete."""
+        self._next_step = None
+        self._notes = []
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        if epochs is None or steps is None:
+            return
+        last = self._updates() + epochs * steps // self._accumulation()
+        self.check_reachable(last)
+        if self.model.steps_per_execution > 1:
+            self._notes.append(
+                "mask updates land on multiples of steps_per_execution="
+                f"{self.model.steps_per_execution}"
+            )
+
+    def check_reachable(self, last_step):
+        """Raises unless the schedule can be completed by `last_step`."""
+        end = getattr(self.schedule, "end_step", -1)
+        begin = getattr(self.schedule, "begin_step", 0)
+        if self.on_miss != "ignore" and max(begin, end) > last_step:
+            raise ValueError(
+                f"The schedule ends at step {max(begin, end)}, but training "
+                f"stops after step {last_step}. Lower `end_step`, train "
+                "longer, or pass on_miss='ignore' if another fit follows."
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Reads the step counter, after other callbacks may have loaded it."""
+        if self._next_step is None:
+            self._batches = self._updates() * self._accumulation()
+            self._next_step = self._updates()
+        self._epoch_start = self._batches
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Prunes if the schedule names a step up to this one."""
+        self._batches = self._epoch_start + batch
+        self._advance(self._batches // self._accumulation())
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds `sparsity`, over the prunable weights, to the logs."""
+        steps = self.params.get("steps")
+        if steps is None:
+            self._batches = self._updates() * self._accumulation()
+        else:
+            self._batches = self._epoch_start + steps
+        if logs is not None:
+            logs["sparsity"] = 1.0 - self._density
+
+    def on_train_end(self, logs=None):
+        """Makes a last update that is due, and compares with the target."""
+        self._advance(self._updates())
+        self.finish(self._final_sparsity())
+
+    def finish(self, target):
+        """Says so, loudly, if zeros were lost or `target` was not reached."""
+        state = self._state
+        problems = []
+        leaks = state.leaks()
+        if leaks:
+            state.zero()
+            problems.append(
+                f"{sum(leaks.values())} pruned weights had come back and were "
+                f"zeroed again after training: {leaks}"
+            )
+        problems += self._shortfall(target)
+        self._notes += problems
+        self.missed = problems
+        if not problems or self.on_miss == "ignore":
+            return
+        message = f"{type(self).__name__}: " + "; ".join(problems)
+        if self.on_miss == "raise":
+            raise PruningMissed(message)
+        warnings.warn(message)
+
+    def _shortfall(self, target):
+        if target is None:
+            return []
+        if self._sparsity is None:
+            return [
+                f"nothing was pruned (target sparsity {target:.4f}): training "
+                "ended before the schedule began"
+            ]
+        if self._sparsity < target - 1e-9:
+            return [
+                f"training ended at sparsity {self._sparsity:.4f} of the "
+                f"schedule's {target:.4f}"
+            ]
+        asked = self._targets(self._sparsity)
+        return [
+            f"{', '.join(group)}: asked for sparsity {sparsity:.4f}, reached "
+            f"{reached:.4f}"
+            for group, sparsity in asked
+            if (reached := self._reached(group)) is not None
+            and not self._fulfils(group, sparsity, reached)
+        ]
+
+    def _reached(self, group):
+        units = [self._unit_mask(path) for path in group]
+        total = sum(u.size for u in units)
+        return 1.0 - sum(np.count_nonzero(u) for u in units) / total
+
+    def _fulfils(self, group, sparsity, reached):
+        total = sum(self._unit_mask(path).size for path in group)
+        return reached * total >= int(sparsity * total) - 1e-6
+
+    def _unit_mask(self, path):
+        mask = self._state.get(self._selection.variables[path])
+        if self.structure is None or isinstance(self.structure, masks_lib.NM):
+            return mask
+        return self.structure.pool_mask(mask)
+
+    # ---- pruning -------------------------------------------------------
+
+    def prune(self, sparsity):
+        """Scores the weights and prunes to `sparsity`, now.
+
+        Args:
+            sparsity: Sparsity over the selected weights, in [0, 1).
+        """
+        self._sync()
+        sparsity = check_sparsity("sparsity", sparsity)
+        variables = self._selection.variables
+        old = self.masks
+        scores = self.scores(variables)
+        if scores is None:
+            return
+        new = {}
+        for group, target in self._targets(sparsity):
+            new.update(
+                self.combine(
+                    {path: scores[path] for path in group},
+                    target,
+                    {path: old[path] for path in group},
+                    self.structure,
+                )
+            )
+            self._asked.update(dict.fromkeys(group, target))
+        self._state.set([(variables[path], new[path]) for path in variables])
+        self._sparsity = sparsity
+        kept = sum(int(np.count_nonzero(mask)) for mask in new.values())
+        self._density = kept / sum(mask.size for mask in new.values())
+        emptied = [path for path, mask in new.items() if not mask.any()]
+        if emptied:
+            warnings.warn(
+                f"{type(self).__name__}: nothing is kept of "
+                f"{', '.join(emptied)} (layer collapse). Lower the sparsity, "
+                "or use scope='layer'."
+            )
+
+    def _targets(self, sparsity):
+        """`[(paths that share a threshold, their sparsity)]`."""
+        shapes = {
+            path: tuple(variable.shape)
+            for path, variable in self._selection.variables.items()
+        }
+        custom = self._custom_targets(shapes, sparsity)
+        if isinstance(self.structure, masks_lib.NM) and sparsity > 0:
+            return [
+                ([path], self.structure.sparsity_of(shape))
+                for path, shape in shapes.items()
+            ]
+        if self.scope == "global":
+            shared = [path for path in shapes if path not in custom]
+            groups = [(shared, sparsity)] if shared else []
+            return groups + [([path], s) for path, s in custom.items()]
+        if callable(self.distribution):
+            spread = {**self.distribution(shapes, sparsity), **custom}
+        else:
+            spread = DISTRIBUTIONS[self.distribution](shapes, sparsity, custom)
+        return [([path], spread[path]) for path in shapes]
+
+    def _custom_targets(self, shapes, sparsity):
+        final = self._final_sparsity() or sparsity
+        progress = min(1.0, sparsity / final) if final else 1.0
+        return {
+            path: value * progress
+            for path in shapes
+            for pattern, value in (self.custom_sparsity or {}).items()
+            if re.search(pattern, path)
+        }
+
+    # ---- time ----------------------------------------------------------
+
+    def _advance(self, step):
+        """Looks at the steps up to `step`; the last one due decides."""
+        due = None
+        while self._next_step <= step:
+            should_prune, sparsity = self.schedule(self._next_step)
+            # A frequency that does not divide the interval would otherwise
+            # stop short of the final sparsity.
+            last = self._next_step == getattr(self.schedule, "end_step", -1)
+            if bool(should_prune) or last:
+                due = _exact(sparsity)
+            self._next_step += 1
+        if due is not None:
+            self.prune(due)
+
+    def _final_sparsity(self):
+        end = getattr(self.schedule, "end_step", -1)
+        if end < 0:
+            end = getattr(self.schedule, "begin_step", 0)
+        return _exact(self.schedule(end)[1])
+
+    def _updates(self):
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+
+    def _accumulation(self):
+        optimizer = self.model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return optimizer.gradient_accumulation_steps or 1
+
+    def _sync(self):
+        # Inside a fit on JAX the variables are empty until asked for.
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+
+    # ---- configuration -------------------------------------------------
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "schedule": serialize(self.schedule),
+            "scope": self.scope,
+            "structure": serialize(self.structure),
+            "distribution": serialize(self.distribution)
+            if callable(self.distribution)
+            else self.distribution,
+            "filters": serialize(self.filters)
+            if callable(self.filters)
+            else self.filters,
+            "custom_sparsity": self.custom_sparsity,
+            "on_miss": self.on_miss,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the pruner that `get_config` described."""
+        config = dict(config)
+        for name in ("schedule", "structure", "distribution", "filters"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(
+                    config[name]
+                )
+        return cls(**config)
+
+
+def _exact(sparsity):
+    """A schedule's sparsity as a Python float.
+
+    tfmot returns float32, whose 0.9 is below the double 0.9 and would prune
+    one weight less than asked; its shortest decimal form is what was meant.
+    """
+    value = getattr(sparsity, "numpy", lambda: sparsity)()
+    if isinstance(value, np.floating) and value.dtype == np.float32:
+        return float(str(value))
+    return float(value)

@@ -1,0 +1,55 @@
+"""Pruning at random, the baseline that every method has to beat."""
+
+import keras
+
+from keras_app import scorers
+from keras_app.pruners.pruner import Pruner
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class RandomPruner(Pruner):
+    """Prunes weights drawn at random: score = a standard normal draw.
+
+    The draws do not depend on the backend.
+
+    Args:
+        seed: Integer seed of the draws. Defaults to `0`.
+        schedule, scope, structure, distribution, filters, custom_sparsity,
+            on_miss: See `Pruner`.
+
+    Example:
+
+    >>> RandomPruner(OneShot(0.5), seed=1).seed
+    1
+    """
+
+    def __init__(
+        self,
+        schedule,
+        scope="layer",
+        structure=None,
+        distribution="uniform",
+        filters=None,
+        custom_sparsity=None,
+        on_miss="warn",
+        seed=0,
+    ):
+        super().__init__(
+            schedule,
+            scope,
+            structure,
+            distribution,
+            filters,
+            custom_sparsity,
+            on_miss,
+        )
+        self.seed = seed
+
+    def scores(self, variables):
+        """Returns `{path: standard normal draws}`."""
+        # What is pruned stays pruned, so that one draw ranks for all time.
+        return scorers.score("random", self.model, variables, seed=self.seed)
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        return {**super().get_config(), "seed": self.seed}

@@ -1,0 +1,19 @@
+"""What was pruned, and what came of a run: tables, pictures, pages."""
+
+from keras_app.report.page import PAGE
+from keras_app.report.page import write_page
+from keras_app.report.tables import build
+from keras_app.report.tables import flops_per_sample
+from keras_app.report.tables import PruningReport
+from keras_app.report.tables import summarize
+from keras_app.report.tables import VariableReport
+
+__all__ = [
+    "PAGE",
+    "PruningReport",
+    "VariableReport",
+    "build",
+    "flops_per_sample",
+    "summarize",
+    "write_page",
+]

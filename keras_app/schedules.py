@@ -1,0 +1,304 @@
+"""Pruning schedules: maps from a training step to a sparsity.
+
+A schedule is a callable `step -> (should_prune, sparsity)`, the convention of
+tfmot, whose own schedule objects are accepted wherever one of these is.
+"""
+
+import abc
+import math
+import numbers
+
+import keras
+import numpy as np
+
+
+def check_sparsity(name, value, allow_one=False):
+    """Returns `value` as a float, or raises the one error for bad sparsities.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The number to check; must lie in [0, 1), or in [0, 1].
+        allow_one: Whether exactly 1 (nothing kept) is allowed.
+    """
+    top = "1]" if allow_one else "1)"
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be a number in [0, {top}. Received: {name}={value}"
+        )
+    value = float(value)
+    inside = 0 <= value <= 1 if allow_one else 0 <= value < 1
+    if not inside:
+        hint = (
+            f" Did you mean {value / 100:g}? Sparsities are fractions, not "
+            "percentages."
+            if 1 < value < 100
+            else ""
+        )
+        raise ValueError(
+            f"`{name}` must be in [0, {top}. Received: {name}={value:g}.{hint}"
+        )
+    return value
+
+
+def check_int(name, value, minimum):
+    """Returns `value` as an int of at least `minimum`, or raises."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be an integer >= {minimum}. "
+            f"Received: {name}={value!r}"
+        )
+    if value < minimum:
+        raise ValueError(
+            f"`{name}` must be an integer >= {minimum}. "
+            f"Received: {name}={value}"
+        )
+    return int(value)
+
+
+class PruningSchedule(abc.ABC):
+    """Maps a step to whether to prune there, and to which sparsity.
+
+    Subclasses implement `__call__` and `get_config`. `end_step` is the last
+    step at which the schedule prunes, or -1 for a schedule without an end;
+    pruners use it to refuse a training that stops too early.
+    """
+
+    end_step = -1
+
+    @abc.abstractmethod
+    def __call__(self, step):
+        """Returns `(should_prune, sparsity)` for a step counted from 0."""
+
+    @abc.abstractmethod
+    def get_config(self):
+        """Returns the constructor's arguments as a dict of plain values."""
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the schedule that `get_config` described."""
+        return cls(**config)
+
+
+def _falls_due(step, begin_step, end_step, frequency):
+    inside = step >= begin_step and (end_step < 0 or step <= end_step)
+    return inside and (step - begin_step) % frequency == 0
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class ConstantSparsity(PruningSchedule):
+    """One sparsity from `begin_step` on, re-applied every `frequency` steps.
+
+    Args:
+        target_sparsity: Sparsity in [0, 1).
+        begin_step: First step that prunes, >= 0.
+        end_step: Last step that may prune; -1 for no end. Defaults to `-1`.
+        frequency: Steps between two updates, >= 1. Defaults to `100`.
+
+    Example:
+
+    >>> schedule = ConstantSparsity(0.5, begin_step=10, frequency=5)
+    >>> schedule(10), schedule(11), schedule(15)
+    ((True, 0.5), (False, 0.5), (True, 0.5))
+
+    Reference: the schedule of the same name in tfmot; differs: none known.
+    """
+
+    def __init__(self, target_sparsity, begin_step, end_step=-1, frequency=100):
+        self.target_sparsity = check_sparsity(
+            "target_sparsity", target_sparsity
+        )
+        self.begin_step = check_int("begin_step", begin_step, 0)
+        self.end_step = check_int("end_step", end_step, -1)
+        self.frequency = check_int("frequency", frequency, 1)
+        if self.end_step != -1 and self.end_step < self.begin_step:
+            raise ValueError(
+                "`end_step` must be -1 or >= `begin_step`. Received: "
+                f"end_step={end_step}, begin_step={begin_step}"
+            )
+
+    def __call__(self, step):
+        due = _falls_due(step, self.begin_step, self.end_step, self.frequency)
+        return due, self.target_sparsity
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "target_sparsity": self.target_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "frequency": self.frequency,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class PolynomialDecay(PruningSchedule):
+    """Sparsity rises from `initial_sparsity` to `final_sparsity`.
+
+        s(t) = s_f + (s_i - s_f) (1 - (t - t_0) / (t_n - t_0))^power    (eq. 1)
+
+    The schedule itself prunes at `begin_step + i * frequency` only, as in
+    tfmot. Pruners add one update at `end_step`, so that the final sparsity is
+    reached also where `frequency` does not divide the interval.
+
+    Args:
+        initial_sparsity: Sparsity at `begin_step`, in [0, 1).
+        final_sparsity: Sparsity from `end_step` on, in [0, 1).
+        begin_step: First step that prunes, >= 0.
+        end_step: Step at which the final sparsity is reached, > `begin_step`.
+        power: Exponent, > 0; 3 prunes fast first and slowly later. Defaults
+            to `3`.
+        frequency: Steps between two updates, >= 1. Defaults to `100`.
+
+    Example:
+
+    >>> schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=200)
+    >>> [round(schedule(step)[1], 3) for step in (0, 100, 200)]
+    [0.0, 0.7, 0.8]
+
+    Reference: [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878), eq. 1.
+    """
+
+    def __init__(
+        self,
+        initial_sparsity,
+        final_sparsity,
+        begin_step,
+        end_step,
+        power=3,
+        frequency=100,
+    ):
+        self.initial_sparsity = check_sparsity(
+            "initial_sparsity", initial_sparsity
+        )
+        self.final_sparsity = check_sparsity("final_sparsity", final_sparsity)
+        self.begin_step = check_int("begin_step", begin_step, 0)
+        self.end_step = check_int("end_step", end_step, 1)
+        self.frequency = check_int("frequency", frequency, 1)
+        if self.end_step <= self.begin_step:
+            raise ValueError(
+                "`end_step` must be > `begin_step`. Received: "
+                f"end_step={end_step}, begin_step={begin_step}"
+            )
+        if not isinstance(power, numbers.Real) or not power > 0:
+            raise ValueError(f"`power` must be > 0. Received: power={power}")
+        self.power = power
+
+    def __call__(self, step):
+        due = _falls_due(step, self.begin_step, self.end_step, self.frequency)
+        progress = (step - self.begin_step) / (self.end_step - self.begin_step)
+        progress = min(1.0, max(0.0, progress))
+        sparsity = self.final_sparsity + (
+            self.initial_sparsity - self.final_sparsity
+        ) * math.pow(1.0 - progress, self.power)
+        return due, sparsity
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "initial_sparsity": self.initial_sparsity,
+            "final_sparsity": self.final_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "power": self.power,
+            "frequency": self.frequency,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class OneShot(PruningSchedule):
+    """Prunes once, at `step`, to `sparsity`.
+
+    Args:
+        sparsity: Sparsity in [0, 1).
+        step: The step that prunes, >= 0. Defaults to `0`, before training.
+
+    Example:
+
+    >>> OneShot(0.9)(0), OneShot(0.9)(1)
+    ((True, 0.9), (False, 0.9))
+    """
+
+    def __init__(self, sparsity, step=0):
+        self.sparsity = check_sparsity("sparsity", sparsity)
+        self.step = check_int("step", step, 0)
+        self.end_step = self.step
+
+    def __call__(self, step):
+        return step == self.step, self.sparsity
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"sparsity": self.sparsity, "step": self.step}
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class AnytimeSchedule(PruningSchedule):
+    """The densities of Anytime Progressive Pruning, one per megabatch.
+
+        d_t = base^(s_t),  s = num_megabatches points from 1 to level
+
+    The step of this schedule is the index of the megabatch, counted from 0,
+    not a training step.
+
+    Args:
+        num_megabatches: Number of megabatches n, >= 1.
+        level: Sparsity level L, >= 1; the last density is `base ** level`.
+        base: Density per level, in (0, 1). Defaults to `0.8`.
+        progressive: `False` prunes to the last density at every megabatch,
+            which is what the authors' code does under layerwise thresholds.
+            Defaults to `True`.
+        reference_compatible: With a single megabatch the authors' code prunes
+            to `base`, so that `level` is never reached; `True` keeps that.
+            Defaults to `False`: one megabatch gets `[base ** level]`.
+
+    Example:
+
+    >>> [round(d, 3) for d in AnytimeSchedule(4, level=4.5).densities]
+    [0.8, 0.617, 0.475, 0.366]
+
+    Reference: [Misra et al., 2022](https://arxiv.org/abs/2204.01640), section
+    3. Differs: as `reference_compatible` says.
+    """
+
+    def __init__(
+        self,
+        num_megabatches,
+        level,
+        base=0.8,
+        progressive=True,
+        reference_compatible=False,
+    ):
+        self.num_megabatches = check_int("num_megabatches", num_megabatches, 1)
+        if not isinstance(level, numbers.Real) or not 1 <= level < math.inf:
+            raise ValueError(
+                "`level` must be >= 1: below 1 the density would rise from "
+                f"megabatch to megabatch. Received: level={level}"
+            )
+        if not isinstance(base, numbers.Real) or not 0 < base < 1:
+            raise ValueError(f"`base` must be in (0, 1). Received: base={base}")
+        self.level = float(level)
+        self.base = float(base)
+        self.progressive = bool(progressive)
+        self.reference_compatible = bool(reference_compatible)
+        levels = np.linspace(1, self.level, self.num_megabatches)
+        if self.num_megabatches == 1 and not self.reference_compatible:
+            levels = np.array([self.level])
+        if not self.progressive:
+            levels = np.full(self.num_megabatches, self.level)
+        self.densities = [float(self.base**level) for level in levels]
+        self.end_step = self.num_megabatches - 1
+
+    def __call__(self, step):
+        inside = 0 <= step < self.num_megabatches
+        last = self.num_megabatches - 1
+        return inside, 1.0 - self.densities[min(max(step, 0), last)]
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "num_megabatches": self.num_megabatches,
+            "level": self.level,
+            "base": self.base,
+            "progressive": self.progressive,
+            "reference_compatible": self.reference_compatible,
+        }

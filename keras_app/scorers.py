@@ -1,0 +1,331 @@
+"""Scores of weights: larger is kept.
+
+Six scorers by name, and any callable in their place. `g` is the gradient of
+the mean loss of a batch with respect to the *effective* weight `m * w`; sums
+run over the batches of the data, in order; absolute values are taken last.
+
+    magnitude   |w|
+    random      a standard normal draw
+    snip        |sum_b g w| / sum_j |sum_b g w|_j
+    taylor      |sum_b g m w|
+    grasp       m w (H g) / (|sum_j m w (H g)| + 1e-10),  signed
+    synflow     |R w|, R = d(sum of outputs)/dw of the network of absolute
+                values on an all-ones input
+
+References: SNIP, [Lee et al., 2019](https://arxiv.org/abs/1810.02340); Taylor,
+[Molchanov et al., 2019](https://arxiv.org/abs/1906.10771); GraSP,
+[Wang et al., 2020](https://arxiv.org/abs/2002.07376); SynFlow,
+[Tanaka et al., 2020](https://arxiv.org/abs/2006.05467).
+"""
+
+import contextlib
+import difflib
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import gradients
+from keras_app import selection
+
+
+def score(
+    scorer,
+    model,
+    variables,
+    data=None,
+    bn_mode=None,
+    *,
+    masks=None,
+    weights=None,
+    loss=None,
+    seed=None,
+    samples_per_class=10,
+    temperature=200.0,
+):
+    """Scores the entries of some weights, without changing the model.
+
+    Args:
+        scorer: `"magnitude"`, `"random"`, `"snip"`, `"taylor"`, `"grasp"`,
+            `"synflow"`, or a callable with the arguments `(model, variables,
+            data, masks)` that returns a list of arrays.
+        model: A built `keras.Model`.
+        variables: Trainable variables of the model, a list or `{path:
+            variable}`.
+        data: Re-iterable of `(x, y)` batches, in a fixed order. Needed by
+            `"snip"`, `"taylor"` and `"grasp"`.
+        bn_mode: `"train"` (batch statistics, dropout active) or `"inference"`.
+            Defaults to `"train"`; SynFlow is defined in inference mode only
+            and always scored there.
+        masks: `{path: bool array}` of weights that are stored dense but
+            pruned; the network computes with `m * w`. Defaults to `None`: the
+            stored weights are the effective ones.
+        weights: `{path: array}` to score instead of the stored weights.
+        loss: `(y, outputs) -> scalar`, or a Keras loss or its name. Defaults
+            to the loss the model was compiled with, else cross-entropy of
+            integer labels.
+        seed: Seed of `"random"`, an integer. The draws are the same on every
+            backend. Defaults to `None`: fresh draws.
+        samples_per_class: Size of GraSP's two class-balanced samples, which
+            are filled in the order of the data; two passes over the data give
+            two samples. Defaults to `10`.
+        temperature: GraSP divides the logits by it. Defaults to `200.0`.
+
+    Returns:
+        `{variable.path: array of its shape}`, floating point.
+
+    Raises:
+        ValueError: Unknown scorer or mode; no data where it is needed; too few
+            samples of a class for GraSP.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> [values] = score("magnitude", model, [model.layers[0].kernel]).values()
+    >>> bool((values == np.abs(model.layers[0].get_weights()[0])).all())
+    True
+    """
+    check_scorer(scorer)
+    if bn_mode not in (None, "train", "inference"):
+        raise ValueError(
+            "`bn_mode` must be 'train' or 'inference'. "
+            f"Received: bn_mode={bn_mode!r}"
+        )
+    if not isinstance(variables, dict):
+        variables = selection.paths_of(variables)
+    masks = [(masks or {}).get(path) for path in variables]
+    latent = [
+        _at_least_float32(
+            ops.convert_to_numpy((weights or {}).get(path, variable))
+        )
+        for path, variable in variables.items()
+    ]
+    names, variables = list(variables), list(variables.values())
+    if callable(scorer):
+        scores = scorer(model, variables, data, masks)
+        return dict(zip(names, [np.asarray(s) for s in scores]))
+    check_data(scorer, data)
+    effective = [
+        w if mask is None else w * mask for w, mask in zip(latent, masks)
+    ]
+    training = bn_mode != "inference"
+    if scorer == "magnitude":
+        scores = [np.abs(w) for w in latent]
+    elif scorer == "random":
+        generator = np.random.default_rng(seed)
+        scores = [generator.standard_normal(w.shape) for w in latent]
+    elif scorer in ("snip", "taylor"):
+        weights = latent if scorer == "snip" else effective
+        pure = gradients.PureLoss(
+            model, variables, _objective(model, loss), training
+        )
+        scores = _saliency(pure, weights, effective, data)
+        if scorer == "snip":
+            total = sum(np.sum(s, dtype=np.float64) for s in scores)
+            scores = [s / total if total else s for s in scores]
+    elif scorer == "grasp":
+        scores = _grasp(
+            model,
+            variables,
+            effective,
+            masks,
+            data,
+            training,
+            loss,
+            samples_per_class,
+            temperature,
+        )
+    else:
+        if bn_mode == "train":
+            warnings.warn(
+                "SynFlow is defined in inference mode only: scoring there, not "
+                "with bn_mode='train'."
+            )
+        scores = _synflow(model, variables, effective)
+    return dict(zip(names, scores))
+
+
+NAMES = ("magnitude", "random", "snip", "taylor", "grasp", "synflow")
+NEEDS_DATA = ("snip", "taylor", "grasp")
+
+
+def check_scorer(scorer):
+    """Raises unless `scorer` is a known name or a callable."""
+    if callable(scorer) or scorer in NAMES:
+        return
+    near = difflib.get_close_matches(str(scorer).lower(), NAMES, 1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"`scorer` must be one of {', '.join(NAMES)}, or a callable. "
+        f"Received: scorer={scorer!r}.{hint}"
+    )
+
+
+def check_data(scorer, data):
+    """Raises if `scorer` needs data and there is none."""
+    if scorer in NEEDS_DATA and data is None:
+        raise ValueError(
+            f"The scorer {scorer!r} needs `data`, a re-iterable of (x, y) "
+            "batches. Received: data=None"
+        )
+
+
+def _saliency(pure, weights, effective, data):
+    total = None
+    for x, y, *_ in data:
+        batch = pure.gradient(effective, x, y)
+        total = (
+            batch if total is None else [a + b for a, b in zip(total, batch)]
+        )
+    if total is None:
+        raise ValueError("`data` must hold at least one batch. Received none.")
+    return [np.abs(g * w) for g, w in zip(total, weights)]
+
+
+def _grasp(
+    model,
+    variables,
+    effective,
+    masks,
+    data,
+    training,
+    loss,
+    samples_per_class,
+    temperature,
+):
+    loss = _logit_loss(model, loss)
+    classes = model.output_shape[-1]
+
+    def objective(y, logits):
+        return loss(y, logits / temperature)
+
+    second_order = (
+        gradients.exact_second_derivatives(selection.walk_layers(model))
+        if training
+        else contextlib.nullcontext()
+    )
+    with _logits(model), second_order:
+        pure = gradients.PureLoss(model, variables, objective, training)
+        x, y = _balanced_sample(data, classes, samples_per_class)
+        g = pure.gradient(effective, x, y)
+        # Pruned weights cannot move, so they are no part of the direction.
+        g = [a if m is None else a * m for a, m in zip(g, masks)]
+        x, y = _balanced_sample(data, classes, samples_per_class)
+        hg = pure.hessian_vector_product(effective, g, x, y)
+    products = [w * h for w, h in zip(effective, hg)]
+    norm = abs(sum(np.sum(p, dtype=np.float64) for p in products)) + 1e-10
+    return [p / norm for p in products]
+
+
+def _balanced_sample(data, classes, samples_per_class):
+    """The first `samples_per_class` examples of each class, class by class."""
+    found = {label: [] for label in range(classes)}
+    for x, y, *_ in data:
+        x = keras.tree.map_structure(ops.convert_to_numpy, x)
+        y = ops.convert_to_numpy(y)
+        labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.ravel()
+        for i, label in enumerate(labels):
+            if len(found[int(label)]) < samples_per_class:
+                row = keras.tree.map_structure(lambda part, i=i: part[i], x)
+                found[int(label)].append((row, y[i]))
+        if all(len(rows) == samples_per_class for rows in found.values()):
+            break
+    short = {c: len(r) for c, r in found.items() if len(r) < samples_per_class}
+    if short:
+        raise ValueError(
+            f"GraSP needs {samples_per_class} samples of each of {classes} "
+            f"classes in `data`. Received, by class: {short}. Give it more "
+            "data, or lower `samples_per_class`."
+        )
+    rows = [row for label in range(classes) for row in found[label]]
+    x = keras.tree.map_structure(lambda *p: np.stack(p), *[r[0] for r in rows])
+    return x, np.stack([row[1] for row in rows])
+
+
+def _synflow(model, variables, effective):
+    shape = model.input_shape
+    if isinstance(shape, (list, dict)) or any(d is None for d in shape[1:]):
+        raise ValueError(
+            "SynFlow needs a model with one input of known shape. "
+            f"Received: input_shape={shape}"
+        )
+    with _logits(model):
+        pure = gradients.PureLoss(
+            model, variables, lambda _, logits: ops.sum(logits), absolute=True
+        )
+        ones = np.ones((1, *shape[1:]), keras.config.floatx())
+        flow = pure.gradient([np.abs(w) for w in effective], ones, None)
+    return [np.abs(r * w) for r, w in zip(flow, effective)]
+
+
+def _at_least_float32(array):
+    return array if array.dtype.itemsize >= 4 else array.astype(np.float32)
+
+
+def _ends_in_softmax(model):
+    activation = getattr(model.layers[-1], "activation", None)
+    return activation is keras.activations.softmax
+
+
+@contextlib.contextmanager
+def _logits(model):
+    """While open, the model's last layer leaves out its softmax."""
+    last = model.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        raise ValueError(
+            "This scorer needs logits, but the model ends in a Softmax layer. "
+            "Leave the layer out and use a loss with `from_logits=True`."
+        )
+    if not _ends_in_softmax(model):
+        yield
+        return
+    last.activation = keras.activations.linear
+    try:
+        yield
+    finally:
+        last.activation = keras.activations.softmax
+
+
+def _objective(model, loss):
+    if loss is None:
+        loss = getattr(model, "loss", None)
+    if loss is None:
+        return keras.losses.SparseCategoricalCrossentropy(
+            from_logits=not _ends_in_softmax(model)
+        )
+    if isinstance(loss, (str, keras.losses.Loss)) or callable(loss):
+        loss = keras.losses.get(loss)
+        # A function such as `categorical_crossentropy` gives one loss a row.
+        return lambda y, outputs: ops.mean(loss(y, outputs))
+    raise ValueError(
+        "A model with several losses needs an explicit `loss`, a callable "
+        f"(y, outputs) -> scalar. Received: loss={loss!r}"
+    )
+
+
+_CROSS_ENTROPIES = {
+    "sparse_categorical_crossentropy": (
+        keras.losses.SparseCategoricalCrossentropy
+    ),
+    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+}
+
+
+def _logit_loss(model, loss):
+    """The model's loss, taking logits: a softmax last layer is left out."""
+    loss = getattr(model, "loss", None) if loss is None else loss
+    if not _ends_in_softmax(model) or loss is None:
+        if loss is None:
+            return _CROSS_ENTROPIES["sparse_categorical_crossentropy"](
+                from_logits=True
+            )
+        return _objective(model, loss)
+    if isinstance(loss, str) and loss in _CROSS_ENTROPIES:
+        return _CROSS_ENTROPIES[loss](from_logits=True)
+    if isinstance(loss, tuple(_CROSS_ENTROPIES.values())):
+        return type(loss)(from_logits=True)
+    raise ValueError(
+        "GraSP divides the logits, but the model ends in a softmax and its "
+        f"loss cannot take logits. Received: loss={loss!r}"
+    )

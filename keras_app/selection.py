@@ -1,0 +1,204 @@
+"""Which variables of a model are prunable, and why the others are not."""
+
+import dataclasses
+import re
+
+import keras
+
+# Depthwise, recurrent and embedding kernels are left out on purpose: they
+# hold few weights or lose accuracy fast, and are pruned when a filter asks.
+_KERNEL_LAYERS = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+)
+_SEPARABLE_LAYERS = (
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+_DEPTHWISE_LAYERS = (
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+)
+_CONVOLUTIONS = (*_KERNEL_LAYERS[2:], *_SEPARABLE_LAYERS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """The outcome of `select`.
+
+    Attributes:
+        variables: `{path: keras.Variable}` to prune, in the model's order.
+        skipped: `{path: reason}` for every other trainable variable.
+    """
+
+    variables: dict
+    skipped: dict
+
+
+def check_filters(filters):
+    """Raises unless `filters` is `None`, regexes or a callable."""
+    patterns = filters if isinstance(filters, (list, tuple)) else [filters]
+    if filters is None or callable(filters):
+        return
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise TypeError(
+                "`filters` must be a regex, a list of regexes, or a callable "
+                f"on a variable. Received: filters={filters!r}"
+            )
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"`filters` must be a valid regex ({error}). "
+                f"Received: filters={pattern!r}"
+            ) from None
+
+
+def select(model, filters=None):
+    """Chooses the trainable variables to prune.
+
+    Args:
+        model: A built `keras.Model`.
+        filters: `None` for the kernels of dense, einsum, attention and
+            convolution layers; a regex or a list of regexes searched in
+            `variable.path`; or a callable `variable -> bool`. Filters choose
+            among floating-point weights of rank 2 or more, so that a broad
+            pattern does not take biases and normalization along.
+
+    Returns:
+        A `Selection`. A variable that several layers share appears once. Two
+        variables with one path get `#2`, `#3`, ... behind it.
+
+    Raises:
+        ValueError: The model is not built, or nothing is selected.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> [variable.name for variable in select(model).variables.values()]
+    ['kernel']
+    """
+    check_filters(filters)
+    if not model.built:
+        raise ValueError(
+            "The model must be built before its weights can be selected. Call "
+            "it once on a batch, or give it an `Input`."
+        )
+    owners = owners_of(model)
+    chosen, skipped = {}, {}
+    for path, variable in paths_of(model.trainable_variables).items():
+        reason = _reason_to_skip(variable, owners, filters)
+        if reason is None:
+            chosen[path] = variable
+        else:
+            skipped[path] = reason
+    if not chosen:
+        raise ValueError(
+            "There is nothing to prune: "
+            + (
+                "the model has no kernels of dense, attention or convolution "
+                "layers; name its weights with `filters`."
+                if filters is None
+                else f"`filters` matches none of the model's weights of rank 2 "
+                f"or more. Received: filters={filters!r}; weights: "
+                f"{list(skipped)[:8]}"
+            )
+        )
+    return Selection(chosen, skipped)
+
+
+def convolution_kernels(model):
+    """Returns a callable filter: convolution kernels, as the APP paper prunes.
+
+    In a network without convolutions it selects the dense kernels but the
+    last, because the authors never prune the classifier.
+    """
+    owners = owners_of(model)
+    kernels = [
+        variable
+        for variable in model.trainable_variables
+        if _reason_to_skip(variable, owners, None) is None
+    ]
+    chosen = [v for v in kernels if isinstance(owners[id(v)][0], _CONVOLUTIONS)]
+    ids = {id(variable) for variable in chosen or kernels[:-1]}
+    return lambda variable: id(variable) in ids
+
+
+def paths_of(variables):
+    """Returns `{unique path: variable}`.
+
+    Keras gives equal paths to equally named layers of two nested models.
+    """
+    paths, seen = {}, {}
+    for variable in variables:
+        count = seen[variable.path] = seen.get(variable.path, 0) + 1
+        suffix = "" if count == 1 else f"#{count}"
+        paths[variable.path + suffix] = variable
+    return paths
+
+
+def walk_layers(layer, _seen=None):
+    """Yields `layer` and every layer inside it once, whatever its class."""
+    seen = set() if _seen is None else _seen
+    stack = [layer]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, (list, tuple)):
+            stack.extend(reversed(item))
+        elif isinstance(item, dict):
+            stack.extend(reversed(list(item.values())))
+        elif isinstance(item, keras.layers.Layer) and id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            stack.extend(reversed(list(vars(item).values())))
+
+
+def owners_of(model):
+    """`{id(variable): (layer, attribute)}` for variables of known layers."""
+    owners = {}
+    for layer in walk_layers(model):
+        for name, value in vars(layer).items():
+            if isinstance(value, keras.Variable):
+                owners.setdefault(id(value), (layer, name.lstrip("_")))
+    return owners
+
+
+def _reason_to_skip(variable, owners, filters):
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    if "float" not in dtype:
+        return f"not a floating-point weight ({dtype})"
+    if dtype.startswith("float8"):
+        return "a quantized weight (float8)"
+    if len(variable.shape) < 2:
+        return "a vector (bias, scale or offset)"
+    if filters is None:
+        layer, attribute = owners.get(id(variable), (None, ""))
+        return _reason_by_default(layer, attribute)
+    if callable(filters):
+        matched = filters(variable)
+    else:
+        patterns = [filters] if isinstance(filters, str) else filters
+        matched = any(re.search(p, variable.path) for p in patterns)
+    return None if matched else "not matched by `filters`"
+
+
+def _reason_by_default(layer, attribute):
+    if isinstance(layer, _DEPTHWISE_LAYERS) or attribute == "depthwise_kernel":
+        return "a depthwise kernel; name it with `filters` to prune it"
+    if isinstance(layer, _SEPARABLE_LAYERS) and attribute == "pointwise_kernel":
+        return None
+    if isinstance(layer, _KERNEL_LAYERS) and attribute == "kernel":
+        return None
+    if isinstance(layer, keras.layers.Embedding):
+        return "an embedding; name it with `filters` to prune it"
+    kind = type(layer).__name__ if layer is not None else "an unknown layer"
+    if attribute in ("kernel", "recurrent_kernel"):
+        return f"a kernel of {kind}; name it with `filters` to prune it"
+    return f"a weight of {kind}; name it with `filters` to prune it"

@@ -1,0 +1,57 @@
+"""Package description."""
+
+import pathlib
+import re
+
+from setuptools import find_packages
+from setuptools import setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "([^"]+)"', (ROOT / "keras_app" / "version.py").read_text()
+).group(1)
+
+BACKENDS = {
+    "jax": ["jax>=0.7,<0.12"],
+    "torch": ["torch>=2.6,<3"],
+}
+# tfmot needs the legacy Keras and an old absl; only the comparison uses it.
+TFMOT = ["tensorflow-model-optimization==0.8.0", "tf-keras>=2.19,<2.22"]
+TEST = [
+    *BACKENDS["jax"],
+    "hypothesis>=6.100,<7",
+    "pytest>=8,<10",
+    "pytest-xdist>=3.5,<4",
+    "ruff==0.17.5",
+]
+
+setup(
+    name="keras_app",
+    version=VERSION,
+    description="The sparsity toolkit for Keras 3.",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["keras_app", "keras_app.*"]),
+    package_data={
+        "keras_app.data": [
+            "tfds/*/LICENSE",
+            "tfds/*/*/*",
+        ]
+    },
+    install_requires=[
+        "absl-py>=2.1,<3",
+        "gin-config==0.5.0",
+        # Preparing a data set with tensorflow-datasets needs it undeclared.
+        "importlib_resources>=6,<8",
+        "keras>=3.15,<3.16",
+        "matplotlib>=3.8,<4",
+        "numpy>=1.26,<3",
+        "rich>=13.7,<16",
+        "tensorboard>=2.18,<2.22",
+        "tensorflow>=2.18,<2.22",
+        "tensorflow-datasets>=4.9.7,<5",
+    ],
+    extras_require={**BACKENDS, "tfmot": TFMOT, "test": TEST},
+)

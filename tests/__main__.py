@@ -1,0 +1,41 @@
+"""Runs the suite on every Keras backend that is installed.
+
+`python -m tests` covers TensorFlow, JAX and, where it is installed, PyTorch.
+Further arguments go to pytest. Tests marked `backend_free` run once.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def main():
+    """Returns the exit status: 0 if every backend's run passed."""
+    installed = [b for b in BACKENDS if importlib.util.find_spec(b)]
+    failed = []
+    for backend in installed:
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
+        command += ["--dist", "loadfile", *sys.argv[1:]]
+        if backend != installed[0]:
+            command += ["-m", "not backend_free"]
+        print(f"== tests on the {backend} backend", flush=True)
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            # Two workers share the machine; more threads only get in the way.
+            "OMP_NUM_THREADS": "1",
+        }
+        if subprocess.run(command, env=environment).returncode != 0:
+            failed.append(backend)
+    missing = [b for b in BACKENDS if b not in installed]
+    if missing:
+        print(f"== not installed, not tested: {', '.join(missing)}")
+    print(f"== {'failed on ' + ', '.join(failed) if failed else 'all passed'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""What every test module shares.
+
+The backend is chosen by KERAS_BACKEND, as everywhere in Keras; `python -m
+tests` runs the suite once for each backend that is installed.
+"""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import keras  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves whole trainings out unless they are asked for with -m."""
+    if "slow" in (config.option.markexpr or ""):
+        return
+    skip = pytest.mark.skip(reason="a whole training; run with -m slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    """Every test starts from the same seeds, whatever ran before it."""
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def golden():
+    """Loads recorded vectors: `golden("app/schedule.npz")`."""
+    return lambda name: np.load(GOLDEN / name)
