@@ -16,7 +16,7 @@ BACKENDS = {
     "torch": ["torch>=2.6,<3"],
 }
 # tfmot needs the legacy Keras and an old absl; only the comparison uses it.
-TFMOT = ["tensorflow-model-optimization==0.8.0", "tf-keras>=2.19,<2.22"]
+TFMOT = ["tensorflow-model-optimization==0.8.1", "tf-keras>=2.19,<2.22"]
 TEST = [
     *BACKENDS["jax"],
     "hypothesis>=6.100,<7",
@@ -41,7 +41,7 @@ setup(
         ]
     },
     install_requires=[
-        "absl-py>=2.1,<3",
+        "absl-py>=1.4,<3",
         "gin-config==0.5.0",
         # Preparing a data set with tensorflow-datasets needs it undeclared.
         "importlib_resources>=6,<8",

@@ -1,5 +1,6 @@
 """Step time and memory of masked training, against dense training.
 
+    pip install -e .
     python benchmarks/training_overhead.py
     python benchmarks/training_overhead.py --backend jax --model mlp --rounds 9
 
@@ -161,12 +162,14 @@ def data(name, examples):
 
 def schedule_args(args, steps):
     # Updates fall in the middle of each 100 steps: one due at the end of a fit
-    # would be looked at again by the next.
+    # would be looked at again by the next. The last one reaches the target.
+    begin_step = min(steps, FREQUENCY) // 2
+    end_step = (1 + args.rounds) * steps - begin_step
     return {
         "initial_sparsity": 0.5,
         "final_sparsity": SPARSITY,
-        "begin_step": steps // 2 if steps < FREQUENCY else FREQUENCY // 2,
-        "end_step": (1 + args.rounds) * max(steps, FREQUENCY) + 1,
+        "begin_step": begin_step,
+        "end_step": end_step,
         "frequency": FREQUENCY,
     }
 
@@ -501,6 +504,9 @@ def main(argv=None):
                 sentences += verdicts(backend, model, result)
             if result["versions"] not in packages:
                 packages.append(result["versions"])
+    if not rows:
+        print("Nothing was measured.")
+        return
     print(f"\n{hardware()}\n")
     bullet = "- " if args.markdown else ""
     for line in packages:

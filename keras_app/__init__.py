@@ -1,8 +1,8 @@
 """The sparsity toolkit for Keras 3: train any model sparse, in `model.fit`."""
 
 import importlib
-import sys
 
+from keras_app import cli
 from keras_app.version import __version__
 
 _ROOMS = (
@@ -22,16 +22,17 @@ __all__ = ["__version__", "masks_of", *_ROOMS, *_LAZY_ROOMS]
 
 
 def __getattr__(name):
-    if name in (*_ROOMS, *_LAZY_ROOMS):
+    if name in _LAZY_ROOMS:
         return importlib.import_module(f"keras_app.{name}")
-    if name == "masks_of":
-        return importlib.import_module("keras_app.enforcement").masks_of
     raise AttributeError(f"module 'keras_app' has no attribute {name!r}")
 
 
-# Keras finds our classes in a saved file only once they are imported. Under
-# `python -m keras_app.train` (where Python sets argv to this for the time of
-# the import) the command says first where TensorFlow's greetings go.
-if sys.argv[:1] != ["-m"]:
-    for _room in _ROOMS:
-        importlib.import_module(f"keras_app.{_room}")
+# First of all: under `python -m keras_app.train` TensorFlow's greetings must
+# not reach the terminal, and it greets when Keras is imported.
+cli.start_command()
+
+# Keras finds our classes in a saved file only once they are imported.
+for _room in _ROOMS:
+    importlib.import_module(f"keras_app.{_room}")
+
+masks_of = importlib.import_module("keras_app.enforcement").masks_of

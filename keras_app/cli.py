@@ -35,30 +35,45 @@ def command(name):
         sys.exit(EXIT_USAGE)
 
 
-class NativeChatter:
-    """Keeps what C++ libraries write to stderr away from the terminal.
+def start_command():
+    """Silences native libraries if this process is one of our commands.
 
-    TensorFlow greets on file descriptor 2, past every setting, which would
-    bury the one line that matters. Python's own `sys.stderr` still reaches
-    the terminal.
+    Python sets `sys.argv[0]` to "-m" while it imports the packages around the
+    module that it is asked to run.
     """
+    argv = sys.orig_argv
+    if sys.argv[:1] != ["-m"] or "-m" not in argv:
+        return
+    module = argv[argv.index("-m") + 1]
+    if module.split(".")[0] == "keras_app":
+        _send_native_stderr_to(os.devnull, first=True)
 
-    def __init__(self):
-        sys.stderr.flush()
-        terminal = os.dup(2)
-        self._send_to(os.devnull)
-        sys.stderr = os.fdopen(terminal, "w", buffering=1)
-        # The same for Python's loggers and warnings, until training starts.
-        logging.disable(logging.WARNING)
-        warnings.simplefilter("ignore")
 
-    def keep_in(self, folder):
-        """From here on the chatter goes to a file, and warnings are shown."""
-        self._send_to(pathlib.Path(folder) / NATIVE_LOG)
+def keep_native_chatter_in(folder):
+    """From here on it goes to a file of the run, and warnings are shown."""
+    if _silenced:
+        _send_native_stderr_to(pathlib.Path(folder) / NATIVE_LOG)
         logging.disable(logging.NOTSET)
         warnings.simplefilter("default", UserWarning)
 
-    def _send_to(self, path):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        os.dup2(file, 2)
-        os.close(file)
+
+_silenced = False
+
+
+def _send_native_stderr_to(path, first=False):
+    """Redirects file descriptor 2 but not Python's own `sys.stderr`.
+
+    TensorFlow's C++ side writes to the descriptor past every setting, which
+    would bury the one line that matters.
+    """
+    global _silenced
+    if first:
+        _silenced = True
+        sys.stderr.flush()
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        # The same for Python's loggers and warnings, until training starts.
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 2)
+    os.close(file)

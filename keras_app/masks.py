@@ -99,7 +99,8 @@ def _pack(container, values):
 
 
 def _as_scores(name, array):
-    array = keras.ops.convert_to_numpy(array)
+    if not isinstance(array, np.ndarray):
+        array = keras.ops.convert_to_numpy(array)
     if array.dtype not in (np.float32, np.float64):
         # Half precisions and integers embed exactly in these two.
         wide = np.float32 if array.dtype.itemsize <= 2 else np.float64
@@ -161,14 +162,27 @@ def _prune_smallest(arrays, sparsity, ties, previous):
         if play is not None:
             mask &= play
         if ties == "exact":
-            tied = flat == threshold
-            if play is not None:
-                tied &= play
-            positions = np.flatnonzero(tied)
-            mask[positions[ties_to_prune:]] = True
-            ties_to_prune = max(0, ties_to_prune - positions.size)
+            ties_to_prune = _keep_later_ties(
+                mask, flat, play, threshold, ties_to_prune
+            )
         masks.append(mask.reshape(array.shape))
     return masks
+
+
+def _keep_later_ties(mask, flat, play, threshold, ties_to_prune):
+    """Keeps all ties but the first `ties_to_prune`; returns how many remain."""
+    for start in range(0, flat.size, _CHUNK):
+        here = slice(start, start + _CHUNK)
+        tied = flat[here] == threshold
+        if play is not None:
+            tied &= play[here]
+        count = int(np.count_nonzero(tied))
+        if 0 < ties_to_prune < count:
+            tied[np.flatnonzero(tied)[:ties_to_prune]] = False
+        if count > ties_to_prune:
+            mask[here] |= tied
+        ties_to_prune = max(0, ties_to_prune - count)
+    return ties_to_prune
 
 
 def _chunks(flats, plays):

@@ -403,7 +403,7 @@ def get(name, input_shape, num_classes, **kwargs):
     # Own names come last: `_match_name` prefers them in the wrong case.
     match = _match_name(
         name,
-        [*own, *_applications()],
+        [*_applications(), *own],
         "a network of `keras_app.models` or `keras.applications`",
     )
     if match in own:

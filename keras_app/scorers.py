@@ -43,6 +43,7 @@ def score(
     seed=None,
     samples_per_class=10,
     temperature=200.0,
+    compiled=None,
 ):
     """Scores the entries of some weights, without changing the model.
 
@@ -71,6 +72,8 @@ def score(
             are filled in the order of the data; two passes over the data give
             two samples. Defaults to `10`.
         temperature: GraSP divides the logits by it. Defaults to `200.0`.
+        compiled: A dict to hand to every call with the same model and the
+            same settings: JAX then compiles once. Defaults to `None`.
 
     Returns:
         `{variable.path: array of its shape}`, floating point.
@@ -118,7 +121,11 @@ def score(
     elif scorer in ("snip", "taylor"):
         weights = latent if scorer == "snip" else effective
         pure = gradients.PureLoss(
-            model, variables, _objective(model, loss), training
+            model,
+            variables,
+            _objective(model, loss),
+            training,
+            compiled=compiled,
         )
         scores = _saliency(pure, weights, effective, data)
         if scorer == "snip":
@@ -135,6 +142,7 @@ def score(
             loss,
             samples_per_class,
             temperature,
+            compiled,
         )
     else:
         if bn_mode == "train":
@@ -142,7 +150,7 @@ def score(
                 "SynFlow is defined in inference mode only: scoring there, not "
                 "with bn_mode='train'."
             )
-        scores = _synflow(model, variables, effective)
+        scores = _synflow(model, variables, effective, compiled)
     return dict(zip(names, scores))
 
 
@@ -193,6 +201,7 @@ def _grasp(
     loss,
     samples_per_class,
     temperature,
+    compiled,
 ):
     loss = _logit_loss(model, loss)
     classes = model.output_shape[-1]
@@ -206,7 +215,9 @@ def _grasp(
         else contextlib.nullcontext()
     )
     with _logits(model), second_order:
-        pure = gradients.PureLoss(model, variables, objective, training)
+        pure = gradients.PureLoss(
+            model, variables, objective, training, compiled=compiled
+        )
         x, y = _balanced_sample(data, classes, samples_per_class)
         g = pure.gradient(effective, x, y)
         # Pruned weights cannot move, so they are no part of the direction.
@@ -243,7 +254,7 @@ def _balanced_sample(data, classes, samples_per_class):
     return x, np.stack([row[1] for row in rows])
 
 
-def _synflow(model, variables, effective):
+def _synflow(model, variables, effective, compiled):
     shape = model.input_shape
     if isinstance(shape, (list, dict)) or any(d is None for d in shape[1:]):
         raise ValueError(
@@ -252,7 +263,11 @@ def _synflow(model, variables, effective):
         )
     with _logits(model):
         pure = gradients.PureLoss(
-            model, variables, lambda _, logits: ops.sum(logits), absolute=True
+            model,
+            variables,
+            lambda _, logits: ops.sum(logits),
+            absolute=True,
+            compiled=compiled,
         )
         ones = np.ones((1, *shape[1:]), keras.config.floatx())
         flow = pure.gradient([np.abs(w) for w in effective], ones, None)

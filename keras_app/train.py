@@ -20,33 +20,36 @@ EXIT_MISSED = 3
 RUNS = "runs"
 CONFIG = "config.gin"
 
-_FLAGS = flags.FlagValues()
-flags.DEFINE_multi_string(
-    "gin_file",
-    [],
-    "A gin file, looked up here, then in gin/. May be given several times.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_multi_string(
-    "gin_param",
-    [],
-    "A binding such as 'anytime.level=3.0', which wins over the files. May be "
-    "given several times.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_string(
-    "run_dir",
-    None,
-    "Folder to write. Defaults to a new one under runs/.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_bool(
-    "resume",
-    False,
-    "Continue what is in --run_dir; start it if there is nothing yet.",
-    flag_values=_FLAGS,
-)
-flags.DEFINE_bool("help", False, "Show this help.", flag_values=_FLAGS)
+
+def _define_flags():
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string(
+        "gin_file",
+        [],
+        "A gin file, looked up here, then in gin/. May be given several times.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "gin_param",
+        [],
+        "A binding such as 'anytime.level=3.0', which wins over the files. May "
+        "be given several times.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "run_dir",
+        None,
+        "Folder to write. Defaults to a new one under runs/.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "resume",
+        False,
+        "Continue what is in --run_dir; start it if there is nothing yet.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    return values
 
 
 def run(experiment, run_dir, resume, on_start):
@@ -62,12 +65,11 @@ def run(experiment, run_dir, resume, on_start):
     return experiment(run_dir=run_dir, resume=resume, on_start=on_start)
 
 
-def main(argv, chatter=None):
+def main(argv):
     """Runs the command line.
 
     Args:
         argv: The arguments, the program's name first.
-        chatter: A `cli.NativeChatter`, where one was started.
 
     Returns:
         The exit status, 0 or 3.
@@ -78,7 +80,7 @@ def main(argv, chatter=None):
     options = _parse(argv)
     if options.help:
         print(__doc__)
-        print(_FLAGS.main_module_help() or _FLAGS.get_help())
+        print(options.get_help())
         return 0
     gin = _import_gin()
     resume = options.resume
@@ -98,8 +100,7 @@ def main(argv, chatter=None):
 
     def on_start(folder):
         started.append(folder)
-        if chatter is not None:
-            chatter.keep_in(folder.path)
+        cli.keep_native_chatter_in(folder.path)
         folder.write_text(CONFIG, _config_text(gin))
 
     try:
@@ -132,13 +133,14 @@ def main(argv, chatter=None):
 
 
 def _parse(argv):
+    options = _define_flags()
     try:
-        rest = _FLAGS(list(argv))[1:]
+        rest = options(list(argv))[1:]
     except flags.Error as error:
         raise cli.UsageError(cli.one_line(error)) from error
     if rest:
         raise cli.UsageError(f"unexpected argument: {rest[0]}")
-    return _FLAGS
+    return options
 
 
 def _import_gin():
@@ -199,9 +201,8 @@ def _new_run_dir(stem):
 
 def app():
     """Runs the command line of this process."""
-    chatter = cli.NativeChatter()
     with cli.command("keras_app.train"):
-        sys.exit(main(sys.argv, chatter))
+        sys.exit(main(sys.argv))
 
 
 if __name__ == "__main__":

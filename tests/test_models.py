@@ -357,6 +357,7 @@ def test_get_tells_our_resnet50_from_the_one_of_keras(monkeypatch):
     monkeypatch.setattr(models, "application", lambda name, *_: name)
     assert models.get("ResNet50", (32, 32, 3), 10) == "ResNet50"
     assert "stem_conv" in {layer.name for layer in build("resnet50").layers}
+    assert models.get("RESNET50", (32, 32, 3), 10).name == "resnet50"
 
 
 def test_get_takes_upper_and_lower_case():

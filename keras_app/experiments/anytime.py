@@ -19,6 +19,7 @@ from keras_app.experiments.run_folder import MODEL
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.experiments.run_folder import SUMMARY
 from keras_app.experiments.run_folder import versions
+from keras_app.export import strip_pruning
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import AnytimeProgressivePruner
 from keras_app.schedules import AnytimeSchedule
@@ -147,11 +148,12 @@ def anytime(
         std=std,
         seed=seed,
     )
-    # A whole method is built and thrown away, so that a mistake in any
-    # argument shows before the first file is written.
+    # A model is built and thrown away, so that a mistake in any argument shows
+    # before the first file is written.
+    model = _Learner(methods[0], settings).build_model()
     for method in methods:
-        _Learner(method, settings).check()
-    fingerprint = settings.fingerprint(methods)
+        _Learner(method, settings).check(model)
+    fingerprint = settings.fingerprint(methods, model)
     checkpoint = folder.load_checkpoint() if resume else None
     if checkpoint is not None and checkpoint[1]["settings"] != fingerprint:
         changed = [
@@ -191,10 +193,9 @@ class _Settings:
     std: object
     seed: int
 
-    def fingerprint(self, methods):
+    def fingerprint(self, methods, model):
         """Plain values that must be equal for a run to be continued."""
-        learner = _Learner(methods[0], self)
-        pruner = learner.make_pruner().get_config()
+        pruner = _Learner(methods[0], self).make_pruner().get_config()
         return {
             "backend": keras.backend.backend(),
             "methods": list(methods),
@@ -203,11 +204,12 @@ class _Settings:
             "training_examples": int(
                 sum(len(m.train_ids) for m in self.megabatches)
             ),
-            "parameters": int(learner.build_model().count_params()),
+            "model": model.name,
+            "parameters": int(model.count_params()),
             "level": float(self.level),
             "base": float(self.base),
             "pruner": {k: _plain(v) for k, v in sorted(pruner.items())},
-            "optimizer": _plain(self.optimizer().get_config()),
+            "optimizer": _plain(model.optimizer.get_config()),
             "epochs": self.epochs,
             "milestones": list(self.milestones),
             "warmup_epochs": self.warmup_epochs,
@@ -278,11 +280,11 @@ class _Learner:
             )
         return pruner
 
-    def check(self):
-        """Raises what building and selecting raise."""
+    def check(self, model):
+        """Raises what making the pruner and selecting raise."""
         pruner = self.make_pruner()
         pruner.data = self.settings.megabatches[0].scoring
-        pruner.select(self.build_model())
+        pruner.select(model)
 
 
 class _Run:
@@ -317,7 +319,9 @@ class _Run:
             self.missed = meta["missed"]
             self.seconds_before = meta["seconds"]
             self.folder.truncate_log(meta["log_size"])
-            first, state = meta["method"], (arrays, meta)
+            first = meta["method"]
+            # At a method's end the next one starts from weights of its own.
+            state = (arrays, meta) if arrays else None
             done = (
                 first * len(s.megabatches) + meta["megabatch"]
             ) * s.epochs + meta["epoch"]
@@ -371,8 +375,6 @@ class _Run:
             )
             epoch = 0
         self.writer.close()
-        name = MODEL if number == 0 else f"model_{method}.keras"
-        self.folder.save_model(_deployable(model), name)
 
     def _train_megabatch(
         self, number, model, pruner, chosen, best, fresh, index, epoch
@@ -445,6 +447,7 @@ class _Run:
         )
         logits = model.predict(s.test_images, batch_size=256, verbose=0)
         missed = int(np.sum(np.argmax(logits, -1) != s.test_labels))
+        n_test = len(s.test_labels)
         epochs = [
             event
             for event in self.results[method]
@@ -461,7 +464,7 @@ class _Run:
             "density_all": 1.0 - (total - kept) / report.parameters,
             "kept_parameters": report.parameters - (total - kept),
             "misclassified": missed,
-            "test_accuracy": 1.0 - missed / len(s.test_labels),
+            "test_accuracy": (n_test - missed) / n_test,
             "best_epoch": best.epoch,
             "best_val_accuracy": best.best,
             "generalization_gap_last": epochs[-1]["generalization_gap"],
@@ -479,14 +482,15 @@ class _Run:
             self.writer.add_scalar(f"megabatch/{name}", row[name], index + 1)
         self.missed += [f"{method}: {text}" for text in pruner.missed]
         last = index + 1 == len(s.megabatches)
-        self.checkpoint(
-            number + 1 if last else number,
-            0 if last else index + 1,
-            0,
-            model,
-            pruner,
-            best,
-        )
+        if last:
+            # Before the checkpoint that says this method is done.
+            name = MODEL if number == 0 else f"model_{method}.keras"
+            self.folder.save_model(strip_pruning(model), name)
+            self.checkpoint(number + 1, 0, 0, {}, pruner, best)
+        else:
+            self.checkpoint(
+                number, index + 1, 0, model_state(model), pruner, best
+            )
         self.terminal.line(
             f"[bold]{method}[/bold] megabatch {index + 1}/{len(s.megabatches)}"
             f"  density {density:.4f}"
@@ -516,7 +520,9 @@ class _Run:
         step = index * s.epochs + epoch + 1
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
             self.writer.add_scalar(f"epoch/{name}", event[name], step)
-        self.checkpoint(number, index, epoch + 1, model, pruner, best)
+        self.checkpoint(
+            number, index, epoch + 1, model_state(model), pruner, best
+        )
         self.terminal.line(
             f"{method} megabatch {index + 1} epoch {epoch + 1}/{s.epochs}  "
             f"loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}  "
@@ -524,12 +530,17 @@ class _Run:
         )
         self.terminal.advance(f"{method}, megabatch {index + 1}")
 
-    def checkpoint(self, number, index, epoch, model, pruner, best):
-        """Writes everything that `go` needs to continue from here."""
-        arrays = model_state(model)
-        for i, weight in enumerate(best.weights or ()):
-            arrays[f"best/{i}"] = weight
-        plain, more = _split(pruner.state())
+    def checkpoint(self, number, index, epoch, state, pruner, best):
+        """Writes everything that `go` needs to continue from here.
+
+        `state` is the `model_state`, or empty at the start of a method.
+        """
+        arrays = dict(state)
+        plain, latent = _split(pruner.state())
+        if state:
+            arrays.update(latent)
+            for i, weight in enumerate(best.weights or ()):
+                arrays[f"best/{i}"] = weight
         meta = {
             "settings": self.fingerprint,
             "method": number,
@@ -546,7 +557,7 @@ class _Run:
             "log_size": self.folder.log_size(),
             "seconds": self.seconds,
         }
-        self.folder.save_checkpoint({**arrays, **more}, meta)
+        self.folder.save_checkpoint(arrays, meta)
 
     def _finish(self):
         s = self.settings
@@ -562,13 +573,14 @@ class _Run:
             "seed": s.seed,
             "versions": versions(),
             "data": s.megabatches.name,
-            "model": _Learner(self.methods[0], s).build_model().name,
+            "model": self.fingerprint["model"],
             "num_megabatches": len(s.megabatches),
             "epochs": s.epochs,
             "level": float(s.level),
             "target_density": float(s.base**s.level),
             "test_examples": int(len(s.test_labels)),
             "missed": self.missed,
+            "settings": self.fingerprint,
             "methods": per_method,
         }
         report_lib.write_page([self.folder.path], summaries=[summary])
@@ -691,12 +703,6 @@ def _target(method, pruner, index):
     if method == "dense":
         return 1.0
     return 1.0 - pruner.schedule(index)[1]
-
-
-def _deployable(model):
-    from keras_app.export import strip_pruning
-
-    return strip_pruning(model)
 
 
 def _event_writer(path):

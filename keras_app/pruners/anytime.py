@@ -118,6 +118,7 @@ class AnytimeProgressivePruner(Pruner):
                 "`scoring_passes` must be an integer >= 1. "
                 f"Received: scoring_passes={scoring_passes}"
             )
+        self._compiled = {}
         self.scorer = scorer
         self.data = data
         self.mask_update = mask_update
@@ -131,6 +132,12 @@ class AnytimeProgressivePruner(Pruner):
         self.megabatch = 0
         self._pruned = -1
         self._latent = {}
+
+    def set_model(self, model):
+        """Selects the weights and gives the optimizer its masks."""
+        if model is not self.model:
+            self._compiled = {}
+        super().set_model(model)
 
     def select(self, model):
         """Returns the selection; refuses a scorer that lacks its data."""
@@ -237,6 +244,7 @@ class AnytimeProgressivePruner(Pruner):
             self.bn_mode,
             masks=masks,
             samples_per_class=self.samples_per_class,
+            compiled=self._compiled,
             weights=self._weights_to_score(variables, masks),
             seed=[self.seed, self.megabatch],
         )

@@ -56,11 +56,18 @@ class SaliencyPruner(Pruner):
             on_miss,
         )
         scorers.check_scorer(scorer)
+        self._compiled = {}
         self.scorer = scorer
         self.data = data
         self.bn_mode = bn_mode
         self.samples_per_class = samples_per_class
         self.seed = seed
+
+    def set_model(self, model):
+        """Selects the weights and gives the optimizer its masks."""
+        if model is not self.model:
+            self._compiled = {}
+        super().set_model(model)
 
     def select(self, model):
         """Returns the selection; refuses a scorer that lacks its data."""
@@ -77,6 +84,7 @@ class SaliencyPruner(Pruner):
             self.bn_mode,
             masks=self.masks,
             samples_per_class=self.samples_per_class,
+            compiled=self._compiled,
             seed=self.seed,
         )
 

@@ -1,0 +1,623 @@
+"""Tests of the run page: literal numbers in, the same numbers on the page."""
+
+import html
+import json
+import re
+import runpy
+import sys
+
+import pytest
+
+from keras_app.report import page as page_module
+from keras_app.report import write_page
+
+pytestmark = pytest.mark.backend_free
+
+
+def figures(accuracy, cer, density=1.0, **more):
+    return {
+        "accuracy": accuracy,
+        "effective_density": density,
+        "cer": cer,
+        **more,
+    }
+
+
+def a_summary(methods, **more):
+    main = next(iter(methods))
+    return {
+        "experiment": "anytime",
+        "method": main,
+        "accuracy": methods[main]["accuracy"],
+        "effective_density": methods[main]["effective_density"],
+        "seconds": 75.0,
+        "seed": 0,
+        "versions": {"keras": "3.15.1", "backend": "jax", "jax": "0.10.2"},
+        "data": "tiny",
+        "model": "convnet",
+        "num_megabatches": 2,
+        "epochs": 2,
+        "level": 4.5,
+        "missed": [],
+        "methods": methods,
+        **more,
+    }
+
+
+def an_epoch(method, megabatch, epoch):
+    return {
+        "event": "epoch",
+        "method": method,
+        "megabatch": megabatch,
+        "epoch": epoch,
+        "loss": 1.5 - 0.25 * epoch,
+        "accuracy": 0.5 + 0.1 * epoch,
+        "val_loss": 1.75 - 0.25 * epoch,
+        "val_accuracy": 0.4 + 0.1 * epoch,
+    }
+
+
+def a_megabatch(method, number, misclassified, density):
+    return {
+        "event": "megabatch",
+        "method": method,
+        "megabatch": number,
+        "target_density": density,
+        "density": density,
+        "density_all": density,
+        "kept_parameters": 1000,
+        "misclassified": misclassified,
+        "test_accuracy": 1.0 - misclassified / 100,
+        "best_epoch": 1,
+        "best_val_accuracy": 0.5,
+        "generalization_gap_last": 10.0,
+        "generalization_gap_best": 9.5,
+        "training_examples": 400,
+        "forward_flops": 2_000_000_000,
+        "forward_flops_sparse": 1_000_000_000.0,
+        "layers": {"a/kernel": density, "b/kernel": density / 2},
+    }
+
+
+def a_run(folder, summary=None, events=(), config=None):
+    folder.mkdir(parents=True)
+    if summary is not None:
+        (folder / "summary.json").write_text(json.dumps(summary))
+    if events:
+        lines = "".join(json.dumps(event) + "\n" for event in events)
+        (folder / "metrics.jsonl").write_text(lines)
+    if config is not None:
+        (folder / "config.gin").write_text(config)
+    return folder
+
+
+def a_full_run(folder):
+    """Two methods, two megabatches of two epochs."""
+    events = [
+        event
+        for method, density in (("app", 0.5), ("dense", 1.0))
+        for number, misclassified in ((0, 40), (1, 30))
+        for event in (
+            an_epoch(method, number, 0),
+            an_epoch(method, number, 1),
+            a_megabatch(method, number, misclassified, density),
+        )
+    ]
+    methods = {
+        method: figures(
+            0.7,
+            70,
+            density,
+            megabatches=[
+                event
+                for event in events
+                if event["event"] == "megabatch" and event["method"] == method
+            ],
+        )
+        for method, density in (("app", 0.5), ("dense", 1.0))
+    }
+    return a_run(folder, a_summary(methods), events)
+
+
+def plain(text):
+    """The text of a piece of HTML, tags dropped, plain spaces."""
+    text = re.sub(r"<(small|br)[^>]*>", " ", text)
+    text = html.unescape(re.sub(r"<[^>]+>", "", text))
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def table(written):
+    """The first table: {row header: [cells]}, `head` the first line."""
+    body = re.search(r"<table>(.*?)</table>", written, re.S).group(1)
+    lines = re.findall(r"<tr.*?</tr>", body, re.S)
+    cells = [
+        [plain(c) for c in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line, re.S)]
+        for line in lines
+    ]
+    return {"head": cells[0], **{line[0]: line[1:] for line in cells[1:]}}
+
+
+def row(written, start):
+    (found,) = [v for k, v in table(written).items() if k.startswith(start)]
+    return found
+
+
+def conclusion(written):
+    found = re.findall(r'<ul class="conclusion">(.*?)</ul>', written, re.S)
+    return [plain(text) for text in found]
+
+
+def page_of(tmp_path, methods, **more):
+    folder = a_run(tmp_path / "run", a_summary(methods, **more))
+    return write_page([folder]).read_text()
+
+
+# ---- one file --------------------------------------------------------------
+
+
+def test_page_holds_every_figure_and_asks_for_nothing_from_outside(tmp_path):
+    folder = a_full_run(tmp_path / "run")
+    path = write_page([folder])
+    assert path == folder / "report.html"
+    written = path.read_text()
+    sources = re.findall(r"""(?:src|href|data|action)=["']([^"']*)""", written)
+    # 7 over the megabatches, 1 map of layers, accuracy and loss per method.
+    assert len(sources) == written.count("<img") == 7 + 1 + 2 + 2
+    assert all(s.startswith("data:image/svg+xml;base64,") for s in sources)
+    for outside in ("http:", "https:", "<script", "<link", "@import", "url("):
+        assert outside not in written
+    alts = re.findall(r'<img [^>]*alt="([^"]*)"', written)
+    assert len(alts) == 12 and all(len(alt) > 20 for alt in alts)
+    assert "APP from 60.0 to 70.0" in alts[0]
+
+
+def test_same_run_gives_the_same_bytes(tmp_path):
+    folder = a_full_run(tmp_path / "run")
+    first = write_page([folder], tmp_path / "a.html").read_bytes()
+    assert write_page([folder], tmp_path / "b.html").read_bytes() == first
+
+
+def test_failed_page_leaves_the_old_one_and_no_other_file(
+    tmp_path, monkeypatch
+):
+    folder = a_run(tmp_path / "run", a_summary({"dense": figures(0.5, 9)}))
+    write_page([folder])
+    before = (folder / "report.html").read_bytes()
+
+    def full_disk(source, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(page_module.os, "replace", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_page([folder])
+    assert (folder / "report.html").read_bytes() == before
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"summary.json", "report.html"}
+
+
+def test_given_summaries_need_no_summary_file(tmp_path):
+    folder = a_run(tmp_path / "run")
+    summary = a_summary({"dense": figures(0.625, 9)})
+    written = write_page(folder, summaries=[summary]).read_text()
+    assert row(written, "Test accuracy") == ["62.5 %"]
+    assert "unfinished" not in written
+
+
+# ---- numbers ---------------------------------------------------------------
+
+
+def test_table_shows_the_summarys_numbers_and_differences_to_dense(tmp_path):
+    app = figures(
+        0.625,
+        1382,
+        0.3663733609385783,
+        density_all=0.3893923,
+        mean_error_rate=0.46066667,
+        generalization_gap=-6.6049,
+        generalization_gap_best=1.25,
+        mean_generalization_gap=0.04,
+        cumulative_kept_parameters=42216,
+        cumulative_training_examples=6480,
+        cumulative_forward_flops=7122401280,
+        cumulative_forward_flops_sparse=3937252320.0,
+    )
+    dense = figures(
+        0.633,
+        1371,
+        density_all=1.0,
+        mean_error_rate=0.457,
+        generalization_gap=-5.8025,
+        generalization_gap_best=-5.8025,
+        mean_generalization_gap=-7.428,
+        cumulative_kept_parameters=72174,
+        cumulative_training_examples=6480,
+        cumulative_forward_flops=7122401280,
+        cumulative_forward_flops_sparse=7122401280.0,
+    )
+    written = page_of(tmp_path, {"app": app, "dense": dense})
+    assert table(written)["head"] == ["", "APP", "dense"]
+    expected = {
+        "Test accuracy": ["62.5 % −0.8", "63.3 %"],
+        "CER": ["1,382 +11", "1,371"],
+        "Mean error rate": ["46.1 % +0.4", "45.7 %"],
+        "Gap, last": ["−6.6 −0.8", "−5.8"],
+        "Gap, best": ["1.2 +7.1", "−5.8"],
+        "Gap, mean": ["0.0 +7.5", "−7.4"],
+        "Density, prunable": ["36.6 %", "100.0 %"],
+        "Density, all": ["38.9 %", "100.0 %"],
+        "Kept parameters": ["42,216 58.5 % of dense", "72,174"],
+        "Training examples": ["6,480 100.0 % of dense", "6,480"],
+        "Forward FLOPs in": ["7.12 G 100.0 % of dense", "7.12 G"],
+        "Forward FLOPs, kept": ["3.94 G 55.3 % of dense", "7.12 G"],
+    }
+    assert {name: row(written, name) for name in expected} == expected
+    # 3937252320 / 7122401280 = 0.5528
+    assert "relative to dense: APP 55.3 %." in conclusion(written)[0]
+    # The dense network wins all three: 2nd cell of each is marked.
+    assert written.count('<td class="best">') == 3
+
+
+def test_header_says_what_was_run(tmp_path):
+    written = page_of(
+        tmp_path,
+        {"app": figures(0.5, 10, 0.366), "dense": figures(0.5, 10)},
+        target_density=0.36636,
+        test_examples=1000,
+        seed=7,
+    )
+    assert (
+        "APP and dense on tiny, model convnet: 2 megabatches of 2 epochs each, "
+        "level 4.5 (target density 36.6 %), 1,000 test examples, seed 7, "
+        "75 seconds."
+    ) in plain(written)
+    assert "jax backend · keras 3.15.1 · jax 0.10.2" in plain(written)
+
+
+def test_figures_that_are_not_numbers_show_as_a_dash(tmp_path):
+    written = page_of(
+        tmp_path,
+        {"app": figures(float("nan"), 10, 0.5), "dense": figures(0.5, None)},
+    )
+    assert row(written, "Test accuracy") == ["–", "50.0 %"]
+    assert row(written, "CER") == ["10", "–"]
+
+
+# ---- words -----------------------------------------------------------------
+
+
+def test_conclusion_says_that_app_is_worse(tmp_path):
+    app, dense = figures(0.820, 130, 0.366), figures(0.833, 118)
+    (text,) = conclusion(page_of(tmp_path, {"app": app, "dense": dense}))
+    assert text.startswith(
+        "APP ends 1.3 points below the dense network (82.0 % against 83.3 %) "
+        "with 36.6 % of the prunable weights; its CER is worse, higher by 12 "
+        "(130 against 118)."
+    )
+    assert "Highest final accuracy: dense (83.3 %). Lowest CER: dense" in text
+
+
+def test_conclusion_says_that_app_is_better(tmp_path):
+    app, other = figures(0.833, 118, 0.366), figures(0.820, 130, 0.366)
+    (text,) = conclusion(page_of(tmp_path, {"app": app, "one_shot": other}))
+    assert text.startswith(
+        "APP ends 1.3 points above one-shot pruning (83.3 % against 82.0 %) "
+        "at the same density of 36.6 %; its CER is better, lower by 12 (118 "
+        "against 130)."
+    )
+    assert "Highest final accuracy: APP (83.3 %). Lowest CER: APP" in text
+
+
+def test_conclusion_separates_accuracy_from_cer(tmp_path):
+    app, other = figures(0.80, 118, 0.2), figures(0.82, 130, 0.4)
+    (text,) = conclusion(page_of(tmp_path, {"app": app, "one_shot": other}))
+    assert text.startswith(
+        "APP ends 2.0 points below one-shot pruning (80.0 % against 82.0 %) "
+        "with 20.0 % of the prunable weights against 40.0 %; its CER is "
+        "better, lower by 12 (118 against 130)."
+    )
+    assert "accuracy: one-shot (82.0 %). Lowest CER: APP (118)." in text
+
+
+def test_conclusion_calls_a_draw_a_draw(tmp_path):
+    app, dense = figures(0.75, 40, 0.5), figures(0.75, 40)
+    (text,) = conclusion(page_of(tmp_path, {"app": app, "dense": dense}))
+    assert text.startswith(
+        "APP ends level with the dense network (75.0 % against 75.0 %) with "
+        "50.0 % of the prunable weights; its CER is the same (40 against 40)."
+    )
+    assert "Highest final accuracy: APP and dense (75.0 %)." in text
+
+
+def test_dense_as_the_main_method_is_still_what_others_are_held_to(tmp_path):
+    dense, app = figures(0.833, 118), figures(0.820, 130, 0.366)
+    (text,) = conclusion(page_of(tmp_path, {"dense": dense, "app": app}))
+    assert text.startswith("APP ends 1.3 points below the dense network")
+
+
+@pytest.mark.parametrize(
+    "ours, ending",
+    [
+        (0.86, "can be chance; the difference to the dense network is that"),
+        (0.70, "can be chance."),
+    ],
+)
+def test_conclusion_warns_of_chance(tmp_path, ours, ending):
+    methods = {"app": figures(ours, 1, 0.5), "dense": figures(0.94, 1)}
+    (text,) = conclusion(page_of(tmp_path, methods, test_examples=100))
+    # 2 sqrt(2 0.9 0.1 / 100) = 0.0849; 2 sqrt(2 0.82 0.18 / 100) = 0.1087
+    limit = {0.86: "8.5", 0.70: "10.9"}[ours]
+    assert f"below about {limit} points {ending}" in text
+
+
+def test_missed_targets_stand_before_the_results(tmp_path):
+    written = page_of(
+        tmp_path,
+        {"app": figures(0.8, 1, 0.9)},
+        missed=["app: asked for <0.5>, got 0.1"],
+    )
+    assert "app: asked for &lt;0.5&gt;, got 0.1" in written
+    assert written.index("missed its target") < written.index("<h2>")
+    assert 'role="alert"' in written
+
+
+# ---- unfinished runs -------------------------------------------------------
+
+
+def test_unfinished_run_is_shown_from_its_log_and_marked(tmp_path):
+    folder = a_run(
+        tmp_path / "going",
+        events=[
+            an_epoch("app", 0, 0),
+            a_megabatch("app", 0, 45, 0.8),
+            an_epoch("app", 1, 0),
+            a_megabatch("app", 1, 25, 0.5),
+            an_epoch("dense", 0, 0),
+        ],
+    )
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"event": "epoch", "meth')
+    written = write_page([folder]).read_text()
+    assert "going is unfinished" in written
+    assert "3 epochs (APP 2 megabatches, dense 0 megabatches)" in written
+    assert row(written, "Test accuracy") == ["75.0 %"]
+    assert row(written, "CER") == ["70"]
+    assert row(written, "Density, prunable") == ["50.0 %"]
+    assert row(written, "Forward FLOPs, kept") == ["2.00 G"]
+    assert conclusion(written) == []
+
+
+def test_unfinished_methods_are_not_compared_to_dense(tmp_path):
+    folder = a_run(
+        tmp_path / "going",
+        events=[
+            a_megabatch("dense", 0, 45, 1.0),
+            a_megabatch("dense", 1, 35, 1.0),
+            a_megabatch("app", 0, 40, 0.8),
+        ],
+    )
+    written = write_page([folder]).read_text()
+    assert row(written, "CER") == ["80", "40"]
+    assert 'class="best"' not in written
+
+
+def test_run_that_has_only_begun_gets_a_page(tmp_path):
+    folder = a_run(tmp_path / "going")
+    (folder / "metrics.jsonl").touch()
+    assert "going is unfinished" in write_page([folder]).read_text()
+
+
+# ---- several runs ----------------------------------------------------------
+
+
+def seeds(tmp_path, configs=(None, None, None), **more):
+    """Three seeds, whose statistics are easy to take by hand."""
+    numbers = [(0.60, 0.65, 100), (0.64, 0.65, 104), (0.68, 0.65, 111)]
+    return [
+        a_run(
+            tmp_path / f"run{seed}",
+            a_summary(
+                {"app": figures(ours, cer, 0.5), "dense": figures(theirs, 90)},
+                **{"seed": seed, **more},
+            ),
+            config=configs[seed],
+        )
+        for seed, (ours, theirs, cer) in enumerate(numbers)
+    ]
+
+
+def test_runs_that_differ_by_seed_get_mean_and_standard_deviation(tmp_path):
+    path = tmp_path / "all.html"
+    folders = seeds(tmp_path)
+    assert write_page(folders, path) == path
+    written = path.read_text()
+    # 60, 64, 68: mean 64, deviations 4: sqrt(32 / 2) = 4.
+    # 100, 104, 111: mean 105, sqrt((25 + 1 + 36) / 2) = 5.57.
+    assert row(written, "APP, mean of 3 seeds")[:2] == [
+        "64.0 ± 4.0 % −1.0",
+        "105.0 ± 5.6 +15",
+    ]
+    assert row(written, "dense, mean of 3 seeds")[:2] == [
+        "65.0 ± 0.0 %",
+        "90.0 ± 0.0",
+    ]
+    assert row(written, "run1, APP")[:2] == ["64.0 % −1.0", "104 +14"]
+    (text,) = conclusion(written)
+    assert (
+        "APP ends 1.0 points below the dense network (64.0 % against 65.0 %) "
+        "with 50.0 % of the prunable weights on average over 3 seeds, below "
+        "it in 2 of them, with a standard deviation of the difference of 4.0 "
+        "points; its CER is worse, higher by 15 (105 against 90)."
+    ) in text
+    assert not (folders[0] / "report.html").exists()
+
+
+def test_runs_with_other_settings_are_not_averaged(tmp_path):
+    first = seeds(tmp_path / "a", level=3.0)[0]
+    second = seeds(tmp_path / "b", level=4.5)[1]
+    written = write_page([first, second]).read_text()
+    assert "mean of" not in written
+    assert len(conclusion(written)) == 2
+
+
+def test_the_same_seed_twice_is_not_averaged(tmp_path):
+    written = write_page(seeds(tmp_path, seed=5)).read_text()
+    assert "mean of" not in written
+
+
+@pytest.mark.parametrize(
+    "rates, averaged", [((0.1, 0.1, 0.1), True), ((0.1, 0.1, 0.2), False)]
+)
+def test_configurations_decide_what_differs_only_by_seed(
+    tmp_path, rates, averaged
+):
+    configs = [
+        f"SGD.learning_rate = {rate}\nexperiments.anytime.seed = {seed}\n"
+        for seed, rate in enumerate(rates)
+    ]
+    written = write_page(seeds(tmp_path, configs)).read_text()
+    assert ("APP, mean of 3 seeds" in written) == averaged
+
+
+def test_runs_with_the_same_folder_name_are_told_apart(tmp_path):
+    methods = {"dense": figures(0.5, 9)}
+    folders = [
+        a_run(tmp_path / name / "run", a_summary(methods, level=level))
+        for name, level in (("a", 2.0), ("b", 3.0))
+    ]
+    written = write_page(folders).read_text()
+    assert f"{folders[0]}, dense" in table(written)
+    assert f"{folders[1]}, dense" in table(written)
+
+
+def test_several_runs_share_the_figures(tmp_path):
+    folders = [a_full_run(tmp_path / name) for name in ("first", "second")]
+    written = write_page(folders).read_text()
+    # 7 over the megabatches, 2 maps, accuracy and loss per method.
+    assert written.count("<img") == 7 + 2 + 2 + 2
+    assert "first, APP from 60.0 to 70.0; " in written
+    assert "second, dense from 60.0 to 70.0." in written
+
+
+# ---- other experiments -----------------------------------------------------
+
+
+def test_unknown_experiment_gets_its_numbers_and_curves(tmp_path):
+    summary = {
+        "experiment": "lottery_tickets",
+        "method": "magnitude",
+        "accuracy": 0.75,
+        "effective_density": 0.25,
+        "rewind_distance": 0.125,
+        "seconds": 10.0,
+        "seed": 0,
+        "versions": {},
+        "epochs": 2,
+    }
+    events = [
+        {"event": "epoch", "epoch": i, "loss": 2.0 - i, "accuracy": 0.5}
+        for i in range(2)
+    ]
+    folder = a_run(tmp_path / "run", summary, events)
+    written = write_page([folder]).read_text()
+    assert "<h1>Lottery tickets</h1>" in written
+    assert table(written) == {
+        "head": ["", "magnitude"],
+        "Test accuracy at the end; higher is better": ["75.0 %"],
+        "Density, prunable share of the prunable kernels that is kept": [
+            "25.0 %"
+        ],
+        "rewind_distance": ["0.1250"],
+    }
+    assert written.count("<img") == 2
+
+
+# ---- hostile input ---------------------------------------------------------
+
+
+def test_names_from_outside_cannot_become_markup(tmp_path):
+    evil = '<img src=x onerror="alert(1)">$\\frac{$'
+    folders = [a_full_run(tmp_path / f"{evil}{i}") for i in range(2)]
+    method = "<b onload=x>$_{$"
+    summaries = [
+        a_summary(
+            {
+                method: json.loads((f / "summary.json").read_text())["methods"][
+                    m
+                ]
+            },
+            data="</style><script>alert(2)</script>",
+            model="'\"><i>",
+            missed=["<u>"],
+            seed=i,
+        )
+        for i, (f, m) in enumerate(zip(folders, ("app", "dense")))
+    ]
+    written = write_page(folders, summaries=summaries).read_text()
+    for markup in ("<img src=x", "<script", "<b onload", "<i>", "<u>"):
+        assert markup not in written
+    assert written.count("</style>") == 1
+    assert "&lt;img src=x onerror=&quot;alert(1)&quot;&gt;" in written
+
+
+def test_arguments_that_make_no_page_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"at least one .*run_dirs=\[\]"):
+        write_page([])
+    folder = a_run(tmp_path / "run", a_summary({"dense": figures(0.5, 9)}))
+    with pytest.raises(ValueError, match="2 summaries for 1 folders"):
+        write_page([folder], summaries=[{}, {}])
+    with pytest.raises(ValueError, match="none is no run folder: it holds"):
+        write_page([folder, tmp_path / "none"])
+    (folder / "summary.json").write_text('{"accuracy": ')
+    with pytest.raises(ValueError, match="summary.json cannot be read"):
+        write_page([folder])
+
+
+# ---- command line ----------------------------------------------------------
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command: `(exit status, stdout, stderr)`."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["report", *map(str, arguments)])
+        monkeypatch.delitem(
+            sys.modules, "keras_app.report.__main__", raising=False
+        )
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module("keras_app.report", run_name="__main__")
+        return (caught.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_command_writes_the_page_and_prints_where(tmp_path, command):
+    folder = a_run(tmp_path / "run", a_summary({"dense": figures(0.5, 9)}))
+    assert command(folder) == (0, f"{folder / 'report.html'}\n", "")
+    path = tmp_path / "page.html"
+    assert command(folder, f"--output={path}") == (0, f"{path}\n", "")
+    assert path.read_text().startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ["none"],
+            "none is no run folder: it holds neither summary.json nor "
+            "metrics.jsonl",
+        ),
+        ([], "RUN_DIR"),
+        (["run", "--outptu=x"], "--outptu=x"),
+        (["run", "--output=none/page.html"], "No such file or directory"),
+    ],
+)
+def test_command_says_a_mistake_in_one_line(
+    tmp_path, command, monkeypatch, arguments, message
+):
+    a_run(tmp_path / "run", a_summary({"dense": figures(0.5, 9)}))
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(*arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1 and err.startswith("keras_app.report: ")

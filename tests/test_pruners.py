@@ -1,0 +1,857 @@
+"""Tests of the pruners: what every one of them must do, and when it does it."""
+
+import hashlib
+import inspect
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from keras import ops
+
+import keras_app
+from keras_app import masks
+from keras_app import pruners
+from keras_app.pruners.pruner import Pruner
+from keras_app.schedules import ConstantSparsity
+from keras_app.schedules import OneShot
+from keras_app.schedules import PolynomialDecay
+
+BACKEND = keras.backend.backend()
+METHODS = [
+    cls
+    for cls in (getattr(pruners, name) for name in pruners.__all__)
+    if issubclass(cls, Pruner)
+]
+KERNELS = ["conv/kernel", "dense/kernel"]
+
+
+def chain(shape, *stack):
+    """A functional model: its paths do not begin with the model's name."""
+    x = inputs = keras.Input(shape)
+    for layer in stack:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def network(optimizer=None, **compile_args):
+    """72 convolution weights and 640 dense ones, the same on each backend."""
+    model = chain(
+        (6, 6, 2),
+        layers.Conv2D(4, 3, name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.ReLU(),
+        layers.Flatten(),
+        layers.Dense(10, name="dense"),
+    )
+    generator = np.random.default_rng(7)
+    for name in ("conv", "dense"):
+        kernel = model.get_layer(name).kernel
+        kernel.assign(generator.standard_normal(kernel.shape) * 0.1)
+    model.compile(
+        optimizer or keras.optimizers.SGD(0.01, momentum=0.9),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **compile_args,
+    )
+    return model
+
+
+def dense(rows, columns, values=None, **compile_args):
+    """One kernel. Training it is cheap."""
+    model = chain((rows,), layers.Dense(columns, name="dense"))
+    if values is not None:
+        model.layers[1].kernel.assign(np.reshape(values, (rows, columns)))
+    model.compile(
+        keras.optimizers.SGD(compile_args.pop("learning_rate", 0.01)),
+        "mse",
+        **compile_args,
+    )
+    return model
+
+
+def images(size=32):
+    generator = np.random.default_rng(3)
+    x = generator.standard_normal((size, 6, 6, 2)).astype("float32")
+    return x, np.arange(size) % 10
+
+
+def batches():
+    x, y = images()
+    return [(x[i : i + 8], y[i : i + 8]) for i in range(0, 32, 8)]
+
+
+def train(model, pruner, epochs=1, batch_size=8, size=32, **kwargs):
+    shape = model.input_shape
+    if len(shape) == 4:
+        x, y = images(size)
+    else:
+        generator = np.random.default_rng(3)
+        x = generator.standard_normal((size, shape[1])).astype("float32")
+        y = generator.standard_normal((size, *model.output_shape[1:]))
+    return model.fit(
+        x,
+        y,
+        epochs=epochs,
+        batch_size=batch_size,
+        shuffle=False,
+        verbose=0,
+        callbacks=[pruner, *kwargs.pop("callbacks", ())],
+        **kwargs,
+    )
+
+
+def make(method, schedule=None, **kwargs):
+    arguments = inspect.signature(method).parameters
+    if "data" in arguments:
+        kwargs.setdefault("data", batches())
+    kwargs.setdefault("filters", "kernel")
+    return method(schedule or OneShot(0.5), **kwargs)
+
+
+def pruned_now(pruner, model, sparsity):
+    """The masks of one update outside of a training."""
+    pruner.set_model(model)
+    pruner.prune(sparsity)
+    return pruner.masks
+
+
+def zeros(mask):
+    return int(mask.size - np.count_nonzero(mask))
+
+
+def weights(model):
+    return {
+        v.path: ops.convert_to_numpy(v).astype("float32")
+        for v in model.trainable_variables
+    }
+
+
+def digest(found):
+    """Twelve digits that stand for all masks."""
+    joined = np.concatenate([mask.ravel() for mask in found.values()])
+    return hashlib.sha256(np.packbits(joined).tobytes()).hexdigest()[:12]
+
+
+# ---- the contract of every method --------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_after_training(method):
+    model = network(keras.optimizers.AdamW(0.01, weight_decay=0.1))
+    before = weights(model)
+    pruner = make(method)
+    train(model, pruner)
+    found, after = pruner.masks, weights(model)
+    assert sorted(found) == KERNELS
+    for path, mask in found.items():
+        assert mask.dtype == bool and mask.shape == after[path].shape
+        assert not after[path][~mask].any()
+        assert after[path][mask].all()
+    # Within one weight of half of them, in each layer or in all.
+    if pruner.scope == "layer":
+        assert [zeros(found[path]) for path in KERNELS] == [36, 320]
+    assert abs(sum(zeros(mask) for mask in found.values()) - 356) <= 1
+    for path, mask in keras_app.masks_of(model).items():
+        np.testing.assert_array_equal(mask, found[path])
+    # Biases and normalization train on, and carry no mask.
+    for path in ("conv/bias", "norm/gamma", "norm/beta", "dense/bias"):
+        assert path not in found
+        assert (after[path] != before[path]).any()
+        assert after[path].all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_masks(method):
+    first, second = (
+        pruned_now(make(method), network(), 0.5) for _ in range(2)
+    )
+    for path in KERNELS:
+        np.testing.assert_array_equal(first[path], second[path])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sparsity_within_one_weight(method):
+    for sparsity in (0.0, 0.123, 0.9, 0.99):
+        found = pruned_now(make(method), network(), sparsity)
+        asked = int(sparsity * 712)
+        assert abs(sum(zeros(m) for m in found.values()) - asked) <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_only_grow(method):
+    pruner = make(method)
+    pruner.set_model(network())
+    old = pruner.masks
+    assert all(mask.all() for mask in old.values())
+    for sparsity in (0.2, 0.6, 0.4, 0.9):
+        pruner.prune(sparsity)
+        for path, mask in pruner.masks.items():
+            assert not (mask & ~old[path]).any()
+        old = pruner.masks
+    assert sum(zeros(mask) for mask in old.values()) >= int(0.9 * 712) - 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_config_round_trip(method):
+    pruner = make(
+        method,
+        PolynomialDecay(0.1, 0.5, 2, 40),
+        structure=masks.Block((2, 1), "max"),
+        filters=["conv", "dense"],
+        custom_sparsity={"conv": 0.25},
+        scope="layer",
+        distribution="erk",
+        on_miss="raise",
+    )
+    config = pruner.get_config()
+    json.dumps(config)
+    again = method.from_config(config)
+    assert again.get_config() == config
+    assert again.structure == pruner.structure
+    assert again.schedule(7) == pruner.schedule(7)
+    stored = keras.saving.serialize_keras_object(pruner)
+    again = keras.saving.deserialize_keras_object(stored)
+    assert type(again) is method and again.get_config() == config
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_defaults_round_trip(method):
+    config = method(OneShot(0.5)).get_config()
+    named = set(inspect.signature(method).parameters) - {"data"}
+    assert set(config) == named
+    assert method.from_config(config).get_config() == config
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_save_load_and_continue(method, tmp_path):
+    model = network()
+    pruner = make(method)
+    train(model, pruner)
+    saved = pruner.masks
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    continued = method.from_config(pruner.get_config())
+    if hasattr(continued, "data"):
+        continued.data = batches()
+    with warnings.catch_warnings():
+        # It is as sparse as asked: there is nothing to warn about.
+        warnings.simplefilter("error", UserWarning)
+        train(loaded, continued)
+    assert sorted(continued.masks) == KERNELS
+    for path, mask in continued.masks.items():
+        np.testing.assert_array_equal(mask, saved[path])
+        assert not weights(loaded)[path][~mask].any()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_report_says_what_was_asked_and_what_came(method):
+    pruner = make(method, filters="dense/kernel")
+    pruned_now(pruner, network(), 0.5)
+    report = pruner.report
+    rows = {row.path: row for row in report.rows}
+    assert rows["dense/kernel"].asked_sparsity == 0.5
+    assert rows["dense/kernel"].sparsity == 0.5
+    assert rows["conv/kernel"].asked_sparsity is None
+    assert report.sparsity == 0.5
+    assert set(report.skipped) == set(rows) - {"dense/kernel"}
+    assert "filters" in report.skipped["conv/kernel"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "arguments, error, said",
+    [
+        (dict(scope="l"), ValueError, "scope='l'"),
+        (dict(structure="nm"), TypeError, "structure='nm'"),
+        (dict(distribution="er"), ValueError, "distribution='er'"),
+        (
+            dict(scope="global", distribution="erk"),
+            ValueError,
+            "distribution='erk'",
+        ),
+        (dict(on_miss="shrug"), ValueError, "on_miss='shrug'"),
+        (dict(filters=3), TypeError, "filters=3"),
+        (dict(filters="("), ValueError, "filters='('"),
+        (
+            dict(custom_sparsity={"conv": 50}),
+            ValueError,
+            "custom_sparsity['conv']=50",
+        ),
+        (dict(custom_sparsity={"(": 0.5}), ValueError, "'('"),
+    ],
+)
+def test_bad_arguments_are_refused_in_the_constructor(
+    method, arguments, error, said
+):
+    with pytest.raises(error) as caught:
+        method(OneShot(0.5), **arguments)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_schedule_must_be_callable(method):
+    with pytest.raises(TypeError, match=r"schedule=0\.5"):
+        method(0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_there_is_no_report_before_a_model(method):
+    pruner = make(method)
+    assert pruner.masks == {}
+    with pytest.raises(ValueError, match="before the pruner has seen a model"):
+        _ = pruner.report
+
+
+# ---- the same masks on every backend -----------------------------------
+
+
+# Computed once, with NumPy alone where the scores are NumPy's.
+@pytest.mark.parametrize(
+    "method, scope, expected",
+    [
+        (pruners.MagnitudePruner, "layer", "658bc6de53bb"),
+        (pruners.MagnitudePruner, "global", "6846c42250ca"),
+        (pruners.RandomPruner, "layer", "76e4340d9a5d"),
+        (pruners.RandomPruner, "global", "fbc2a0f65883"),
+        (pruners.SaliencyPruner, "layer", "899828a910b4"),
+        (pruners.SaliencyPruner, "global", "09602cffe3bf"),
+        (pruners.AnytimeProgressivePruner, "global", "09602cffe3bf"),
+    ],
+)
+def test_masks_are_the_same_on_every_backend(method, scope, expected):
+    pruner = make(method, scope=scope)
+    found = pruned_now(pruner, network(), 0.7)
+    assert digest(found) == expected
+
+
+def test_magnitude_masks_are_those_of_one_sort():
+    model = network()
+    w = weights(model)
+    found = pruned_now(
+        make(pruners.MagnitudePruner, scope="global"), model, 0.7
+    )
+    every = np.sort(np.concatenate([np.abs(w[p]).ravel() for p in KERNELS]))
+    threshold = every[int(0.7 * 712) - 1]
+    for path in KERNELS:
+        np.testing.assert_array_equal(found[path], np.abs(w[path]) > threshold)
+
+
+def test_random_masks_differ_between_seeds():
+    one, two = (
+        pruned_now(make(pruners.RandomPruner, seed=seed), network(), 0.5)
+        for seed in (1, 2)
+    )
+    assert (one["dense/kernel"] != two["dense/kernel"]).any()
+
+
+# ---- defects of others -------------------------------------------------
+
+
+def test_all_equal_weights_reach_the_target():
+    model = dense(10, 20, np.full(200, 0.3))
+    pruner = pruners.MagnitudePruner(OneShot(0.75))
+    found = pruned_now(pruner, model, 0.75)
+    assert zeros(found["dense/kernel"]) == 150
+
+
+def test_a_kernel_95_percent_zero_gets_the_sparsity_asked_for():
+    values = np.zeros(200)
+    values[::20] = np.arange(1, 11)
+    model = dense(10, 20, values)
+    found = pruned_now(pruners.MagnitudePruner(OneShot(0.5)), model, 0.5)
+    assert zeros(found["dense/kernel"]) == 100
+    assert found["dense/kernel"].ravel()[::20].all()
+
+
+def test_a_kernel_of_zeros_reaches_the_target():
+    found = pruned_now(
+        pruners.MagnitudePruner(OneShot(0.5)), dense(10, 20, np.zeros(200)), 0.5
+    )
+    assert zeros(found["dense/kernel"]) == 100
+
+
+def test_n_m_keeps_n():
+    pruner = pruners.MagnitudePruner(OneShot(0.75), structure=masks.NM(1, 4))
+    found = pruned_now(pruner, dense(8, 12), 0.75)["dense/kernel"]
+    assert (found.reshape(8, 3, 4).sum(-1) == 1).all()
+
+
+# ---- how sparsity is spread --------------------------------------------
+
+
+def test_erk_by_hand():
+    # Kept 0.1 * 712 = 71.2 = scale * (12 + 74), the sums of the dimensions.
+    scale = 71.2 / 86
+    pruner = pruners.MagnitudePruner(OneShot(0.9), distribution="erk")
+    found = pruned_now(pruner, network(), 0.9)
+    assert zeros(found["conv/kernel"]) == int((1 - scale * 12 / 72) * 72)
+    assert zeros(found["dense/kernel"]) == int((1 - scale * 74 / 640) * 640)
+    rows = {row.path: row for row in pruner.report.rows}
+    assert rows["conv/kernel"].asked_sparsity == pytest.approx(
+        1 - scale * 12 / 72
+    )
+
+
+def test_a_distribution_of_ones_own():
+    def last_only(shapes, sparsity):
+        assert shapes == {"conv/kernel": (3, 3, 2, 4), "dense/kernel": (64, 10)}
+        return {"conv/kernel": 0.0, "dense/kernel": sparsity}
+
+    pruner = pruners.MagnitudePruner(OneShot(0.5), distribution=last_only)
+    found = pruned_now(pruner, network(), 0.5)
+    assert [zeros(found[path]) for path in KERNELS] == [0, 320]
+
+
+def test_custom_sparsity_in_the_layer_scope():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), custom_sparsity={"^conv": 0.25}
+    )
+    found = pruned_now(pruner, network(), 0.5)
+    assert [zeros(found[path]) for path in KERNELS] == [18, 320]
+
+
+def test_custom_sparsity_in_the_global_scope_has_its_own_threshold():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), scope="global", custom_sparsity={"^conv": 0.0}
+    )
+    found = pruned_now(pruner, network(), 0.5)
+    assert [zeros(found[path]) for path in KERNELS] == [0, 320]
+
+
+def test_custom_sparsity_follows_the_progress_of_the_schedule():
+    schedule = PolynomialDecay(0.0, 0.8, 0, 10)
+    pruner = pruners.MagnitudePruner(schedule, custom_sparsity={"conv": 0.5})
+    pruner.set_model(network())
+    pruner.prune(0.4)
+    assert [zeros(pruner.masks[path]) for path in KERNELS] == [18, 256]
+    pruner.prune(0.8)
+    assert [zeros(pruner.masks[path]) for path in KERNELS] == [36, 512]
+
+
+def test_custom_sparsity_together_with_erk():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.9), distribution="erk", custom_sparsity={"conv": 0.5}
+    )
+    found = pruned_now(pruner, network(), 0.9)
+    # The dense kernel is alone in sharing.
+    assert [zeros(found[path]) for path in KERNELS] == [36, 576]
+
+
+def test_custom_sparsity_that_matches_nothing_is_refused():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), custom_sparsity={"attention": 0.5}
+    )
+    with pytest.raises(ValueError, match="'attention'"):
+        pruner.set_model(network())
+
+
+def test_filters_that_match_nothing_are_refused_when_fit_starts():
+    pruner = pruners.MagnitudePruner(OneShot(0.5), filters="attention")
+    model = dense(3, 2)
+    with pytest.raises(ValueError, match="filters='attention'"):
+        train(model, pruner)
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_filters_choose_the_weights():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), filters=lambda variable: variable.shape[0] == 64
+    )
+    found = pruned_now(pruner, network(), 0.5)
+    assert list(found) == ["dense/kernel"]
+    assert list(pruner.report.skipped) == [
+        "conv/kernel",
+        "conv/bias",
+        "norm/gamma",
+        "norm/beta",
+        "dense/bias",
+    ]
+
+
+# ---- structures --------------------------------------------------------
+
+
+def test_channels():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), structure=masks.Channel(), filters="dense"
+    )
+    model = network()
+    norms = np.abs(weights(model)["dense/kernel"]).sum(0)
+    found = pruned_now(pruner, model, 0.5)["dense/kernel"]
+    expected = np.zeros(10, bool)
+    expected[np.argsort(norms)[5:]] = True
+    np.testing.assert_array_equal(found, np.broadcast_to(expected, (64, 10)))
+
+
+def test_blocks():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), structure=masks.Block((16, 5)), scope="global"
+    )
+    found = pruned_now(pruner, network(), 0.5)
+    # Blocks of the convolution: 9 of 2x4. Of the dense kernel: 8.
+    blocks = [
+        *found["conv/kernel"].reshape(9, 8),
+        *found["dense/kernel"].reshape(4, 16, 2, 5).swapaxes(1, 2).reshape(8, 80),
+    ]
+    assert all(block.all() or not block.any() for block in blocks)
+    assert sum(not block.any() for block in blocks) == 8
+
+
+def test_n_m_reports_its_own_sparsity_as_asked():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.9), structure=masks.NM(2, 4), filters="dense"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        train(network(), pruner)
+    [row] = [row for row in pruner.report.rows if row.path == "dense/kernel"]
+    # 10 = 4 + 4 + 2 columns: 4 of 10 go.
+    assert row.asked_sparsity == pytest.approx(0.4)
+    assert row.zeros == 256
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize(
+    "structure", [masks.Channel(0), masks.Block((3, 3)), masks.Block((1, 4))]
+)
+def test_structures_that_meet_their_target_do_not_warn(structure):
+    pruner = pruners.MagnitudePruner(OneShot(0.7), structure=structure)
+    train(dense(10, 7), pruner, size=8)
+
+
+# ---- time --------------------------------------------------------------
+
+
+class Logged(pruners.MagnitudePruner):
+    """Notes the sparsity of each update."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.log = []
+
+    def prune(self, sparsity):
+        self.log.append(sparsity)
+        super().prune(sparsity)
+
+
+def at(schedule, *steps):
+    return pytest.approx([schedule(step)[1] for step in steps])
+
+
+def test_updates_come_at_the_steps_of_the_schedule():
+    schedule = PolynomialDecay(0.1, 0.8, 1, 7, frequency=2)
+    pruner = Logged(schedule)
+    train(dense(10, 10), pruner, epochs=2)
+    assert pruner.log == at(schedule, 1, 3, 5, 7)
+
+
+def test_a_frequency_that_does_not_divide_still_reaches_the_end():
+    schedule = PolynomialDecay(0.1, 0.8, 0, 7, frequency=3)
+    pruner = Logged(schedule)
+    train(dense(10, 10), pruner, epochs=2)
+    assert pruner.log == at(schedule, 0, 3, 6, 7)
+    assert pruner.report.sparsity == 0.8
+
+
+def test_an_update_due_after_the_last_step_is_made():
+    schedule = PolynomialDecay(0.1, 0.8, 0, 8, frequency=4)
+    pruner = Logged(schedule)
+    model = dense(10, 10)
+    train(model, pruner, epochs=2)
+    assert pruner.log == at(schedule, 0, 4, 8)
+    assert zeros(weights(model)["dense/kernel"]) == 80
+
+
+def test_a_schedule_past_the_end_is_refused_before_training():
+    pruner = Logged(PolynomialDecay(0.1, 0.8, 0, 9))
+    model = dense(10, 10)
+    with pytest.raises(ValueError) as error:
+        train(model, pruner, epochs=2)
+    assert "step 9" in str(error.value) and "step 8" in str(error.value)
+    assert int(model.optimizer.iterations) == 0
+    assert pruner.log == []
+
+
+def test_a_schedule_that_begins_past_the_end_is_refused():
+    pruner = pruners.MagnitudePruner(ConstantSparsity(0.5, 100))
+    with pytest.raises(ValueError, match="step 100"):
+        train(dense(10, 10), pruner)
+
+
+def test_epochs_run_before_do_not_count_towards_the_end():
+    # Epochs 3 and 4 of 4: eight steps, not sixteen.
+    pruner = pruners.MagnitudePruner(PolynomialDecay(0.1, 0.8, 0, 12))
+    with pytest.raises(ValueError, match="step 12"):
+        train(dense(10, 10), pruner, epochs=4, initial_epoch=2)
+
+
+class Stop(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def stopped_early(on_miss):
+    pruner = Logged(
+        PolynomialDecay(0.1, 0.8, 0, 8, frequency=1), on_miss=on_miss
+    )
+    train(dense(10, 10), pruner, epochs=2, callbacks=[Stop()])
+    return pruner
+
+
+def test_a_missed_target_warns():
+    with pytest.warns(UserWarning, match="0.8000"):
+        pruner = stopped_early("warn")
+    assert any("0.8000" in note for note in pruner.report.notes)
+    assert "0.8000" in str(pruner.report)
+
+
+def test_a_missed_target_raises_if_asked_to():
+    with pytest.raises(pruners.PruningMissed, match="0.8000"):
+        stopped_early("raise")
+
+
+def test_a_missed_target_can_be_ignored():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        stopped_early("ignore")
+
+
+def test_a_training_of_unknown_length_that_prunes_nothing_warns():
+    def endless():
+        while True:
+            yield np.ones((4, 10), "float32"), np.ones((4, 10), "float32")
+
+    pruner = pruners.MagnitudePruner(ConstantSparsity(0.5, begin_step=50))
+    model = dense(10, 10)
+    generator = (batch for batch, _ in zip(endless(), range(3)))
+    with pytest.warns(UserWarning, match="nothing was pruned"):
+        model.fit(generator, verbose=0, callbacks=[pruner])
+
+
+def test_a_second_fit_goes_on_where_the_first_stopped():
+    schedule = PolynomialDecay(0.1, 0.8, 0, 8, frequency=1)
+    pruner = Logged(schedule, on_miss="ignore")
+    model = dense(10, 10)
+    train(model, pruner)
+    assert zeros(pruner.masks["dense/kernel"]) == int(schedule(4)[1] * 100)
+    train(model, pruner)
+    # Step 4 falls due after the first fit and again before the second.
+    assert sorted(set(pruner.log)) == at(schedule, *range(9))
+    assert zeros(weights(model)["dense/kernel"]) == 80
+
+
+def test_another_pruner_continues_with_the_masks_of_the_first():
+    model = dense(10, 10)
+    first = pruners.RandomPruner(OneShot(0.4))
+    train(model, first)
+    old = first.masks["dense/kernel"]
+    second = pruners.MagnitudePruner(OneShot(0.7, step=4))
+    train(model, second)
+    new = second.masks["dense/kernel"]
+    assert not (new & ~old).any()
+    assert zeros(new) == 70
+
+
+def test_accumulated_gradients_count_as_one_step():
+    # Eight batches are four updates.
+    schedule = PolynomialDecay(0.1, 0.8, 0, 4, frequency=1)
+    model = dense(10, 10)
+    model.compile(
+        keras.optimizers.SGD(0.01, gradient_accumulation_steps=2), "mse"
+    )
+    pruner = Logged(schedule)
+    train(model, pruner, epochs=2)
+    assert pruner.log == at(schedule, 0, 1, 2, 3, 4)
+    assert zeros(weights(model)["dense/kernel"]) == 80
+
+
+def test_accumulated_gradients_count_in_the_refusal_too():
+    model = dense(10, 10)
+    model.compile(
+        keras.optimizers.SGD(0.01, gradient_accumulation_steps=2), "mse"
+    )
+    pruner = Logged(PolynomialDecay(0.1, 0.8, 0, 5))
+    with pytest.raises(ValueError, match="step 4"):
+        train(model, pruner, epochs=2)
+
+
+@pytest.mark.skipif(
+    BACKEND == "torch", reason="Keras runs single steps on PyTorch"
+)
+def test_several_steps_per_execution_are_noted_and_reach_the_end():
+    schedule = PolynomialDecay(0.1, 0.8, 0, 7, frequency=1)
+    model = dense(10, 10, steps_per_execution=4)
+    pruner = Logged(schedule)
+    train(model, pruner, epochs=2)
+    assert "steps_per_execution=4" in str(pruner.report)
+    # Before steps 0 and 4; the last is made up for at the end.
+    assert pruner.log == at(schedule, 0, 4, 7)
+    assert zeros(weights(model)["dense/kernel"]) == 80
+
+
+def test_the_sparsity_is_logged_each_epoch():
+    schedule = PolynomialDecay(0.0, 0.8, 0, 8, power=1, frequency=4)
+    history = train(dense(10, 10), pruners.MagnitudePruner(schedule), epochs=3)
+    # After 4, 8 and 12 steps; step 4 prunes when the second epoch begins.
+    assert history.history["sparsity"] == pytest.approx([0.0, 0.4, 0.8])
+
+
+def test_pruned_weights_stay_zero_in_every_epoch():
+    class Watch(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if BACKEND == "jax":
+                self.model.jax_state_sync()
+            kernel = weights(self.model)["dense/kernel"]
+            assert zeros(kernel) == 50
+
+    watch = Watch()
+    train(
+        dense(10, 10), pruners.MagnitudePruner(OneShot(0.5)), 2, callbacks=[watch]
+    )
+
+
+# ---- schedules of others -----------------------------------------------
+
+
+class OfTfmot:
+    """Answers as tfmot does: NumPy scalars of single precision, no end."""
+
+    def __call__(self, step):
+        return np.bool_(step == 0), np.float32(0.9)
+
+
+class Scalar:
+    """An eager tensor, as far as a schedule shows it."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def numpy(self):
+        return self.value
+
+    def __bool__(self):
+        return bool(self.value)
+
+
+class OfTensors:
+    def __call__(self, step):
+        return Scalar(np.bool_(step == 0)), Scalar(np.float32(0.9))
+
+
+@pytest.mark.parametrize("schedule", [OfTfmot(), OfTensors()])
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_schedules_of_tfmot_prune_what_they_say(schedule):
+    # In single precision 0.9 of 1000 would be 899.
+    model = dense(100, 10)
+    pruner = pruners.MagnitudePruner(schedule)
+    train(model, pruner, size=8)
+    assert zeros(weights(model)["dense/kernel"]) == 900
+    assert pruner.report.sparsity == pytest.approx(0.9)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_the_end_of_a_tfmot_schedule_is_known():
+    class Decay(OfTfmot):
+        begin_step, end_step, frequency = 0, 7, 3
+
+        def __call__(self, step):
+            due = step <= 7 and step % 3 == 0
+            return np.bool_(due), np.float32(min(step, 7) / 10)
+
+    pruner = Logged(Decay())
+    train(dense(10, 10), pruner, epochs=2)
+    assert pruner.log == [0.0, 0.3, 0.6, 0.7]
+
+
+# ---- what may go wrong -------------------------------------------------
+
+
+def test_a_layer_that_loses_everything_is_named():
+    model = network()
+    kernel = model.get_layer("conv").kernel
+    kernel.assign(ops.convert_to_numpy(kernel) * 1e-3)
+    pruner = pruners.MagnitudePruner(OneShot(0.5), scope="global")
+    with pytest.warns(UserWarning, match="conv/kernel.*layer collapse"):
+        found = pruned_now(pruner, model, 0.5)
+    assert not found["conv/kernel"].any()
+    assert zeros(found["dense/kernel"]) == 356 - 72
+
+
+def test_weights_that_came_back_are_zeroed_and_named():
+    class Revive(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            kernel = self.model.layers[1].kernel
+            kernel.assign(ops.ones(kernel.shape))
+
+    model = dense(10, 10)
+    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    x = np.ones((8, 10), "float32")
+    with pytest.warns(UserWarning, match="50 pruned weights had come back"):
+        model.fit(x, x, verbose=0, callbacks=[Revive(), pruner])
+    assert zeros(weights(model)["dense/kernel"]) == 50
+
+
+def test_nan_weights_are_refused_with_their_name():
+    model = dense(2, 2, [1.0, np.nan, 2.0, 3.0])
+    with pytest.raises(ValueError, match="dense/kernel"):
+        pruned_now(pruners.MagnitudePruner(OneShot(0.5)), model, 0.5)
+
+
+def test_a_model_that_is_not_compiled_is_refused():
+    model = chain((3,), layers.Dense(2))
+    with pytest.raises(ValueError, match="compile"):
+        pruners.MagnitudePruner(OneShot(0.5)).set_model(model)
+
+
+def test_a_sparsity_out_of_range_is_refused_at_the_update():
+    pruner = pruners.MagnitudePruner(lambda step: (step == 0, 90))
+    with pytest.raises(ValueError, match="sparsity=90"):
+        train(dense(3, 2), pruner)
+
+
+@pytest.mark.parametrize("scorer", ["snip", "grasp", "taylor"])
+def test_a_saliency_pruner_without_its_data_is_refused_when_fit_starts(scorer):
+    pruner = pruners.SaliencyPruner(OneShot(0.5), scorer=scorer)
+    with pytest.raises(ValueError, match="data=None"):
+        train(dense(3, 2), pruner)
+
+
+def test_an_unknown_scorer_is_refused_in_the_constructor():
+    for method in (pruners.SaliencyPruner, pruners.AnytimeProgressivePruner):
+        with pytest.raises(ValueError, match="Did you mean 'grasp'"):
+            method(OneShot(0.5), scorer="gasp")
+
+
+def test_an_unknown_mode_is_refused_in_the_constructor():
+    for method in (pruners.SaliencyPruner, pruners.AnytimeProgressivePruner):
+        with pytest.raises(ValueError, match="bn_mode='eval'"):
+            method(OneShot(0.5), bn_mode="eval")
+
+
+@pytest.mark.parametrize("scorer", ["magnitude", "random", "taylor", "synflow"])
+def test_every_scorer_can_be_chosen(scorer):
+    pruner = make(pruners.SaliencyPruner, scorer=scorer)
+    found = pruned_now(pruner, network(), 0.5)
+    assert [zeros(found[path]) for path in KERNELS] == [36, 320]
+
+
+@pytest.mark.parametrize(
+    "policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"]
+)
+def test_other_dtype_policies(policy):
+    model = chain(
+        (10,),
+        layers.Dense(20, dtype=policy, activation="relu", name="hidden"),
+        layers.Dense(5, dtype=policy, name="logits"),
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    pruner = pruners.MagnitudePruner(OneShot(0.5), scope="global")
+    train(model, pruner, epochs=2)
+    if BACKEND == "jax":
+        model.jax_state_sync()
+    after = weights(model)
+    counts = [zeros(after[path]) for path in pruner.masks]
+    assert sum(counts) == 150
+    assert sum(zeros(mask) for mask in pruner.masks.values()) == 150

@@ -1,0 +1,178 @@
+"""The command line."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import gin
+from keras_app import cli
+from keras_app import train
+
+pytestmark = pytest.mark.backend_free
+
+ROOT = pathlib.Path(__file__).parents[1]
+SHORT = [
+    "--gin_file=app.gin",
+    "--gin_param=anytime.epochs=1",
+    "--gin_param=anytime.milestones=()",
+    "--gin_param=data.Megabatches.num_megabatches=2",
+    "--gin_param=data.Megabatches.megabatch_size=200",
+]
+
+
+def call(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "keras_app.train", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _fresh_gin():
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "run"
+    result = call(*SHORT, f"--run_dir={path}")
+    assert result.returncode == 0, result.stderr
+    assert "app megabatch 2/2" in result.stdout
+    return path
+
+
+def test_a_run_ends_with_status_0_and_its_files(run_dir):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert 0 <= summary["accuracy"] <= 1
+    assert summary["effective_density"] == pytest.approx(0.8**4.5, abs=1e-4)
+    assert "anytime.level = 4.5" in (run_dir / "config.gin").read_text()
+
+
+def test_resume_of_a_finished_run_says_so(run_dir):
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    result = call("--resume", f"--run_dir={run_dir}")
+    assert result.returncode == 0
+    assert "finished already" in result.stdout
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_operative_config_reproduces_the_run(run_dir, tmp_path):
+    result = call(
+        f"--gin_file={run_dir / 'config.gin'}", f"--run_dir={tmp_path / 'r'}"
+    )
+    assert result.returncode == 0, result.stderr
+    again = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    assert again == (run_dir / "metrics.jsonl").read_bytes()
+
+
+def test_a_mistake_is_one_line_and_status_2_and_no_folder(tmp_path):
+    result = call(
+        *SHORT, "--gin_param=anytime.levle=3.0", f"--run_dir={tmp_path / 'r'}"
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "levle" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unprepared_data_set_offline_is_one_line_and_status_2(tmp_path):
+    result = call(
+        *SHORT,
+        "--gin_param=data.Megabatches.name_or_arrays='cifar10'",
+        f"--run_dir={tmp_path / 'r'}",
+        TFDS_DATA_DIR=str(tmp_path / "data"),
+        HTTPS_PROXY="http://127.0.0.1:9",
+        HTTP_PROXY="http://127.0.0.1:9",
+    )
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "cifar10" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "--gin_file=app.gin"),
+        (["--gin_file=ap.gin"], "Did you mean app.gin"),
+        (["--bogus"], "bogus"),
+        (["--gin_file=app.gin", "extra"], "unexpected argument: extra"),
+        (["--resume"], "--run_dir"),
+        ([*SHORT, "--gin_param=anytime.level=0.5"], "level=0.5"),
+        ([*SHORT, "--gin_param=anytime.lev"], "parse"),
+        ([*SHORT, "--gin_param=anytime.model='resnet21'"], "resnet20"),
+        (
+            [*SHORT, "--gin_param=data.Megabatches.name_or_arrays='fashon'"],
+            "fashon",
+        ),
+    ],
+)
+def test_mistakes_name_what_is_wrong(tmp_path, arguments, words):
+    run_dir = [] if "--resume" in arguments else [f"--run_dir={tmp_path / 'r'}"]
+    with pytest.raises(cli.UsageError) as error:
+        train.main(["train", *arguments, *run_dir])
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missed_target_ends_with_its_own_status(tmp_path, monkeypatch):
+    from keras_app import experiments
+
+    def missing(run_dir, resume, on_start):
+        from keras_app.experiments.run_folder import RunFolder
+
+        folder = RunFolder(run_dir)
+        folder.begin()
+        on_start(folder)
+        return {"missed": ["app: asked for 0.9, reached 0.5"]}
+
+    monkeypatch.setattr(experiments, "missing", missing, raising=False)
+    file = tmp_path / "missing.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from keras_app import experiments\n"
+        "from keras_app import train\n"
+        "train.run.experiment = @experiments.missing\n"
+    )
+    status = train.main(
+        ["train", f"--gin_file={file}", f"--run_dir={tmp_path / 'r'}"]
+    )
+    assert status == 3
+
+
+def gin_files():
+    return sorted(
+        p.relative_to(ROOT / "gin") for p in ROOT.glob("gin/**/*.gin")
+    )
+
+
+def test_there_are_gin_files():
+    assert pathlib.Path("app.gin") in gin_files()
+
+
+@pytest.mark.parametrize("name", gin_files(), ids=str)
+def test_every_gin_file_parses_and_states_its_promise(name):
+    path = ROOT / "gin" / name
+    text = path.read_text()
+    for word in ("Command:", "Hardware:", "Time:", "Expected:"):
+        assert f"# {word}" in text, f"{name} does not state its {word}"
+    gin.parse_config_files_and_bindings([str(path)], [])
+    if name.parent == pathlib.Path("."):
+        assert gin.query_parameter("keras_app.train.run.experiment")
+
+
+def test_gin_holds_no_package():
+    # It would hide the gin library from `python -m`.
+    assert not (ROOT / "gin" / "__init__.py").exists()
