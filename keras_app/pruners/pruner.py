@@ -120,6 +120,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         self._sparsity = None  # what the schedule asked for last
         self._next_step = None  # the first step not looked at yet
         self._density = 1.0
+        self._last = []  # [(variable, mask)] at the end of the last fit
         self._notes = []
         self.missed = []
         self._batches = 0
@@ -189,11 +190,17 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         before = known.variables_with_masks() if known else []
         variables = list(self._selection.variables.values())
         state = enforcement.attach(model, variables)
-        if not before and self._updates() > 0:
+        if not before:
+            state.set(self._masks_to_start_from(variables))
+
+    def _masks_to_start_from(self, variables):
+        """`[(variable, mask)]` for an optimizer that holds no masks yet."""
+        if self._updates() > 0:
             # The training goes on from a file that holds no masks: what is
             # exactly zero in it was pruned.
-            kept = [(v, ops.convert_to_numpy(v) != 0) for v in variables]
-            state.set(kept)
+            return [(v, ops.convert_to_numpy(v) != 0) for v in variables]
+        # Compiling again made a new optimizer; the zeros are still ours.
+        return [(v, m) for v, m in self._last if any(v is w for w in variables)]
 
     def select(self, model):
         """Returns the `selection.Selection` of a model."""
@@ -236,6 +243,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
     def on_epoch_begin(self, epoch, logs=None):
         """Reads the step counter, after other callbacks may have loaded it."""
         if self._next_step is None:
+            self._density = self._density_of(self.masks)
             self._batches = self._updates() * self._accumulation()
             self._next_step = self._updates()
         self._epoch_start = self._batches
@@ -263,6 +271,9 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
     def finish(self, target):
         """Says so, loudly, if zeros were lost or `target` was not reached."""
         state = self._state
+        enforcement.unalias(self.model)
+        variables = self._selection.variables.values()
+        self._last = [(v, state.get(v)) for v in variables]
         problems = []
         leaks = state.leaks()
         if leaks:
@@ -284,11 +295,14 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
     def _shortfall(self, target):
         if target is None:
             return []
-        if self._sparsity is None:
+        if self._sparsity is None and self._density == 1.0:
             return [
                 f"nothing was pruned (target sparsity {target:.4f}): training "
                 "ended before the schedule began"
             ]
+        if self._sparsity is None:
+            # Restored after the last update: the masks are those of before.
+            self._sparsity = target
         if self._sparsity < target - 1e-9:
             return [
                 f"training ended at sparsity {self._sparsity:.4f} of the "
@@ -346,8 +360,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             self._asked.update(dict.fromkeys(group, target))
         self._state.set([(variables[path], new[path]) for path in variables])
         self._sparsity = sparsity
-        kept = sum(int(np.count_nonzero(mask)) for mask in new.values())
-        self._density = kept / sum(mask.size for mask in new.values())
+        self._density = self._density_of(new)
         emptied = [path for path, mask in new.items() if not mask.any()]
         if emptied:
             warnings.warn(
@@ -355,6 +368,11 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 f"{', '.join(emptied)} (layer collapse). Lower the sparsity, "
                 "or use scope='layer'."
             )
+
+    @staticmethod
+    def _density_of(masks):
+        kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
+        return kept / sum(mask.size for mask in masks.values())
 
     def _targets(self, sparsity):
         """`[(paths that share a threshold, their sparsity)]`."""

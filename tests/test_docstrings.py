@@ -1,0 +1,90 @@
+"""Runs the examples of the docstrings, as a reader would paste them."""
+
+import doctest
+import importlib
+import pkgutil
+
+import keras
+import numpy as np
+import pytest
+
+import keras_app
+
+
+def module_names():
+    """Every module of the package but the command lines."""
+    names = [keras_app.__name__]
+    for found in pkgutil.walk_packages(keras_app.__path__, "keras_app."):
+        if not found.name.endswith("__main__"):
+            names.append(found.name)
+    return names
+
+
+@pytest.mark.parametrize("name", module_names())
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_examples_run_and_print_what_they_say(name, tmp_path, monkeypatch):
+    # What an example writes stays out of the repository.
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    result = doctest.testmod(
+        module,
+        extraglobs={"keras": keras, "np": np, "keras_app": keras_app},
+        optionflags=doctest.NORMALIZE_WHITESPACE,
+    )
+    assert result.failed == 0
+
+
+def test_there_are_examples_to_run():
+    finder = doctest.DocTestFinder()
+    count = sum(
+        len(test.examples)
+        for name in module_names()
+        for test in finder.find(importlib.import_module(name))
+    )
+    assert count > 50
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "distributions",
+        "export",
+        "masks",
+        "pruners",
+        "report",
+        "schedules",
+        "scorers",
+    ],
+)
+def test_every_public_object_has_an_example(module):
+    module = importlib.import_module(f"keras_app.{module}")
+    public = getattr(module, "__all__", None) or [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and callable(value)
+        and value.__module__ == module.__name__
+    ]
+    # Helpers of the package's own rooms, errors, and results that only
+    # functions make.
+    known = {
+        "PruningReport",
+        "PruningSchedule",
+        "Unstructured",
+        "VariableReport",
+        "build",
+        "check_data",
+        "check_int",
+        "check_scorer",
+        "check_sparsity",
+        "flops_per_sample",
+        "write_page",
+    }
+    without = [
+        name
+        for name in public
+        if name not in known
+        and callable(getattr(module, name))
+        and ">>>" not in (getattr(module, name).__doc__ or "")
+    ]
+    assert without == []

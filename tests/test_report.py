@@ -1,0 +1,267 @@
+"""Tests of the report: zeros and FLOPs by hand, table, dict, picture."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_app import report
+from keras_app.pruners import MagnitudePruner
+from keras_app.schedules import OneShot
+
+
+def chain(shape, *stack):
+    """A functional model: its paths do not begin with the model's name."""
+    x = inputs = keras.Input(shape)
+    for layer in stack:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def small():
+    """Kernels of 3x3x2x4 with 12 zeros and of 64x10 with 160."""
+    model = chain(
+        (6, 6, 2),
+        layers.Conv2D(4, 3, name="conv"),
+        layers.BatchNormalization(name="norm"),
+        layers.Flatten(),
+        layers.Dense(10, name="dense"),
+    )
+    conv = np.ones((3, 3, 2, 4))
+    conv[:, :, 0, 0] = 0.0
+    conv[0, :, 1, 3] = -0.0
+    dense = np.ones((64, 10))
+    dense[::4] = 0.0
+    model.get_layer("conv").kernel.assign(conv)
+    model.get_layer("dense").kernel.assign(dense)
+    return model
+
+
+def test_zeros_and_densities_by_hand():
+    summary = report.summarize(small())
+    rows = {row.path: row for row in summary.rows}
+    assert list(rows) == [
+        "conv/kernel",
+        "conv/bias",
+        "norm/gamma",
+        "norm/beta",
+        "dense/kernel",
+        "dense/bias",
+    ]
+    conv, dense = rows["conv/kernel"], rows["dense/kernel"]
+    assert (conv.shape, conv.parameters, conv.zeros) == ((3, 3, 2, 4), 72, 12)
+    assert (dense.shape, dense.parameters, dense.zeros) == ((64, 10), 640, 160)
+    assert conv.density == pytest.approx(5 / 6)
+    assert conv.sparsity == pytest.approx(1 / 6)
+    assert dense.density == 0.75
+    assert conv.prunable and not rows["conv/bias"].prunable
+    assert conv.asked_sparsity is None
+
+
+def test_totals_by_hand():
+    # Biases and beta start at zero: 4 + 4 + 10. All: 72+4+4+4+640+10.
+    summary = report.summarize(small())
+    assert summary.parameters == 734
+    assert summary.zeros == 12 + 160 + 18
+    assert summary.density == pytest.approx(1 - 190 / 734)
+    assert summary.effective_density == pytest.approx(1 - 172 / 712)
+    assert summary.sparsity == pytest.approx(172 / 712)
+
+
+@pytest.mark.parametrize(
+    "shape, layer, expected",
+    [
+        # Two for each multiply-add.
+        ((4,), layers.Dense(5), {"kernel": 2 * 4 * 5}),
+        # On each of seven positions.
+        ((7, 4), layers.Dense(5), {"kernel": 2 * 4 * 5 * 7}),
+        # Valid: 4x4 positions.
+        (
+            (6, 6, 2),
+            layers.Conv2D(4, 3),
+            {"kernel": 2 * 3 * 3 * 2 * 4 * 4 * 4},
+        ),
+        # Stride 2 with padding: 3x4 positions.
+        (
+            (6, 8, 2),
+            layers.Conv2D(4, 3, strides=2, padding="same"),
+            {"kernel": 2 * 72 * 3 * 4},
+        ),
+        # Two groups: each filter sees half of the channels.
+        (
+            (6, 6, 4),
+            layers.Conv2D(4, 3, groups=2),
+            {"kernel": 2 * 3 * 3 * 2 * 4 * 16},
+        ),
+        ((9, 2), layers.Conv1D(4, 3), {"kernel": 2 * 3 * 2 * 4 * 7}),
+        (
+            (4, 4, 4, 1),
+            layers.Conv3D(2, 2),
+            {"kernel": 2 * 8 * 2 * 27},
+        ),
+        # A transposed convolution is applied at each of 6x6 inputs.
+        (
+            (6, 6, 2),
+            layers.Conv2DTranspose(4, 3, strides=2),
+            {"kernel": 2 * 72 * 36},
+        ),
+        ((6, 6, 2), layers.DepthwiseConv2D(3), {"kernel": 2 * 9 * 2 * 16}),
+        (
+            (6, 6, 2),
+            layers.SeparableConv2D(4, 3),
+            {"depthwise_kernel": 2 * 18 * 16, "pointwise_kernel": 2 * 8 * 16},
+        ),
+        # "c" is summed over, "b" counts the applications.
+        (
+            (5, 4),
+            layers.EinsumDense("abc,cd->abd", (None, 3)),
+            {"kernel": 2 * 4 * 3 * 5},
+        ),
+        # One matrix for each "b".
+        (
+            (5, 4),
+            layers.EinsumDense("abc,bcd->abd", (None, 3)),
+            {"kernel": 2 * 5 * 4 * 3},
+        ),
+        ((4,), layers.EinsumDense("ab,bc->ac", 3), {"kernel": 2 * 4 * 3}),
+    ],
+)
+def test_flops_by_hand(shape, layer, expected):
+    model = chain(shape, layer)
+    flops = report.flops_per_sample(model)
+    names = {id(v): v.name for v in model.trainable_variables}
+    assert {names[key]: value for key, value in flops.items()} == expected
+
+
+def test_flops_of_zeros_are_left_out_of_the_sparse_ones():
+    summary = report.summarize(small())
+    dense, conv = 2 * 640, 2 * 72 * 16
+    assert summary.flops == dense + conv
+    assert summary.sparse_flops == pytest.approx(dense * 0.75 + conv * 5 / 6)
+
+
+def test_layers_of_a_nested_model_have_flops():
+    inner = chain((4,), layers.Dense(6, name="a"), layers.Dense(4, name="b"))
+    model = chain((4,), inner, layers.Dense(3, name="c"))
+    assert report.summarize(model).flops == 2 * (24 + 24 + 12)
+
+
+def test_flops_that_are_not_known_are_none():
+    x = keras.Input((5, 4))
+    model = keras.Model(x, layers.MultiHeadAttention(2, 2)(x, x))
+    summary = report.summarize(model)
+    [row] = [r for r in summary.rows if r.path.endswith("query/kernel")]
+    assert row.flops is None
+    assert summary.flops == 0
+
+
+def test_the_table_shows_every_pruned_variable():
+    text = str(report.summarize(small()))
+    for words in (
+        "conv/kernel",
+        "3x3x2x4",
+        "dense/kernel",
+        "64x10",
+        "640",
+        "160",
+        "0.2500",
+        "0.1667",
+        "all trainable",
+        "734",
+        "skipped conv/bias: a vector",
+        "skipped norm/gamma: a vector",
+    ):
+        assert words in text
+
+
+def test_the_table_of_a_pruner_shows_what_was_asked_for():
+    model = small()
+    model.compile("sgd", "mse")
+    pruner = MagnitudePruner(OneShot(0.6), filters="dense")
+    pruner.set_model(model)
+    pruner.prune(0.6)
+    [line] = [
+        line
+        for line in str(pruner.report).splitlines()
+        if "dense/kernel" in line
+    ]
+    assert "0.6000" in line and "384" in line
+    assert "skipped conv/kernel: not matched by `filters`" in str(pruner.report)
+
+
+def test_long_paths_stay_in_one_piece():
+    name = "a_block_of_a_very_deep_network_with_a_name_that_says_everything"
+    inner = chain((4,), layers.Dense(3, name=f"{name}_two"))
+    model = keras.Sequential([keras.Input((4,)), inner], name=f"{name}_one")
+    x = keras.Input((4,))
+    long = layers.Dense(3, name=f"{name}_and_{name}")(x)
+    for each in (model, keras.Model(x, long)):
+        summary = report.summarize(each)
+        text = str(summary)
+        for row in summary.rows:
+            assert row.path in text
+
+
+def test_brackets_are_no_markup():
+    model = chain((4,), layers.Dense(3, name="stage[a]"))
+    assert "stage[a]/kernel" in str(report.summarize(model))
+    summary = report.PruningReport([], {"x": "as [b] says"}, ["see [red]"])
+    assert "as [b] says" in str(summary) and "see [red]" in str(summary)
+
+
+def test_the_dict_is_plain_and_complete():
+    model = small()
+    model.compile("sgd", "mse")
+    pruner = MagnitudePruner(OneShot(0.5))
+    pruner.set_model(model)
+    pruner.prune(0.5)
+    found = json.loads(json.dumps(pruner.report.to_dict()))
+    assert found["parameters"] == 734
+    assert found["effective_density"] == pytest.approx(0.5)
+    assert set(found["skipped"]) == {
+        "conv/bias",
+        "norm/gamma",
+        "norm/beta",
+        "dense/bias",
+    }
+    [row] = [v for v in found["variables"] if v["path"] == "conv/kernel"]
+    assert row["shape"] == [3, 3, 2, 4]
+    assert row["zeros"] == 36
+    assert row["asked_sparsity"] == 0.5
+    assert row["flops"] == 2304
+    assert row["density"] == 0.5
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    report.summarize(small()).plot(tmp_path / "density.png")
+    content = (tmp_path / "density.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) > 2000
+
+
+def test_a_model_without_kernels_has_a_report():
+    summary = report.summarize(chain((4,), layers.LayerNormalization(name="n")))
+    assert summary.parameters == 8
+    assert summary.effective_density == 1.0
+    assert set(summary.skipped) == {"n/gamma", "n/beta"}
+    assert "0.0000" in str(summary)
+
+
+def test_a_model_that_is_not_built_is_refused():
+    with pytest.raises(ValueError, match="built"):
+        report.summarize(keras.Sequential([layers.Dense(2)]))
+
+
+def test_a_shared_layer_counts_once():
+    shared = layers.Dense(4, name="shared")
+    x = keras.Input((4,))
+    summary = report.summarize(keras.Model(x, shared(shared(x))))
+    assert summary.parameters == 20
+
+
+def test_a_shared_layer_costs_each_time_or_is_not_known():
+    shared = layers.Dense(4, name="shared")
+    x = keras.Input((4,))
+    summary = report.summarize(keras.Model(x, shared(shared(x))))
+    assert summary.rows[0].flops in (None, 2 * 2 * 16)
