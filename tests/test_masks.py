@@ -573,7 +573,8 @@ RAGGED = np.array(
         [6.0, 0.0, 9.0, 1.0, 4.0],
     ]
 )
-# Blocks of 2x2 from 3x5. Averages: 2, 2, 3 / 3, 5, 4. Maxima: 3, 8, 5 / 6, 9, 4.
+# Blocks of 2x2 from 3x5. Averages: 2, 2, 3 / 3, 5, 4.
+# Maxima: 3, 8, 5 / 6, 9, 4.
 
 
 def test_block_averages_only_the_entries_that_exist():

@@ -478,6 +478,24 @@ def test_configurations_decide_what_differs_only_by_seed(
     assert ("APP, mean of 3 seeds" in written) == averaged
 
 
+@pytest.mark.parametrize(
+    "rates, averaged", [((0.1, 0.1, 0.1), True), ((0.1, 0.1, 0.2), False)]
+)
+def test_settings_decide_where_there_is_no_configuration(
+    tmp_path, rates, averaged
+):
+    folders = seeds(tmp_path)
+    summaries = [json.loads((f / "summary.json").read_text()) for f in folders]
+    for seed, (summary, rate) in enumerate(zip(summaries, rates)):
+        summary["settings"] = {
+            "optimizer": {"learning_rate": rate},
+            "pruner": {"scorers": [{"batches": 4, "seed": seed}], "seed": seed},
+            "seed": seed,
+        }
+    path = write_page(folders, summaries=summaries)
+    assert ("APP, mean of 3 seeds" in path.read_text()) == averaged
+
+
 def test_runs_with_the_same_folder_name_are_told_apart(tmp_path):
     methods = {"dense": figures(0.5, 9)}
     folders = [

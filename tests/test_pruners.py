@@ -164,9 +164,7 @@ def test_masks_after_training(method):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_masks(method):
-    first, second = (
-        pruned_now(make(method), network(), 0.5) for _ in range(2)
-    )
+    first, second = (pruned_now(make(method), network(), 0.5) for _ in range(2))
     for path in KERNELS:
         np.testing.assert_array_equal(first[path], second[path])
 
@@ -493,7 +491,10 @@ def test_blocks():
     # Blocks of the convolution: 9 of 2x4. Of the dense kernel: 8.
     blocks = [
         *found["conv/kernel"].reshape(9, 8),
-        *found["dense/kernel"].reshape(4, 16, 2, 5).swapaxes(1, 2).reshape(8, 80),
+        *found["dense/kernel"]
+        .reshape(4, 16, 2, 5)
+        .swapaxes(1, 2)
+        .reshape(8, 80),
     ]
     assert all(block.all() or not block.any() for block in blocks)
     assert sum(not block.any() for block in blocks) == 8
@@ -708,7 +709,10 @@ def test_pruned_weights_stay_zero_in_every_epoch():
 
     watch = Watch()
     train(
-        dense(10, 10), pruners.MagnitudePruner(OneShot(0.5)), 2, callbacks=[watch]
+        dense(10, 10),
+        pruners.MagnitudePruner(OneShot(0.5)),
+        2,
+        callbacks=[watch],
     )
 
 
@@ -797,6 +801,20 @@ def test_nan_weights_are_refused_with_their_name():
     model = dense(2, 2, [1.0, np.nan, 2.0, 3.0])
     with pytest.raises(ValueError, match="dense/kernel"):
         pruned_now(pruners.MagnitudePruner(OneShot(0.5)), model, 0.5)
+
+
+def test_a_model_that_fit_builds_is_pruned_or_refused_with_the_way_out():
+    # On TensorFlow, Keras builds it only within the first step.
+    model = keras.Sequential([layers.Dense(10, name="dense")])
+    model.compile("sgd", "mse")
+    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    x = np.ones((4, 10), "float32")
+    if BACKEND == "tensorflow":
+        with pytest.raises(ValueError, match="Call it once on a batch"):
+            model.fit(x, x, verbose=0, callbacks=[pruner])
+        model(x)
+    model.fit(x, x, verbose=0, callbacks=[pruner])
+    assert [zeros(mask) for mask in pruner.masks.values()] == [50]
 
 
 def test_a_model_that_is_not_compiled_is_refused():

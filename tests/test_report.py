@@ -116,13 +116,13 @@ def test_totals_by_hand():
         # "c" is summed over, "b" counts the applications.
         (
             (5, 4),
-            layers.EinsumDense("abc,cd->abd", (None, 3)),
+            layers.EinsumDense("abc,cd->abd", (5, 3)),
             {"kernel": 2 * 4 * 3 * 5},
         ),
         # One matrix for each "b".
         (
             (5, 4),
-            layers.EinsumDense("abc,bcd->abd", (None, 3)),
+            layers.EinsumDense("abc,bcd->abd", (5, 3)),
             {"kernel": 2 * 5 * 4 * 3},
         ),
         ((4,), layers.EinsumDense("ab,bc->ac", 3), {"kernel": 2 * 4 * 3}),
@@ -133,6 +133,12 @@ def test_flops_by_hand(shape, layer, expected):
     flops = report.flops_per_sample(model)
     names = {id(v): v.name for v in model.trainable_variables}
     assert {names[key]: value for key, value in flops.items()} == expected
+
+
+def test_flops_of_an_einsum_whose_output_axis_is_free():
+    # The usual way to write it; the five come from the input.
+    model = chain((5, 4), layers.EinsumDense("abc,cd->abd", (None, 3)))
+    assert list(report.flops_per_sample(model).values()) == [2 * 4 * 3 * 5]
 
 
 def test_flops_of_zeros_are_left_out_of_the_sparse_ones():

@@ -1,5 +1,7 @@
 """Tests of which variables are pruned, and why the others are not."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from keras_app import schedules
 from keras_app import selection
 
 
+@functools.cache
 def everything():
-    """Convolutions, attention, recurrence and embeddings in one model."""
+    """Convolutions, attention, recurrence and embeddings, to read only."""
     image = keras.Input((8, 8, 3), name="image")
     x = layers.Conv2D(4, 3, name="conv")(image)
     x = layers.BatchNormalization(name="norm")(x)

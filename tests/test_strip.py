@@ -73,7 +73,6 @@ def test_the_copy_has_the_weights_and_outputs_and_nothing_else():
     assert_same(copy, model)
     kernel = ops.convert_to_numpy(copy.get_layer("dense").kernel)
     assert np.count_nonzero(kernel == 0) == 96
-    assert not copy.compiled
     assert masks_of(copy) == {}
     # Each has weights of its own.
     copy.get_layer("dense").kernel.assign(np.ones(kernel.shape))
@@ -108,6 +107,14 @@ def test_weights_that_came_back_are_zero_in_the_copy():
     kernel.assign(np.ones(kernel.shape))
     copy = strip_pruning(model).get_layer("dense").kernel
     assert np.count_nonzero(ops.convert_to_numpy(copy)) == 96
+
+
+def test_the_copy_of_a_compiled_model_is_not_compiled():
+    # A compiled copy would write an optimizer into its file, perhaps one of
+    # this package.
+    model = network()
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    assert not strip_pruning(model).compiled
 
 
 def test_a_model_that_was_never_pruned_is_copied():
@@ -165,6 +172,7 @@ class Subclassed(keras.Model):
 def test_subclassed_models_with_a_config():
     model = Subclassed(7)
     x, y = np.ones((4, 3), "float32"), np.ones((4, 2), "float32")
+    model(x)
     model.compile("sgd", "mse")
     model.fit(x, y, verbose=0, callbacks=[MagnitudePruner(OneShot(0.5))])
     copy = strip_pruning(model)
@@ -185,7 +193,9 @@ def test_subclassed_models_without_a_config_are_refused_with_the_way_out():
 
     model = Mute(2)
     model(np.ones((1, 3), "float32"))
-    with pytest.raises(ValueError, match="Mute cannot be copied.*get_config"):
+    with pytest.raises(
+        ValueError, match="(?s)Mute cannot be copied.*get_config"
+    ):
         strip_pruning(model)
 
 

@@ -56,14 +56,7 @@ def number(value):
 
 
 def load(folders, summaries):
-    """Reads runs; a summary that is `None` is read from its folder.
-
-    Args:
-        folders: `pathlib.Path`s of run folders.
-        summaries: A dict or `None` for each folder.
-
-    Returns:
-        A list of `Run`s, named by their folders.
+    """`Run`s of folders; a summary that is `None` is read from its folder.
 
     Raises:
         ValueError: A folder holds no run, or a summary cannot be read.

@@ -82,7 +82,7 @@ def _count_beside(value, dense):
     return _signed(value - dense, 0 if whole else 1)
 
 
-def _share_of(value, dense):
+def _share(value, dense):
     return percent(value / dense) + " of dense" if dense else ""
 
 
@@ -97,7 +97,6 @@ class Figure:
     value and the dense network's; `best` is `max`, `min`, or `None`.
     """
 
-    key: str
     label: str
     about: str = ""
     show: object = _plain
@@ -113,82 +112,57 @@ class Figure:
 
 _RATE = percent, lambda value, dense: _signed(100 * (value - dense))
 _GAP = points, lambda value, dense: _signed(value - dense)
-_FIGURES = (
-    Figure("accuracy", "Test accuracy", "at the end", *_RATE, max),
-    Figure(
-        "cer",
+_COST = _large, _share
+_FIGURES = {
+    "accuracy": Figure("Test accuracy", "at the end", *_RATE, max),
+    "cer": Figure(
         "CER",
         "misclassified test examples, summed over the megabatches",
-        count,
-        _count_beside,
-        min,
+        *(count, _count_beside, min),
     ),
-    Figure(
-        "mean_error_rate", "Mean error rate", "over the megabatches", *_RATE, min
+    "mean_error_rate": Figure(
+        "Mean error rate", "over the megabatches", *_RATE, min
     ),
-    Figure(
-        "generalization_gap",
+    "generalization_gap": Figure(
         "Gap, last epoch",
         "training minus validation accuracy in points, last megabatch",
         *_GAP,
     ),
-    Figure(
-        "generalization_gap_best",
+    "generalization_gap_best": Figure(
         "Gap, best epoch",
         "the same at the epoch with the best validation accuracy",
         *_GAP,
     ),
-    Figure(
-        "mean_generalization_gap",
-        "Gap, mean",
-        "last epochs, over the megabatches",
-        *_GAP,
+    "mean_generalization_gap": Figure(
+        "Gap, mean", "last epochs, over the megabatches", *_GAP
     ),
-    Figure(
-        "effective_density",
+    "effective_density": Figure(
         "Density, prunable",
         "share of the prunable kernels that is kept",
         percent,
     ),
-    Figure(
-        "density_all",
-        "Density, all",
-        "share of all parameters that is kept",
-        percent,
+    "density_all": Figure(
+        "Density, all", "share of all parameters that is kept", percent
     ),
-    Figure(
-        "cumulative_kept_parameters",
-        "Kept parameters",
-        "summed over the megabatches",
-        count,
-        _share_of,
+    "cumulative_kept_parameters": Figure(
+        "Kept parameters", "summed over the megabatches", count, _share
     ),
-    Figure(
-        "cumulative_training_examples",
-        "Training examples",
-        "seen, all epochs and megabatches",
-        count,
-        _share_of,
+    "cumulative_training_examples": Figure(
+        "Training examples", "seen, all epochs and megabatches", count, _share
     ),
-    Figure(
-        "cumulative_forward_flops",
-        "Forward FLOPs",
-        "in training, as a dense network computes",
-        _large,
-        _share_of,
+    "cumulative_forward_flops": Figure(
+        "Forward FLOPs", "in training, as a dense network computes", *_COST
     ),
-    Figure(
-        "cumulative_forward_flops_sparse",
+    "cumulative_forward_flops_sparse": Figure(
         "Forward FLOPs, kept",
         "the same, without those of pruned weights: a count, not a time",
-        _large,
-        _share_of,
+        *_COST,
     ),
-)
+}
 
 
 def shown_figures(runs):
-    """The known figures that any method has, then those nobody described."""
+    """`{key: Figure}`: the known ones that any method has, then all others."""
     found = set()
     for run in runs:
         for figures in run.figures.values():
@@ -196,9 +170,9 @@ def shown_figures(runs):
         if run.figures and run.summary in run.figures.values():
             # A summary without methods: its settings are not its results.
             found -= {"seed", "seconds", "epochs", "num_megabatches"}
-    known = [figure for figure in _FIGURES if figure.key in found]
-    extra = sorted(found - {figure.key for figure in known})
-    return known + [Figure(key, key) for key in extra]
+    known = [key for key in _FIGURES if key in found]
+    others = sorted(found.difference(known))
+    return {key: _FIGURES.get(key, Figure(key)) for key in known + others}
 
 
 # ---- sentences -------------------------------------------------------------
@@ -228,6 +202,10 @@ def _several(how_many, one, many):
     return f"{how_many} {one if how_many == 1 else many}"
 
 
+def _megabatches(how_many):
+    return _several(how_many, "megabatch", "megabatches")
+
+
 class Comparison:
     """What one run, or equal runs with several seeds, say in words.
 
@@ -247,15 +225,22 @@ class Comparison:
 
     def values(self, method, key):
         """One number per run; empty if any run lacks it."""
-        values = [
-            number(run.figures.get(method, {}).get(key)) for run in self.runs
-        ]
-        return [] if None in values else values
+        found = [run.figures.get(method, {}).get(key) for run in self.runs]
+        found = [number(value) for value in found]
+        return [] if None in found else found
 
     def mean(self, method, key):
         """The mean over the runs, or `None` if any run lacks the number."""
         values = self.values(method, key)
-        return statistics.fmean(values) if values else None
+        # The number of a single run stays an integer if it is one.
+        if len(values) > 1:
+            return statistics.fmean(values)
+        return values[0] if values else None
+
+    def spread(self, method, key):
+        """The standard deviation (n - 1) over several runs, or `None`."""
+        values = self.values(method, key)
+        return statistics.stdev(values) if len(values) > 1 else None
 
     def sentences(self):
         """Everything there is to say, a list of texts."""
@@ -278,13 +263,8 @@ class Comparison:
         if not means:
             return ""
         ours, theirs = map(percent, means)
-        differences = [
-            100 * (a - b)
-            for a, b in zip(
-                self.values(self.subject, "accuracy"),
-                self.values(other, "accuracy"),
-            )
-        ]
+        pairs = (self.values(m, "accuracy") for m in (self.subject, other))
+        differences = [100 * (a - b) for a, b in zip(*pairs)]
         difference = statistics.fmean(differences)
         size = fixed(abs(difference), 1)
         side = "below" if difference < 0 else "above"
@@ -403,17 +383,15 @@ def statement(run):
     text += f", model {told['model']}" if told.get("model") else ""
     parts = []
     if told.get("epochs"):
-        epochs = _several(told["epochs"], "epoch", "epochs")
+        parts.append(_several(told["epochs"], "epoch", "epochs"))
         if told.get("num_megabatches"):
-            times = told["num_megabatches"]
-            times = _several(times, "megabatch", "megabatches")
-            epochs = f"{times} of {epochs} each"
-        parts.append(epochs)
+            times = _megabatches(told["num_megabatches"])
+            parts = [f"{times} of {parts[0]} each"]
     if number(told.get("level")) is not None:
-        level = f"level {told['level']:g}"
+        parts.append(f"level {told['level']:g}")
         if number(told.get("target_density")) is not None:
-            level += f" (target density {percent(told['target_density'])})"
-        parts.append(level)
+            density = percent(told["target_density"])
+            parts[-1] += f" (target density {density})"
     if told.get("test_examples"):
         parts.append(f"{count(told['test_examples'])} test examples")
     if told.get("seed") is not None:
@@ -445,8 +423,7 @@ def unfinished(run):
     """A warning that the run is unfinished, and how far it has come."""
     epochs = sum(len(run.epochs(method)) for method in run.methods)
     rows = [
-        f"{label(method)} "
-        + _several(len(run.megabatches(method)), "megabatch", "megabatches")
+        f"{label(method)} {_megabatches(len(run.megabatches(method)))}"
         for method in run.methods
     ]
     done = f" ({', '.join(rows)})" if rows else ""

@@ -1,0 +1,423 @@
+"""The charts of the run page: HTML figures with an SVG picture inside.
+
+Each function returns a list of figures, without those that lack their data.
+"""
+
+import base64
+import collections
+import functools
+import io
+import itertools
+import math
+import statistics
+from html import escape
+
+from keras_app.report import wording
+from keras_app.report.runs import DENSE
+from keras_app.report.runs import groups
+from keras_app.report.runs import number
+
+# Okabe and Ito's colours, which stay apart for colour-blind readers, each with
+# a mark of its own for print in grey. A method looks the same everywhere.
+_LOOKS = {
+    "app": ("#0072B2", "o"),
+    "one_shot": ("#D55E00", "s"),
+    "dense": ("#4d4d4d", "D"),
+    "app_reference": ("#009E73", "^"),
+}
+_SPARE_LOOKS = (
+    ("#CC79A7", "v"),
+    ("#E69F00", "P"),
+    ("#56B4E9", "X"),
+    ("#0072B2", "<"),
+    ("#D55E00", ">"),
+    ("#009E73", "h"),
+)
+# Runs differ by their dashes.
+_DASHES = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1, 1.2)),
+    (0, (6, 1.5, 1, 1.5)),
+    (0, (3, 3)),
+    (0, (6, 1.5, 1, 1.5, 1, 1.5)),
+)
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#8a8f98",
+    "axes.grid": True,
+    "axes.labelcolor": "#333333",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.facecolor": "white",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": "#e4e6ea",
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    # The same page from the same numbers, byte for byte.
+    "svg.hashsalt": "keras_app",
+    # A run may be named "$x$": names are text, not mathematics.
+    "text.parse_math": False,
+    "text.usetex": False,
+    "xtick.color": "#555b66",
+    "ytick.color": "#555b66",
+}
+
+
+def over_megabatches(runs):
+    """Accuracy, density, gaps and errors, a line per run and method."""
+    line = functools.partial(_line_chart, runs)
+    last, best = "generalization_gap_last", "generalization_gap_best"
+    gaps = [
+        value
+        for run in runs
+        for method in run.methods
+        for key in (last, best)
+        for value in _series(run, method, key)[1]
+    ]
+    # Common limits, so that neighbouring charts can be compared by eye.
+    limits = _limits([0, *gaps], 0.06)
+    charts = [
+        line(
+            "Test accuracy",
+            "After each megabatch, with the weights of the best epoch.",
+            "test_accuracy",
+            "test accuracy (%)",
+        ),
+        line(
+            "Density",
+            "Share of the prunable kernels that is kept: line and marks are "
+            "what was achieved, dashes what was asked for.",
+            "density",
+            "density (%)",
+            limits=(0, 105),
+        ),
+        line(
+            "Generalization gap, last epoch",
+            "Training minus validation accuracy, in points. Training accuracy "
+            "is taken while the epoch runs, so that early gaps can be "
+            "negative.",
+            last,
+            "points",
+            limits=limits,
+        ),
+        line(
+            "Generalization gap, best epoch",
+            "The same at the epoch with the best validation accuracy, whose "
+            "weights are kept.",
+            best,
+            "points",
+            limits=limits,
+        ),
+        line(
+            "Misclassified",
+            "Test examples that are wrong after each megabatch.",
+            "misclassified",
+            "test examples",
+        ),
+        line(
+            "CER so far",
+            "The same, summed up from the first megabatch; lower is better.",
+            "misclassified",
+            "test examples",
+            cumulative=True,
+        ),
+        line(
+            "CER so far, beside dense",
+            "The same, less that of the dense network of the same run: below "
+            "zero is better than dense.",
+            "misclassified",
+            "test examples",
+            cumulative=True,
+            beside=DENSE,
+        ),
+    ]
+    return [chart for chart in charts if chart]
+
+
+def over_layers(runs):
+    """A map per run and pruned method: density by layer and megabatch."""
+    maps = [
+        _layer_map(run, method, len(runs) > 1)
+        for run in runs
+        for method in run.methods
+        if method != DENSE
+    ]
+    return [chart for chart in maps if chart]
+
+
+def over_epochs(runs, key, val_key, axis):
+    """A chart per method, so that training and validation stay readable.
+
+    `key` and `val_key` name figures that each epoch logs; where the latter is
+    `None`, a run has one line. `axis` ends in "(%)" where they are shares.
+    """
+    lines = collections.defaultdict(list)
+    for run, dashes in _dashed(runs):
+        for method in run.methods:
+            train, val = (
+                _curve(run, method, name, _scale(axis))
+                for name in (key, val_key)
+            )
+            if any(map(math.isfinite, train + val)):
+                lines[method].append((run, dashes, train, val))
+    found = [c for those in lines.values() for line in those for c in line[2:]]
+    finite = list(filter(math.isfinite, itertools.chain(*found)))
+    limits = _limits(finite, 0.04) if finite else None
+    return [
+        _epoch_chart(runs, method, those, val_key, axis, limits)
+        for method, those in lines.items()
+    ]
+
+
+def _curve(run, method, key, scale):
+    values = [number(event.get(key)) for event in run.epochs(method)]
+    return [math.nan if value is None else scale * value for value in values]
+
+
+def _scale(axis):
+    return 100 if axis.endswith("(%)") else 1
+
+
+def _limits(values, share):
+    """Limits with some room beyond the values, that share of their range."""
+    low, high = min(values), max(values)
+    room = share * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _dashed(runs):
+    return list(zip(runs, itertools.cycle(_DASHES)))
+
+
+def _look(method, runs):
+    names = dict.fromkeys(m for run in runs for m in run.methods)
+    spare = [name for name in names if name not in _LOOKS]
+    looks = {**dict(zip(spare, itertools.cycle(_SPARE_LOOKS))), **_LOOKS}
+    return dict(zip(("color", "marker"), looks[method]))
+
+
+def _short(name, length=28):
+    name = name if len(name) <= length else name[: length - 1] + "…"
+    # Matplotlib hides legend entries that begin with an underscore.
+    return " " + name if name.startswith("_") else name
+
+
+def _chart(title, note, alt, draw, height=3.1):
+    """A figure element; `draw(figure, axes)` does the drawing."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    file = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, height), layout="constrained")
+        draw(figure, figure.subplots())
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    data = base64.b64encode(file.getvalue()).decode()
+    note = f" <span>{escape(note)}</span>" if note else ""
+    return (
+        f"<figure>\n<figcaption><b>{escape(title)}</b>{note}</figcaption>\n"
+        f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">\n'
+        "</figure>\n"
+    )
+
+
+def _finish(figure, axes, x, y, runs, methods, extra):
+    """Names the axes; below, methods, runs if several, and `extra` lines."""
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    entries = []
+    for method in methods:
+        name = _short(wording.label(method))
+        entries.append({**_look(method, runs), "label": name})
+    for run, dashes in _dashed(runs) if len(runs) > 1 else ():
+        name = _short(run.name)
+        entries.append({"color": "#777777", "ls": dashes, "label": name})
+    entries += extra
+    figure.legend(
+        handles=[Line2D([], [], **look) for look in entries],
+        loc="outside lower center",
+        ncols=min(4 if len(runs) == 1 else 3, max(1, len(entries))),
+        fontsize=8.5,
+        columnspacing=1.4,
+    )
+
+
+def _series(run, method, key, scale=1, cumulative=False):
+    """`(numbers of the megabatches from 1, values)` of what is known."""
+    xs, ys, total = [], [], 0
+    for index, row in enumerate(run.megabatches(method)):
+        value = number(row.get(key))
+        if value is None:
+            continue
+        total += value
+        megabatch = number(row.get("megabatch"))
+        xs.append((index if megabatch is None else megabatch) + 1)
+        ys.append(scale * (total if cumulative else value))
+    return xs, ys
+
+
+def _line_chart(
+    runs, title, note, key, axis, cumulative=False, limits=None, beside=None
+):
+    """One line per run and method over the megabatches.
+
+    What the log has as the target of `key` is drawn dashed. With `beside`, the
+    values are differences to those of that method.
+    """
+    scale = _scale(axis)
+    series = []
+    for run, dashes in _dashed(runs):
+        for method in run.methods:
+            xs, ys = _series(run, method, key, scale, cumulative)
+            if beside:
+                base = dict(zip(*_series(run, beside, key, scale, cumulative)))
+                ys = [y - base[x] for x, y in zip(xs, ys) if x in base]
+                xs = [x for x in xs if x in base]
+            if xs and method != beside:
+                series.append((run, dashes, method, xs, ys))
+    if not series:
+        return ""
+    methods = list(dict.fromkeys(line[2] for line in series))
+    means = _dashed([group for group in groups(runs) if len(group) > 1])
+    averaged = {run for group, _ in means for run in group}
+
+    def draw(figure, axes):
+        extra = []
+        for run, dashes, method, xs, ys in series:
+            look = _look(method, runs)
+            asked = _series(run, method, f"target_{key}", scale)
+            thin = run in averaged
+            # Under its dashed target, or its mean, a line steps back.
+            alpha = 0.45 if thin or asked[0] else 1.0
+            width = 1.0 if thin else 3.0 if asked[0] else 1.6
+            look["marker"] = "" if thin else look["marker"]
+            style = {"ls": dashes, "lw": width, "alpha": alpha}
+            axes.plot(xs, ys, clip_on=False, **look, **style)
+            if asked[0]:
+                target = {"ls": (0, (4, 2)), "label": "target"}
+                axes.plot(*asked, color=look["color"], lw=1.2, **target)
+                extra = [{"color": "#777777", **target}]
+        for group, dashes in means:
+            style = {"ls": dashes, "lw": 2.2}
+            for method in methods:
+                mean = _mean_line(group, method, series)
+                axes.plot(*mean, **_look(method, runs), **style)
+            name = _short("mean of " + ", ".join(run.name for run in group))
+            extra.append({"color": "#333333", "label": name, **style})
+        if beside or (limits and limits[0] < 0):
+            axes.axhline(0, color="#8a8f98", linewidth=0.8, zorder=1)
+        if limits:
+            axes.set_ylim(*limits)
+        _finish(figure, axes, "megabatch", axis, runs, methods, extra)
+
+    ends = [
+        (f"{run.name}, " if len(runs) > 1 else "")
+        + f"{wording.label(method)} from {wording.fixed(ys[0], 1)} to "
+        + wording.fixed(ys[-1], 1)
+        for run, _, method, _, ys in series
+    ]
+    alt = f"Line chart, {title.lower()}, {axis}: {'; '.join(ends)}."
+    return _chart(title, note, alt, draw)
+
+
+def _mean_line(group, method, series):
+    """The mean over equal runs, where all of them have a value."""
+    values = collections.defaultdict(list)
+    for run, _, name, xs, ys in series:
+        if name == method and run in group:
+            for x, y in zip(xs, ys):
+                values[x].append(y)
+    xs = sorted(x for x in values if len(values[x]) == len(group))
+    return xs, [statistics.fmean(values[x]) for x in xs]
+
+
+def _layer_map(run, method, with_name):
+    rows = [
+        row["layers"]
+        for row in run.megabatches(method)
+        if isinstance(row.get("layers"), dict) and row["layers"]
+    ]
+    if not rows:
+        return ""
+    layers = list(rows[0])
+    table = [
+        [100 * (number(row.get(name)) or 0.0) for row in rows]
+        for name in layers
+    ]
+
+    def draw(figure, axes):
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        image = axes.imshow(
+            table, cmap="Blues", vmin=0, vmax=100, aspect="auto"
+        )
+        ticks = range(0, len(rows), math.ceil(len(rows) / 12))
+        axes.set_xticks(ticks, [tick + 1 for tick in ticks])
+        axes.set_yticks(range(len(layers)), [_short(name) for name in layers])
+        axes.set_xlabel("megabatch")
+        if len(rows) > 12:
+            figure.colorbar(image, ax=axes)
+            return
+        for y, values in enumerate(table):
+            for x, value in enumerate(values):
+                # One decimal where whole percents would say too little.
+                text = f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+                color = "white" if value > 60 else "#1f2933"
+                look = {"ha": "center", "va": "center", "fontsize": 8}
+                axes.text(x, y, text, color=color, **look)
+
+    title = wording.capital(wording.label(method))
+    title += f", {run.name}" if with_name else ""
+    last = ", ".join(
+        f"{name} {values[-1]:.1f} %" for name, values in zip(layers, table)
+    )
+    alt = f"Heat map of the density per layer and megabatch; at the end {last}."
+    return _chart(title, "", alt, draw, 0.8 + 0.3 * len(layers))
+
+
+def _epoch_chart(runs, method, lines, val_key, axis, limits):
+    color = _look(method, runs)["color"]
+    looks = [{"color": color}]
+    if val_key:
+        looks = [
+            {"color": color, "alpha": 0.4, "lw": 2.2, "label": "training"},
+            {"color": color, "lw": 1.3, "label": "validation"},
+        ]
+    longest = max((run.epochs(method) for run, *_ in lines), key=len)
+    numbers = [event.get("megabatch") for event in longest]
+
+    def draw(figure, axes):
+        axes.grid(False, axis="x")
+        for epoch in range(1, len(numbers)):
+            if numbers[epoch] != numbers[epoch - 1]:
+                axes.axvline(epoch + 0.5, color="#d5d8de", lw=0.8, zorder=1)
+        for _, dashes, *curves in lines:
+            for ys, look in zip(curves, looks):
+                # A single epoch is a point, which a line would not show.
+                mark = "o" if len(ys) == 1 else None
+                xs = range(1, len(ys) + 1)
+                axes.plot(xs, ys, ls=dashes, marker=mark, **look)
+        axes.set_ylim(*limits)
+        extra = looks if val_key else []
+        _finish(figure, axes, "epoch", axis, runs, [], extra)
+
+    ends = []
+    for run, _, train, val in lines:
+        text = f"{run.name}: " if len(runs) > 1 else ""
+        text += f"ends at {train[-1]:.2f}"
+        if val_key:
+            text += f" in training and {val[-1]:.2f} in validation"
+        ends.append(text)
+    name = wording.label(method)
+    alt = f"Line chart of {axis} over the epochs, {name}; {'; '.join(ends)}."
+    title = f"{wording.capital(name)}: {axis.removesuffix(' (%)')}"
+    return _chart(title, "", alt, draw, 2.7)
