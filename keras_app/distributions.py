@@ -50,7 +50,7 @@ def erdos_renyi(shapes, sparsity, custom=None, include_kernel=True, power=1.0):
     Example:
 
     >>> erdos_renyi({"a": (10, 10), "b": (100, 10)}, 0.5)
-    {'a': 0.0, 'b': 0.55}
+    {'a': 0.153846153846, 'b': 0.534615384615}
 
     Reference: [Mocanu et al., 2018](https://arxiv.org/abs/1707.04780), eq. 4;
     [Evci et al., 2020](https://arxiv.org/abs/1911.11134), section 3.

@@ -280,8 +280,11 @@ def masks_of(model):
         return {}
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
-    known = paths_of(state.variables_with_masks())
-    return {path: state.get(variable) for path, variable in known.items()}
+    masks = {
+        path: state.get(variable)
+        for path, variable in paths_of(model.trainable_variables).items()
+    }
+    return {path: mask for path, mask in masks.items() if mask is not None}
 
 
 _FILE_METHODS = ("save_own_variables", "load_own_variables")

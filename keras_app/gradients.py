@@ -34,7 +34,8 @@ class PureLoss:
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     >>> loss = PureLoss(model, [model.layers[0].kernel], lambda y, z: z.sum())
-    >>> [g] = loss.gradient([model.layers[0].kernel], [[1.0, 2.0, 3.0]], None)
+    >>> x = np.array([[1.0, 2.0, 3.0]])
+    >>> [g] = loss.gradient(model.get_weights()[:1], x, None)
     >>> g.ravel().tolist()
     [1.0, 2.0, 3.0]
     """
@@ -179,12 +180,16 @@ def _torch_gradient(value, values, create_graph=False):
 
 
 @contextlib.contextmanager
-def exact_second_derivatives(layers):
+def exact_second_derivatives(layers, training):
     """Makes normalization layers twice differentiable on TensorFlow.
 
     TensorFlow's `moments` stops the gradient through the mean inside the
     variance. First derivatives do not notice; second ones in training mode are
     wrong. While this context is open, batch normalization uses plain means.
+
+    Args:
+        layers: The layers of a model.
+        training: Whether they run in training mode.
 
     Raises:
         ValueError: For a layer that cannot be replaced like that.
@@ -194,13 +199,15 @@ def exact_second_derivatives(layers):
         return
     replaced = []
     for layer in layers:
-        if isinstance(layer, keras.layers.GroupNormalization):
+        if _takes_moments(layer):
             raise ValueError(
                 "GraSP needs second derivatives, which TensorFlow computes "
-                f"wrongly for GroupNormalization ({layer.name!r}). Use the JAX "
-                "or the PyTorch backend, or another scorer."
+                f"wrongly for {type(layer).__name__} ({layer.name!r}). Use the "
+                "JAX or the PyTorch backend, or another scorer."
             )
-        if not isinstance(layer, keras.layers.BatchNormalization):
+        if not training or not isinstance(
+            layer, keras.layers.BatchNormalization
+        ):
             continue
         if type(layer) is not keras.layers.BatchNormalization or getattr(
             layer, "renorm", False
@@ -218,6 +225,18 @@ def exact_second_derivatives(layers):
     finally:
         for layer in replaced:
             object.__delattr__(layer, "call")
+
+
+def _takes_moments(layer):
+    """Whether a layer uses them in inference mode as well."""
+    if isinstance(layer, keras.layers.GroupNormalization):
+        return True
+    several = isinstance(getattr(layer, "axis", None), (list, tuple))
+    return (
+        isinstance(layer, keras.layers.LayerNormalization)
+        and several
+        and len(layer.axis) > 1
+    )
 
 
 def _plain_batch_norm(layer):

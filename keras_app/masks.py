@@ -61,6 +61,11 @@ def mask_from_scores(
             f"`ties` must be 'exact' or 'le'. Received: ties={ties!r}"
         )
     structure = Unstructured() if structure is None else structure
+    if not isinstance(structure, _Structure):
+        raise TypeError(
+            "`structure` must be None, or one of NM, Block, Channel. "
+            f"Received: structure={structure!r}"
+        )
     names, arrays = _unpack(scores)
     arrays = [_as_scores(name, array) for name, array in zip(names, arrays)]
     previous = _check_previous(names, arrays, scores, previous)
@@ -78,6 +83,11 @@ def mask_from_scores(
     masks = [
         structure.expand(mask, array.shape)
         for mask, array in zip(unit_masks, arrays)
+    ]
+    # A unit that is kept may hold single weights that were pruned before.
+    masks = [
+        mask if old is None else mask & old
+        for mask, old in zip(masks, previous)
     ]
     return _pack(scores, masks)
 
@@ -125,6 +135,11 @@ def _check_previous(names, arrays, scores, previous):
             f"Received: {type(previous).__name__}"
         )
     if isinstance(scores, dict):
+        if set(previous) != set(names):
+            raise ValueError(
+                "`previous` must have the names of `scores`. Received: "
+                f"{list(previous)} for scores of {names}"
+            )
         olds = [previous[name] for name in names]
     else:
         olds = _unpack(previous)[1]
@@ -236,6 +251,8 @@ def _bracket(flats, plays, k):
         part = flat[places]
         parts.append(part if play is None else part[play[places]])
     sample = np.sort(np.concatenate(parts))
+    if not sample.size:
+        return -np.inf, np.inf
     # Five standard deviations of a sampled rank on either side.
     rank = sample.size * (k - 0.5) / in_play
     margin = 5 * np.sqrt(rank * (1 - rank / sample.size)) + 5
@@ -486,7 +503,8 @@ class NM(_Structure):
                 f"`axis` must be an axis of the weight. Received: "
                 f"axis={self.axis} for a weight of shape {scores.shape}"
             )
-        ranked = scores.astype(np.float64)
+        # The padding below is -inf and must lose to every score.
+        ranked = np.maximum(scores, -np.finfo(np.float64).max)
         if previous is not None:
             ranked[~previous] = -np.inf
         rows = np.moveaxis(ranked, self.axis, -1)

@@ -285,7 +285,14 @@ class AnytimeSchedule(PruningSchedule):
             levels = np.array([self.level])
         if not self.progressive:
             levels = np.full(self.num_megabatches, self.level)
-        self.densities = [float(self.base**level) for level in levels]
+        # One power of an array, as the authors' code takes it: powers of
+        # single numbers differ in the last bit, and int((1 - d) N) with it.
+        self.densities = (self.base**levels).tolist()
+        if 1.0 - self.densities[-1] == 1.0:
+            raise ValueError(
+                "`level` must leave a density above zero. Received: "
+                f"level={level}, base={base}"
+            )
         self.end_step = self.num_megabatches - 1
 
     def __call__(self, step):

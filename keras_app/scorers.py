@@ -89,12 +89,7 @@ def score(
     >>> bool((values == np.abs(model.layers[0].get_weights()[0])).all())
     True
     """
-    check_scorer(scorer)
-    if bn_mode not in (None, "train", "inference"):
-        raise ValueError(
-            "`bn_mode` must be 'train' or 'inference'. "
-            f"Received: bn_mode={bn_mode!r}"
-        )
+    check_scorer(scorer, bn_mode)
     if not isinstance(variables, dict):
         variables = selection.paths_of(variables)
     masks = [(masks or {}).get(path) for path in variables]
@@ -158,8 +153,13 @@ NAMES = ("magnitude", "random", "snip", "taylor", "grasp", "synflow")
 NEEDS_DATA = ("snip", "taylor", "grasp")
 
 
-def check_scorer(scorer):
-    """Raises unless `scorer` is a known name or a callable."""
+def check_scorer(scorer, bn_mode=None):
+    """Raises unless the scorer is known, or a callable, and so is its mode."""
+    if bn_mode not in (None, "train", "inference"):
+        raise ValueError(
+            "`bn_mode` must be 'train' or 'inference'. "
+            f"Received: bn_mode={bn_mode!r}"
+        )
     if callable(scorer) or scorer in NAMES:
         return
     near = difflib.get_close_matches(str(scorer).lower(), NAMES, 1)
@@ -209,10 +209,8 @@ def _grasp(
     def objective(y, logits):
         return loss(y, logits / temperature)
 
-    second_order = (
-        gradients.exact_second_derivatives(selection.walk_layers(model))
-        if training
-        else contextlib.nullcontext()
+    second_order = gradients.exact_second_derivatives(
+        selection.walk_layers(model), training
     )
     with _logits(model), second_order:
         pure = gradients.PureLoss(
@@ -237,6 +235,11 @@ def _balanced_sample(data, classes, samples_per_class):
         y = ops.convert_to_numpy(y)
         labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.ravel()
         for i, label in enumerate(labels):
+            if int(label) not in found:
+                raise ValueError(
+                    f"`data` must have labels from 0 to {classes - 1}, one for "
+                    f"each output of the model. Received: {int(label)}"
+                )
             if len(found[int(label)]) < samples_per_class:
                 row = keras.tree.map_structure(lambda part, i=i: part[i], x)
                 found[int(label)].append((row, y[i]))

@@ -79,6 +79,7 @@ def test_every_public_object_has_an_example(module):
         "Unstructured",
         "VariableReport",
         "build",
+        "check_bn_mode",
         "check_data",
         "check_int",
         "check_scorer",

@@ -1,6 +1,5 @@
 """A copy of a pruned model without any trace of pruning but the zeros."""
 
-import keras
 
 from keras_app import enforcement
 
@@ -31,7 +30,8 @@ def strip_pruning(model):
     if state is not None:
         state.zero()
     try:
-        copy = keras.models.clone_model(model)
+        # Not `clone_model`, which compiles the copy too.
+        copy = type(model).from_config(model.get_config())
         if not copy.built:
             copy.build_from_config(model.get_build_config())
         copy.set_weights(model.get_weights())

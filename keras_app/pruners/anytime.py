@@ -101,7 +101,7 @@ class AnytimeProgressivePruner(Pruner):
             custom_sparsity,
             on_miss,
         )
-        scorers.check_scorer(scorer)
+        scorers.check_scorer(scorer, bn_mode)
         for name, value, known in (
             ("mask_update", mask_update, ("nested", "intersect", "replace")),
             ("ties", ties, ("exact", "le")),
@@ -162,7 +162,8 @@ class AnytimeProgressivePruner(Pruner):
                 "There is nothing to prune: the model has no convolution and "
                 "only one dense layer. Name weights with `filters`."
             )
-        return selection.Selection(variables, {**chosen.skipped, **skipped})
+        skipped = {**chosen.skipped, **skipped}
+        return self.check_custom(selection.Selection(variables, skipped))
 
     # ---- one megabatch for each fit ------------------------------------
 

@@ -20,6 +20,7 @@ class MagnitudePruner(Pruner):
 
     Example:
 
+    >>> from keras_app.schedules import OneShot
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
     >>> model.compile("sgd", "mse")
     >>> pruner = MagnitudePruner(OneShot(0.5))

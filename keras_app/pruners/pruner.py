@@ -204,7 +204,10 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
 
     def select(self, model):
         """Returns the `selection.Selection` of a model."""
-        chosen = selection.select(model, self.filters)
+        return self.check_custom(selection.select(model, self.filters))
+
+    def check_custom(self, chosen):
+        """Returns a selection; raises if `custom_sparsity` matches none."""
         for pattern in self.custom_sparsity or {}:
             if not any(re.search(pattern, path) for path in chosen.variables):
                 raise ValueError(
@@ -215,14 +218,9 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         return chosen
 
     def on_train_begin(self, logs=None):
-        """Refuses a schedule that this training cannot complete."""
+        """Forgets what the last `fit` noted."""
         self._next_step = None
         self._notes = []
-        epochs, steps = self.params.get("epochs"), self.params.get("steps")
-        if epochs is None or steps is None:
-            return
-        last = self._updates() + epochs * steps // self._accumulation()
-        self.check_reachable(last)
         if self.model.steps_per_execution > 1:
             self._notes.append(
                 "mask updates land on multiples of steps_per_execution="
@@ -241,11 +239,18 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Reads the step counter, after other callbacks may have loaded it."""
+        """Before the first: refuses a schedule that cannot be completed.
+
+        Only now the first epoch is known, and what other callbacks loaded.
+        """
         if self._next_step is None:
             self._density = self._density_of(self.masks)
             self._batches = self._updates() * self._accumulation()
             self._next_step = self._updates()
+            epochs, steps = self.params.get("epochs"), self.params.get("steps")
+            if epochs is not None and steps is not None:
+                batches = self._batches + (epochs - epoch) * steps
+                self.check_reachable(batches // self._accumulation())
         self._epoch_start = self._batches
 
     def on_train_batch_begin(self, batch, logs=None):

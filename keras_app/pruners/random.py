@@ -19,6 +19,7 @@ class RandomPruner(Pruner):
 
     Example:
 
+    >>> from keras_app.schedules import OneShot
     >>> RandomPruner(OneShot(0.5), seed=1).seed
     1
     """

@@ -26,6 +26,7 @@ class SaliencyPruner(Pruner):
 
     Example:
 
+    >>> from keras_app.schedules import OneShot
     >>> pruner = SaliencyPruner(OneShot(0.9), scorer="synflow")
     >>> pruner.scorer
     'synflow'
@@ -55,7 +56,7 @@ class SaliencyPruner(Pruner):
             custom_sparsity,
             on_miss,
         )
-        scorers.check_scorer(scorer)
+        scorers.check_scorer(scorer, bn_mode)
         self._compiled = {}
         self.scorer = scorer
         self.data = data

@@ -126,7 +126,8 @@ class PruningReport:
         from rich.table import Table
 
         table = Table(title="Pruning report", title_justify="left")
-        table.add_column("variable", overflow="fold")
+        # Paths are what one searches for: they are never broken.
+        table.add_column("variable", no_wrap=True)
         for name in ("shape", "parameters", "zeros", "asked", "achieved"):
             table.add_column(name, justify="right")
         for row in self.rows:
@@ -160,13 +161,17 @@ class PruningReport:
             f"{1 - self.density:.4f}",
         )
         out = io.StringIO()
-        console = Console(file=out, width=100, no_color=True)
+        width = 80 + max((len(row.path) for row in self.rows), default=0)
+        console = Console(
+            file=out, width=width, no_color=True, markup=False, highlight=False
+        )
         console.print(table)
-        for path, reason in self.skipped.items():
-            console.print(f"skipped {path}: {reason}", highlight=False)
-        for note in self.notes:
-            console.print(f"note: {note}", highlight=False)
-        return out.getvalue().rstrip()
+        lines = [f"skipped {p}: {why}" for p, why in self.skipped.items()]
+        lines += [f"note: {note}" for note in self.notes]
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        text = out.getvalue().splitlines()
+        return "\n".join(line.rstrip() for line in text)
 
     def plot(self, path):
         """Writes a bar chart of the density of every prunable kernel.
@@ -236,7 +241,10 @@ def build(model, chosen, asked=None, notes=()):
 def flops_per_sample(model):
     """`{id(kernel): forward FLOPs}` of the layers whose shapes are known."""
     flops = {}
+    shared = _used_more_than_once(model)
     for layer in selection.walk_layers(model):
+        if id(layer) in shared:
+            continue
         kernels = [
             value
             for name, value in vars(layer).items()
@@ -245,7 +253,7 @@ def flops_per_sample(model):
         try:
             outputs, inputs = layer.output.shape, layer.input.shape
         except (AttributeError, ValueError):
-            # Layers inside other layers, or used more than once.
+            # Layers inside other layers have no shapes of their own.
             continue
         for kernel in kernels:
             positions = _positions(layer, inputs, outputs)
@@ -255,18 +263,36 @@ def flops_per_sample(model):
     return flops
 
 
+def _used_more_than_once(model):
+    """Ids of layers whose uses may have different shapes."""
+    try:
+        described = model.get_config().get("layers", [])
+    except (NotImplementedError, TypeError, ValueError):
+        return set()
+    names = {
+        entry.get("name")
+        for entry in described
+        if len(entry.get("inbound_nodes", ())) > 1
+    }
+    found = set()
+    for layer in model.layers:
+        if layer.name in names:
+            found.update(id(inner) for inner in selection.walk_layers(layer))
+        elif isinstance(layer, keras.Model):
+            found |= _used_more_than_once(layer)
+    return found
+
+
 def _positions(layer, inputs, outputs):
     """How often a kernel is applied per sample, as a shape."""
     if isinstance(layer, keras.layers.Dense):
         return outputs[1:-1]
     if isinstance(layer, keras.layers.EinsumDense):
-        terms = re.split(",|->", layer.equation.replace("...", ""))
-        free = [
-            size
-            for letter, size in zip(terms[2], outputs)
-            if letter not in terms[1]
-        ]
-        return None if "..." in layer.equation else free[1:]
+        if "..." in layer.equation:
+            return None
+        given, weight, result = re.split(",|->", layer.equation)
+        sizes = dict(zip(given, inputs))
+        return [sizes.get(x) for x in result[1:] if x not in weight]
     if not hasattr(layer, "kernel_size"):
         return None
     # A transposed convolution applies its kernel at every input position.
