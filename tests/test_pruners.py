@@ -873,3 +873,30 @@ def test_other_dtype_policies(policy):
     counts = [zeros(after[path]) for path in pruner.masks]
     assert sum(counts) == 150
     assert sum(zeros(mask) for mask in pruner.masks.values()) == 150
+
+
+def test_a_schedule_that_is_over_already_is_refused():
+    model = dense(10, 10)
+    train(model, pruners.MagnitudePruner(ConstantSparsity(0.0, 0)), epochs=2)
+    late = pruners.MagnitudePruner(OneShot(0.5))
+    with pytest.raises(ValueError, match="ended at step 0, but .* step 8"):
+        train(model, late)
+    train(model, pruners.MagnitudePruner(OneShot(0.5, step=8)))
+    assert keras_app.report.summarize(model).sparsity == 0.5
+
+
+def test_no_epoch_is_no_error():
+    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    train(dense(10, 10), pruner, epochs=0)
+    assert pruner.missed == []
+
+
+def test_masks_survive_a_new_compile():
+    model = dense(10, 10)
+    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    train(model, pruner)
+    [before] = pruner.masks.values()
+    model.compile(keras.optimizers.Adam(), "mse")
+    train(model, pruner)
+    [after] = pruner.masks.values()
+    np.testing.assert_array_equal(before, after)

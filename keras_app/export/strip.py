@@ -1,6 +1,5 @@
 """A copy of a pruned model without any trace of pruning but the zeros."""
 
-
 from keras_app import enforcement
 
 

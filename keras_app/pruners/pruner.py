@@ -237,6 +237,14 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 f"stops after step {last_step}. Lower `end_step`, train "
                 "longer, or pass on_miss='ignore' if another fit follows."
             )
+        over = 0 <= end < self._updates() and self._density == 1.0
+        if self.on_miss != "ignore" and over and self._final_sparsity() > 0:
+            raise ValueError(
+                f"The schedule ended at step {end}, but the optimizer is at "
+                f"step {self._updates()} already and nothing is pruned. Move "
+                "the schedule's steps behind that, or call `model.compile` "
+                "again, which starts the count anew."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         """Before the first: refuses a schedule that cannot be completed.
@@ -270,6 +278,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
 
     def on_train_end(self, logs=None):
         """Makes a last update that is due, and compares with the target."""
+        if self._next_step is None:  # no epoch was run
+            return
         self._advance(self._updates())
         self.finish(self._final_sparsity())
 
