@@ -355,6 +355,16 @@ def test_a_network_without_anything_to_prune_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_learning_rate_schedule_is_refused(tmp_path):
+    def optimizer():
+        rate = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+        return keras.optimizers.SGD(rate)
+
+    with pytest.raises(ValueError, match="`optimizer` must have a number"):
+        go(tmp_path / "run", optimizer=optimizer)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_best_weights_keeps_the_first_of_equal_epochs():
     model = mlp((2,), 2, hidden=())
     best = BestWeights()

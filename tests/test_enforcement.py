@@ -678,8 +678,9 @@ def test_detach_under_loss_scaling_and_attach_again(policy):
 
 
 def test_detach_of_a_dense_model_does_nothing():
-    enforcement.detach(compiled())
-    enforcement.detach(perceptron())
+    for model in (compiled(), perceptron()):
+        enforcement.detach(model)
+        assert enforcement.state_of(model) is None
 
 
 # ---- what is refused -------------------------------------------------------

@@ -520,6 +520,7 @@ def test_n_m_reports_its_own_sparsity_as_asked():
 def test_structures_that_meet_their_target_do_not_warn(structure):
     pruner = pruners.MagnitudePruner(OneShot(0.7), structure=structure)
     train(dense(10, 7), pruner, size=8)
+    assert pruner.missed == []
 
 
 # ---- time --------------------------------------------------------------
@@ -616,7 +617,8 @@ def test_a_missed_target_raises_if_asked_to():
 def test_a_missed_target_can_be_ignored():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        stopped_early("ignore")
+        pruner = stopped_early("ignore")
+    assert len(pruner.missed) == 1
 
 
 def test_a_training_of_unknown_length_that_prunes_nothing_warns():

@@ -753,7 +753,7 @@ def check_grasp(kind, mode):
 def test_what_was_replaced_for_second_derivatives_is_put_back():
     model = busy_model()
     norm = model.get_layer("norm")
-    with gradients.exact_second_derivatives(model.layers):
+    with gradients.exact_second_derivatives(model.layers, training=True):
         pass
     assert "call" not in vars(norm)
     assert norm.call.__func__ is layers.BatchNormalization.call

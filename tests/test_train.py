@@ -176,3 +176,24 @@ def test_every_gin_file_parses_and_states_its_promise(name):
 def test_gin_holds_no_package():
     # It would hide the gin library from `python -m`.
     assert not (ROOT / "gin" / "__init__.py").exists()
+
+
+@pytest.mark.slow
+def test_the_default_run_learns_and_meets_its_density(tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "keras_app.train",
+            "--gin_file=app.gin",
+            f"--run_dir={tmp_path / 'r'}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    # 23,184 convolution weights, int((1 - 0.8^4.5) 23184) of them pruned.
+    assert summary["effective_density"] == (23184 - 14690) / 23184
+    assert summary["accuracy"] > 0.75

@@ -10,6 +10,7 @@ from keras_app import data as data_lib
 from keras_app import models
 from keras_app import report as report_lib
 from keras_app.enforcement import masks_of
+from keras_app.enforcement import state_of
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import model_state
@@ -151,6 +152,12 @@ def anytime(
     # A model is built and thrown away, so that a mistake in any argument shows
     # before the first file is written.
     model = _Learner(methods[0], settings).build_model()
+    if not isinstance(model.optimizer.learning_rate, keras.Variable):
+        raise ValueError(
+            "`optimizer` must have a number as its learning rate: `milestones` "
+            "and `warmup_epochs` are the schedule here. Received: "
+            f"{model.optimizer.get_config()['learning_rate']}"
+        )
     for method in methods:
         _Learner(method, settings).check(model)
     fingerprint = settings.fingerprint(methods, model)
@@ -390,7 +397,7 @@ class _Run:
             pruner.data = megabatch.scoring
             pruner.megabatch = index
             callbacks.append(pruner)
-        rate = float(s.optimizer().learning_rate)
+        rate = float(s.optimizer().get_config()["learning_rate"])
         callbacks.append(
             MilestoneLearningRate(rate, s.milestones, s.warmup_epochs)
         )
@@ -416,23 +423,25 @@ class _Run:
         self._judge(number, model, pruner, chosen, best, index)
 
     def _start_megabatch(self, model, fresh, index):
+        """Resets what does not go on from the megabatch before.
+
+        `fresh` is the model's state before any training. Masks, counters and
+        the learning rate are never reset by it.
+        """
         s = self.settings
         if index == 0:
             return
-        state = model_state(model)
-        masks = {path: mask for path, mask in masks_of(model).items()}
+        reset = {}
         for name, value in fresh.items():
-            group, _ = name.split("/")
-            is_slot = group == "optimizer" and value.ndim > 0
-            if value.dtype == bool:
-                continue
-            if is_slot and not s.carry_optimizer_state:
-                state[name] = value
-            if group == "model" and s.init_from_scratch:
-                state[name] = value
-        restore_model_state(model, state)
-        if masks and s.init_from_scratch:
-            model.optimizer.sparsity.zero()
+            slot = name.startswith("optimizer/") and value.ndim > 0
+            if slot and value.dtype != bool and not s.carry_optimizer_state:
+                reset[name] = value
+            if name.startswith("model/") and s.init_from_scratch:
+                reset[name] = value
+        restore_model_state(model, {**model_state(model), **reset})
+        state = state_of(model)
+        if state is not None:
+            state.zero()
 
     def _judge(self, number, model, pruner, chosen, best, index):
         s = self.settings
