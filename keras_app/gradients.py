@@ -33,7 +33,8 @@ class PureLoss:
     Example:
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    >>> loss = PureLoss(model, [model.layers[0].kernel], lambda y, z: z.sum())
+    >>> kernel = model.layers[0].kernel
+    >>> loss = PureLoss(model, [kernel], lambda y, z: ops.sum(z))
     >>> x = np.array([[1.0, 2.0, 3.0]])
     >>> [g] = loss.gradient(model.get_weights()[:1], x, None)
     >>> g.ravel().tolist()

@@ -422,7 +422,7 @@ def test_failure_while_preparing_removes_only_its_own_files(
 def test_megabatches_hold_the_samples_their_ids_name():
     images, labels = arrays()
     megabatches = data.Megabatches(
-        (images, labels), 3, batch_size=16, with_ids=True
+        (images, labels), 3, batch_size=16, with_ids=True, augment=False
     )
     assert len(megabatches) == 3
     assert megabatches.image_shape == (6, 6, 1)
@@ -526,11 +526,24 @@ def test_augmentation_is_on_training_data_only():
             assert same.all() if not changes else same.mean() < 0.5
 
 
+def test_training_images_are_augmented_unless_told_otherwise():
+    images, labels = arrays()
+    first = data.Megabatches((images, labels), 2, with_ids=True)[0]
+    x, _, ids = batches(first.train)[0]
+    same = (x == images[ids] / np.float32(255)).all(axis=(1, 2, 3))
+    assert same.mean() < 0.5
+    features = images.reshape(len(images), -1)
+    flat = data.Megabatches((features, labels), 2, with_ids=True)[0]
+    x, _, ids = batches(flat.train)[0]
+    np.testing.assert_array_equal(x, features[ids] / np.float32(255))
+
+
 def test_augmentation_switches_of_validation_and_scoring():
     images, labels = arrays()
     megabatch = data.Megabatches(
         (images, labels),
         2,
+        augment=False,
         augment_validation=True,
         augment_scoring=True,
         with_ids=True,
