@@ -153,8 +153,11 @@ def _hessian_vector_product(loss, values, weights, state, x, y, vector):
             slope = sum(ops.sum(v * g) for v, g in zip(vector, gradient))
         return _tf_gradient(outer, slope, values), state
     import torch
+    from torch.nn.attention import sdpa_kernel
+    from torch.nn.attention import SDPBackend
 
-    with torch.enable_grad():
+    # The fused attention kernels have no second derivative.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         values = [v.detach().clone().requires_grad_() for v in values]
         value, state = loss(values, *args)
         gradient = _torch_gradient(value, values, create_graph=True)

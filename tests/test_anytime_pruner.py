@@ -617,3 +617,13 @@ def test_missing_data_is_refused_when_fit_starts():
     with pytest.raises(ValueError, match="'snip' needs `data`"):
         model.fit(x, y, verbose=0, callbacks=[pruner])
     assert int(model.optimizer.iterations) == 0
+
+
+def test_a_callable_scorer_is_refused_where_it_would_be_ignored():
+    def scorer(model, variables, data, masks):
+        return [np.ones(v.shape) for v in variables]
+
+    with pytest.raises(ValueError, match="mask_update='replace'"):
+        AnytimeProgressivePruner(
+            OneShot(0.5), scorer=scorer, mask_update="replace"
+        )

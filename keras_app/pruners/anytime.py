@@ -113,6 +113,14 @@ class AnytimeProgressivePruner(Pruner):
                     f"`{name}` must be one of {known}. "
                     f"Received: {name}={value!r}"
                 )
+        reference = (mask_update, score_weights) != ("nested", "trained")
+        if callable(scorer) and reference:
+            raise ValueError(
+                "A callable `scorer` scores the stored weights, so it goes "
+                "with mask_update='nested' and score_weights='trained' only. "
+                f"Received: mask_update={mask_update!r}, "
+                f"score_weights={score_weights!r}"
+            )
         if not isinstance(scoring_passes, int) or scoring_passes < 1:
             raise ValueError(
                 "`scoring_passes` must be an integer >= 1. "
