@@ -11,12 +11,14 @@ VERSION = re.search(
     r'__version__ = "([^"]+)"', (ROOT / "keras_app" / "version.py").read_text()
 ).group(1)
 
+# Keras and the backends: the minor versions the tests ran on. Private names of
+# Keras are in use (see enforcement.py), and each backend changes its kernels.
 BACKENDS = {
-    "jax": ["jax>=0.7,<0.12"],
-    "torch": ["torch>=2.6,<3"],
+    "jax": ["jax>=0.10,<0.11"],
+    "torch": ["torch>=2.13,<2.14"],
 }
 # tfmot needs the legacy Keras and an old absl; only the comparison uses it.
-TFMOT = ["tensorflow-model-optimization==0.8.1", "tf-keras>=2.19,<2.22"]
+TFMOT = ["tensorflow-model-optimization==0.8.1", "tf-keras>=2.21,<2.22"]
 TEST = [
     *BACKENDS["jax"],
     "hypothesis>=6.100,<7",
@@ -49,9 +51,9 @@ setup(
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",
         "rich>=13.7,<16",
-        "tensorboard>=2.18,<2.22",
-        "tensorflow>=2.18,<2.22",
-        "tensorflow-datasets>=4.9.7,<5",
+        "tensorboard>=2.20,<2.22",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-datasets>=4.9.10,<5",
     ],
     extras_require={**BACKENDS, "tfmot": TFMOT, "test": TEST},
 )
