@@ -266,16 +266,22 @@ def _gather(flats, plays, low, high):
     """Count below `low`; count and values of what lies in [low, high]."""
     below = 0
     inside = 0
-    parts = []
     for chunk in _chunks(flats, plays):
         at_least = chunk >= low
         below += chunk.size - int(np.count_nonzero(at_least))
         at_least &= chunk <= high
         inside += int(np.count_nonzero(at_least))
-        # Where all of them are equal there is nothing to partition.
-        if low != high:
-            parts.append(chunk[at_least])
-    candidates = np.concatenate(parts) if parts else None
+    if low == high:
+        # All of them are equal: there is nothing to partition.
+        return below, inside, None
+    # Counted first, so that the values are held once.
+    dtype = np.result_type(*[flat.dtype for flat in flats])
+    candidates = np.empty(inside, dtype)
+    filled = 0
+    for chunk in _chunks(flats, plays):
+        found = chunk[(chunk >= low) & (chunk <= high)]
+        candidates[filled : filled + found.size] = found
+        filled += found.size
     return below, inside, candidates
 
 
