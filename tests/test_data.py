@@ -266,7 +266,8 @@ def test_shipped_set_is_small_and_carries_its_licence():
 
 
 def test_shipped_set_loads_with_the_stock_library():
-    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow_datasets as tfds
+
     dataset, info = tfds.load(
         "fashion_mnist_mini",
         data_dir=str(loading.SHIPPED_DATA_DIR),
@@ -312,8 +313,9 @@ def test_data_dir_from_the_environment(tmp_path, monkeypatch):
 
 def write_set(root, name, counts):
     """Prepares a data set that TFDS has no code for."""
-    tf = pytest.importorskip("tensorflow")
-    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(4, 4, 3)),
@@ -395,7 +397,8 @@ def test_silent_network_fails_within_seconds(tmp_path, monkeypatch):
 def test_failure_while_preparing_removes_only_its_own_files(
     tmp_path, monkeypatch
 ):
-    tfds = pytest.importorskip("tensorflow_datasets")
+    import tensorflow_datasets as tfds
+
     root = tmp_path / "sets"
     (root / "downloads").mkdir(parents=True)
     (root / "downloads" / "mine.zip").write_text("keep")
@@ -483,7 +486,7 @@ def test_epochs_cover_the_samples_in_orders_that_differ():
 
 
 def test_order_depends_on_seed_and_megabatch_only():
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
 
     def first(seed, index):
         source = data.Megabatches(arrays(), 2, replay="none", seed=seed)
@@ -498,7 +501,7 @@ def test_order_depends_on_seed_and_megabatch_only():
 
 
 def test_train_is_in_a_new_order_at_each_pass_and_repeats_under_the_seed():
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
 
     def passes():
         tf.random.set_seed(1)
