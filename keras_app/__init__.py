@@ -12,9 +12,11 @@ cli.start_command()
 # Keras finds our classes in a saved file only once they are imported.
 from keras_app import distributions  # noqa: E402
 from keras_app import export  # noqa: E402
+from keras_app import initializers  # noqa: E402
 from keras_app import masks  # noqa: E402
 from keras_app import optimizers  # noqa: E402
 from keras_app import pruners  # noqa: E402
+from keras_app import regularizers  # noqa: E402
 from keras_app import report  # noqa: E402
 from keras_app import schedules  # noqa: E402
 from keras_app import scorers  # noqa: E402
@@ -27,10 +29,12 @@ __all__ = [
     "__version__",
     "distributions",
     "export",
+    "initializers",
     "masks",
     "masks_of",
     "optimizers",
     "pruners",
+    "regularizers",
     "report",
     "schedules",
     "scorers",

@@ -290,6 +290,45 @@ def masks_of(model):
 _FILE_METHODS = ("save_own_variables", "load_own_variables")
 
 
+# ---- latent state: what an optimizer keeps beside each weight ---------------
+
+
+def add_latent(optimizer, variable, name):
+    """Adds a variable of zeros to an optimizer, shaped like a weight.
+
+    Args:
+        optimizer: A `keras.optimizers.Optimizer`, while it is being built.
+        variable: The weight.
+        name: What it is; it is called `{path of the weight}_{name}`.
+
+    Returns:
+        A `keras.Variable` on the devices of the weight, of its dtype but not
+        below float32.
+    """
+    path = getattr(variable, "path", variable.name).replace("/", "_")
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    with outside_the_graph(), _placed_like(optimizer, variable):
+        return optimizer.add_variable(
+            shape=variable.shape,
+            dtype=keras.backend.result_type(dtype, "float32"),
+            layout=getattr(variable, "_layout", None),
+            name=f"{path}_{name}",
+        )
+
+
+def outside_the_graph():
+    """A context in which assignments happen now, once.
+
+    On TensorFlow Keras builds an optimizer while it traces the step, where an
+    assignment would become part of it.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()
+
+
 def _inner_optimizer(model):
     optimizer = getattr(model, "optimizer", None)
     if optimizer is None:
@@ -336,9 +375,9 @@ def _placed_like(optimizer, variable):
     if strategy is None:
         yield
         return
-    with strategy.scope():
-        with strategy.extended.colocate_vars_with(variable.value):
-            yield
+    native = getattr(variable, "value", variable)
+    with strategy.scope(), strategy.extended.colocate_vars_with(native):
+        yield
 
 
 def _assign_where(variable, keep):
@@ -413,6 +452,13 @@ def unalias(model):
 
 
 def _refuse_what_keras_cannot_do(model, optimizer):
+    if getattr(optimizer, "finds_zeros", False):
+        kind = type(optimizer).__name__
+        raise ValueError(
+            f"{kind} decides by itself which weights are zero, and a mask "
+            "would disagree with its latent state. Train with another "
+            "optimizer, or without a pruner."
+        )
     strategy = getattr(optimizer, "_distribution_strategy", None)
     if strategy is None or strategy.num_replicas_in_sync < 2:
         return

@@ -1,6 +1,7 @@
 """Which variables of a model are prunable, and why the others are not."""
 
 import dataclasses
+import gc
 import re
 
 import keras
@@ -168,6 +169,23 @@ def owners_of(model):
             if isinstance(value, keras.Variable):
                 owners.setdefault(id(value), (layer, name.lstrip("_")))
     return owners
+
+
+def einsum_kernels(variables):
+    """Returns those of `variables` that are kernels of an `EinsumDense`.
+
+    A variable does not know its layer, and an optimizer not its model: this
+    looks through all living layers.
+    """
+    if not variables:
+        return []
+    kernels = {
+        id(vars(layer).get("_kernel"))
+        for layer in gc.get_objects()
+        # `isinstance` would wake up lazily loaded modules.
+        if issubclass(type(layer), keras.layers.EinsumDense)
+    }
+    return [variable for variable in variables if id(variable) in kernels]
 
 
 def _reason_to_skip(variable, owners, filters):

@@ -1,0 +1,300 @@
+"""The base of Bregman optimizers: a dual variable beside each kernel."""
+
+import abc
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import enforcement
+from keras_app.optimizers.regularized import check_number
+from keras_app.optimizers.regularized import RegularizedOptimizer
+
+ON_CHANGE = ("reset", "rescale", "keep")
+
+# So many entries of a variable are compared with what the last step left, to
+# notice that its weights were replaced from outside. With 1 % of the entries
+# active, two different supports differ in all of them with odds of 1e-9.
+_SAMPLE = 1024
+
+
+class BregmanOptimizer(RegularizedOptimizer):
+    """Steps on a dual variable v, whose prox is the weight.
+
+        v <- v - step(gradient)
+        theta <- prox_{delta J}(delta v)
+
+    Initially `v = theta / delta + subgradient(theta)`, from the weights present
+    when training starts. A weight that is zero wakes up once its accumulated
+    gradient exceeds `lam`; an active one descends without a bias.
+
+    Weights that were replaced since the last step (loaded, set, sparsified)
+    are noticed at the next one, which then starts from them with a dual
+    variable made anew. That goes for compiled steps too.
+
+    Args:
+        delta: Elastic-net parameter, > 0.
+        l2: Coupled weight decay, >= 0: `l2 * theta` is added to the gradient.
+        support_update_freq: The support may change at every so many steps;
+            in between only active weights move, >= 1.
+        learning_rate, regularizers, **kwargs: See `RegularizedOptimizer`.
+    """
+
+    # A mask would change weights behind the dual variable's back.
+    finds_zeros = True
+
+    def __init__(
+        self,
+        learning_rate,
+        delta,
+        regularizers,
+        l2,
+        support_update_freq,
+        **kwargs,
+    ):
+        delta = check_number("delta", delta, lambda x: x > 0, "> 0")
+        l2 = check_number("l2", l2, lambda x: x >= 0)
+        whole = isinstance(support_update_freq, int)
+        if not whole or support_update_freq < 1:
+            raise ValueError(
+                "`support_update_freq` must be an integer >= 1. Received: "
+                f"support_update_freq={support_update_freq!r}"
+            )
+        kind = type(self).__name__
+        if kwargs.get("weight_decay") is not None:
+            raise ValueError(
+                f"{kind} cannot have `weight_decay`, which acts on weights "
+                "that the next prox overwrites. Use `l2`, which is added to "
+                f"the gradient. Received: weight_decay={kwargs['weight_decay']}"
+            )
+        if kwargs.get("use_ema"):
+            raise ValueError(
+                f"{kind} cannot have `use_ema`: averaged weights are not "
+                "sparse and disagree with the dual variable. "
+                "Received: use_ema=True"
+            )
+        super().__init__(learning_rate, regularizers, **kwargs)
+        self.delta = delta
+        self.l2 = l2
+        self.support_update_freq = support_update_freq
+
+    # ---- what a method says --------------------------------------------
+
+    @abc.abstractmethod
+    def step(self, index, gradient, learning_rate):
+        """Returns what is subtracted from v, and updates its own slots."""
+
+    # ---- state ---------------------------------------------------------
+
+    def build(self, variables):
+        """Makes the dual variables, from the weights as they are now."""
+        if self.built:
+            return
+        super().build(variables)
+        self._refuse(variables)
+        self._duals = self._latent_for("subgradient")
+        self._samples = [
+            None if dual is None else self._sample_variable(variable)
+            for dual, variable in zip(self._duals, variables)
+        ]
+        self.reset_subgradients()
+
+    def slots(self, name):
+        """One variable of zeros for each trainable one, in float32 or more."""
+        return [
+            enforcement.add_latent(self, variable, name)
+            for variable in self._trainable_variables
+        ]
+
+    @property
+    def subgradients(self):
+        """The dual variables, `{variable.path: float array}`."""
+        if not self.built:
+            return {}
+        return {
+            variable.path: ops.convert_to_numpy(self._duals[index])
+            for index, variable in self._regularized()
+        }
+
+    def reset_subgradients(self):
+        """Makes the dual variables anew from the weights as they are.
+
+        A step does it by itself where weights were replaced; call it to look
+        at `subgradients` before.
+        """
+        with enforcement.outside_the_graph():
+            for index, variable in self._regularized():
+                regularizer = self._regularizer_of[index]
+                theta = ops.convert_to_tensor(variable)
+                allowed = regularizer.project(theta)
+                refused = int(ops.count_nonzero(allowed != theta))
+                if refused:
+                    warnings.warn(
+                        f"{variable.path} holds weights that "
+                        f"{type(regularizer).__name__} does not allow; "
+                        f"{refused} of them are set to zero."
+                    )
+                    variable.assign(allowed)
+                self._warn_of_strength(variable.path, regularizer, allowed)
+                self._duals[index].assign(self._consistent(index, allowed))
+                self._samples[index].assign(self._sample(index, allowed))
+
+    def set_strength(self, regularizer, lam, on_change="reset"):
+        """Sets `regularizer.lam` without moving its weights.
+
+        Args:
+            regularizer: A regularizer of this optimizer.
+            lam: The new strength, >= 0.
+            on_change: `"reset"`: dual variables are made anew, dormant weights
+                lose what they have accumulated. `"rescale"`: dormant ones keep
+                their progress, `v <- v * lam / old lam`. `"keep"`: dual
+                variables stay, and active weights jump at the next step.
+        """
+        members = self.members(regularizer)
+        old = regularizer.lam
+        regularizer.lam = lam
+        if on_change == "keep":
+            return
+        factor = lam / old if old > 0 else 0.0
+        for index, variable in members:
+            theta = ops.convert_to_tensor(variable)
+            v = self._consistent(index, theta)
+            if on_change == "rescale":
+                active = regularizer.support(theta)
+                v = ops.where(active, v, factor * self._duals[index])
+            self._duals[index].assign(v)
+
+    # ---- one step ------------------------------------------------------
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of the equations above."""
+        index = self._get_variable_index(variable)
+        regularizer = self._regularizer_of[index]
+        dtype = keras.backend.result_type(
+            keras.backend.standardize_dtype(variable.dtype), "float32"
+        )
+        theta = ops.cast(variable, dtype)
+        g = ops.cast(gradient, dtype)
+        if self.l2:
+            g = g + self.l2 * theta
+        step = self.step(index, g, ops.cast(learning_rate, dtype))
+        if regularizer is None:
+            # Without J, v is theta / delta, and need not be stored.
+            theta = theta - self.delta * step
+            self.assign(variable, ops.cast(theta, variable.dtype))
+            return
+        v = self._dual(index, theta)
+        if self.support_update_freq > 1:
+            due = ops.equal(self.iterations % self.support_update_freq, 0)
+            free = ops.logical_or(due, regularizer.support(theta))
+            step = ops.where(free, step, 0.0)
+        v = v - step
+        self.assign(self._duals[index], v)
+        theta = regularizer.prox(self.delta * v, self.delta)
+        theta = ops.cast(theta, variable.dtype)
+        self.assign(variable, theta)
+        self.assign(self._samples[index], self._sample(index, theta))
+
+    def _dual(self, index, theta):
+        """v, made anew if the weights are not those of the last step."""
+        known = ops.cast(self._samples[index], theta.dtype)
+        seen = ops.cast(self._sample(index, theta), theta.dtype)
+        # Compilers may round the sample and the weights differently.
+        dtype = keras.backend.standardize_dtype(self._samples[index].dtype)
+        tolerance = 1e-2 if dtype in ("bfloat16", "float16") else 1e-4
+        allowed = tolerance * ops.max(ops.abs(known)) + 1e-12
+        replaced = ops.any(ops.abs(seen - known) > allowed)
+        replaced = ops.logical_or(replaced, ops.equal(self.iterations, 0))
+        return ops.cond(
+            replaced,
+            lambda: self._consistent(index, theta),
+            lambda: ops.convert_to_tensor(self._duals[index]),
+        )
+
+    def _consistent(self, index, theta):
+        """`theta / delta + subgradient(theta)`, which leaves theta in place."""
+        regularizer = self._regularizer_of[index]
+        dtype = self._duals[index].dtype
+        theta = ops.cast(regularizer.project(theta), dtype)
+        return theta / self.delta + regularizer.subgradient(theta)
+
+    def _regularized(self):
+        return [
+            (index, variable)
+            for index, variable in enumerate(self._trainable_variables)
+            if self._regularizer_of[index] is not None
+        ]
+
+    def _latent_for(self, name):
+        return [
+            None
+            if self._regularizer_of[index] is None
+            else enforcement.add_latent(self, variable, name)
+            for index, variable in enumerate(self._trainable_variables)
+        ]
+
+    def _sample_variable(self, variable):
+        size = min(_SAMPLE, int(np.prod(variable.shape)))
+        return self.add_variable(
+            (size,), dtype=variable.dtype, name=f"{variable.name}_sample"
+        )
+
+    def _sample(self, index, theta):
+        flat = ops.reshape(theta, (-1,))
+        size = int(np.prod(self._trainable_variables[index].shape))
+        if size <= _SAMPLE:
+            return flat
+        positions = np.random.default_rng(0).integers(0, size, _SAMPLE)
+        return ops.take(flat, np.sort(positions).astype("int32"))
+
+    # ---- what cannot work ----------------------------------------------
+
+    def _refuse(self, variables):
+        for variable, regularizer in zip(variables, self._regularizer_of):
+            if regularizer is None:
+                continue
+            kind, path = type(self).__name__, variable.path
+            if getattr(variable, "constraint", None) is not None:
+                raise ValueError(
+                    f"{kind} cannot train a weight with a constraint, which "
+                    "would disagree with its dual variable: put it into the "
+                    "regularizer (NonNegativeL1). Received: "
+                    f"{variable.constraint!r} on {path}"
+                )
+            penalty = getattr(variable, "regularizer", None)
+            if isinstance(penalty, (keras.regularizers.L1L2,)) or type(
+                penalty
+            ) in (keras.regularizers.L1, keras.regularizers.L2):
+                warnings.warn(
+                    f"{path} has a kernel_regularizer ({penalty!r}) besides "
+                    f"{kind}'s; both act, the former through the gradient."
+                )
+            if self.support_update_freq > 1:
+                regularizer.support(ops.zeros(variable.shape))
+
+    def _warn_of_strength(self, path, regularizer, theta):
+        zeros = int(ops.count_nonzero(theta == 0))
+        if regularizer.lam == 0 and zeros:
+            warnings.warn(
+                f"{path} starts with {zeros} zeros, but lam is 0: they will "
+                "not last."
+            )
+        largest = float(ops.max(ops.abs(theta)))
+        jump = float(ops.max(ops.abs(regularizer.subgradient(theta))))
+        lost = np.finfo("float32").eps * self.delta * jump
+        if largest and lost > 1e-3 * largest:
+            warnings.warn(
+                f"lam={regularizer.lam:g} is so large that float32 cannot hold "
+                f"the weights of {path} beside it; they will change at the "
+                "first step. Lower lam, or set them to zero."
+            )
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        return {
+            **super().get_config(),
+            "delta": self.delta,
+            "l2": self.l2,
+            "support_update_freq": self.support_update_freq,
+        }

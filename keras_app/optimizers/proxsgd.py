@@ -1,0 +1,54 @@
+"""Proximal gradient descent, the baseline of the Bregman optimizers."""
+
+import keras
+from keras import ops
+
+from keras_app.optimizers.regularized import RegularizedOptimizer
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class ProxSGD(RegularizedOptimizer):
+    """Gradient descent that shrinks weights, and sets small ones to zero.
+
+        theta <- prox_{tau J}(theta - tau g)
+
+    It starts dense and shrinks every weight by `tau * lam` at each step, the
+    surviving ones too. There is neither dual variable nor momentum.
+
+    Args:
+        learning_rate: tau, a float >= 0 or a schedule. Defaults to `0.1`.
+        regularizers: See `LinBreg`. Defaults to `None`: plain SGD.
+        **kwargs: Keras's base arguments, such as `clipnorm`.
+
+    Raises:
+        ValueError: See `LinBreg`.
+
+    Example:
+
+    >>> from keras_app.regularizers import L1
+    >>> weight = keras.Variable([[1.0, 0.1]])
+    >>> optimizer = ProxSGD(learning_rate=1.0, regularizers=L1(0.5))
+    >>> optimizer.apply([keras.ops.convert_to_tensor([[0.2, 0.3]])], [weight])
+    >>> weight.numpy().round(4).tolist()
+    [[0.3, 0.0]]
+
+    Reference: [Bungert et al., 2022](https://arxiv.org/abs/2105.04319).
+    Differs: none known.
+    """
+
+    def __init__(
+        self, learning_rate=0.1, regularizers=None, name="proxsgd", **kwargs
+    ):
+        super().__init__(learning_rate, regularizers, name=name, **kwargs)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of the equation above."""
+        regularizer = self._regularizer_of[self._get_variable_index(variable)]
+        dtype = keras.backend.result_type(
+            keras.backend.standardize_dtype(variable.dtype), "float32"
+        )
+        tau = ops.cast(learning_rate, dtype)
+        theta = ops.cast(variable, dtype) - tau * ops.cast(gradient, dtype)
+        if regularizer is not None:
+            theta = regularizer.prox(theta, tau)
+        self.assign(variable, ops.cast(theta, variable.dtype))

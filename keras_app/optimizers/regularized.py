@@ -1,0 +1,327 @@
+"""The base of optimizers that give each variable a sparsity regularizer."""
+
+import abc
+import math
+import re
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import enforcement
+from keras_app import selection
+from keras_app.regularizers import SparsityRegularizer
+
+# Keras names a variable that was given no name so.
+_NAMELESS = re.compile(r"variable(_\d+)?")
+
+
+class RegularizedOptimizer(keras.optimizers.Optimizer, abc.ABC):
+    """Which variable has which regularizer, and with what strength.
+
+    The strengths are kept among the optimizer's variables. Everything is
+    decided when the optimizer is built, by the index of a variable.
+
+    Args:
+        learning_rate: A float >= 0 or a schedule.
+        regularizers: One regularizer of `keras_app.regularizers` for all
+            kernels; `{regex: regularizer}`, searched in `variable.path`, or
+            with layers as keys, which stand for their kernels; a callable
+            `variable -> regularizer or None`; or `None`. A regularizer under
+            several keys is one group with one strength. A pattern takes
+            biases along if it matches them.
+        **kwargs: Keras's base arguments.
+    """
+
+    def __init__(self, learning_rate, regularizers, **kwargs):
+        if isinstance(learning_rate, (int, float)):
+            check_number("learning_rate", learning_rate, lambda x: x >= 0)
+            learning_rate = float(learning_rate)
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        self._rules = _Rules(regularizers)
+        for regularizer in self._rules.regularizers():
+            regularizer.optimizers.add(self)
+
+    def build(self, variables):
+        """Gives each variable its regularizer, or none."""
+        if self.built:
+            return
+        chosen = self._rules.resolve(variables)
+        super().build(variables)
+        self._regularizer_of = chosen
+        for regularizer in _different(chosen):
+            regularizer.optimizers.add(self)
+        with enforcement.outside_the_graph():
+            strengths = [
+                variable
+                for regularizer in _different(chosen)
+                for variable in regularizer.variables()
+            ]
+        # Keras tracks variables in lists that are set as attributes.
+        self._strengths = strengths
+
+    @property
+    def density(self):
+        """Share of the regularized weights that are not zero, in [0, 1]."""
+        return self.density_of(None)
+
+    def density_of(self, regularizer):
+        """Share of one regularizer's weights that are not zero.
+
+        Args:
+            regularizer: A regularizer of this optimizer; `None` for all.
+
+        Raises:
+            RuntimeError: The optimizer is not built.
+        """
+        members = self.members(regularizer)
+        kept = sum(
+            int(np.count_nonzero(ops.convert_to_numpy(variable)))
+            for _, variable in members
+        )
+        return kept / sum(math.prod(v.shape) for _, v in members)
+
+    def members(self, regularizer):
+        """`[(index, variable)]` of a regularizer; of all for `None`."""
+        if not self.built:
+            raise RuntimeError(
+                f"{self.name} is not built yet, so no variable has a "
+                "regularizer. Call `fit`, or `optimizer.build("
+                "model.trainable_variables)`, first."
+            )
+        found = [
+            (index, variable)
+            for index, variable in enumerate(self._trainable_variables)
+            if self._regularizer_of[index] is not None
+            and regularizer in (None, self._regularizer_of[index])
+        ]
+        if not found:
+            raise ValueError(
+                f"`regularizer` must be one of {self.name}'s. "
+                f"Received: {regularizer!r}"
+            )
+        return found
+
+    def set_strength(self, regularizer, lam, on_change="reset"):
+        """Sets `regularizer.lam`; optimizers with a dual variable mind it."""
+        self.members(regularizer)
+        regularizer.lam = lam
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        config = super().get_config()
+        chosen = self._regularizer_of if self.built else None
+        config["regularizers"] = self._rules.get_config(
+            chosen, self._trainable_variables
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the optimizer that `get_config` described."""
+        config = dict(config)
+        config["regularizers"] = _deserialize(
+            config.get("regularizers"), custom_objects
+        )
+        return super().from_config(config, custom_objects)
+
+
+class _Rules:
+    """What the user said about regularizers, before there are variables."""
+
+    def __init__(self, given):
+        # A plain object, because Keras would track the values of a dict.
+        self._given = given
+        single = given is None or isinstance(given, SparsityRegularizer)
+        if single:
+            return
+        if isinstance(given, dict):
+            self._check_mapping(given)
+        elif isinstance(given, keras.regularizers.Regularizer):
+            raise TypeError(_not_ours(given))
+        elif not callable(given):
+            raise TypeError(
+                "`regularizers` must be a regularizer of "
+                "keras_app.regularizers, a dict {regex or layer: regularizer}, "
+                f"a callable, or None. Received: regularizers={given!r}"
+            )
+
+    @staticmethod
+    def _check_mapping(given):
+        if not given:
+            raise ValueError(
+                "`regularizers` must not be empty. Received: regularizers={}"
+            )
+        for key, value in given.items():
+            if not isinstance(key, keras.layers.Layer):
+                selection.check_filters(key)
+            if value is not None and not isinstance(value, SparsityRegularizer):
+                raise TypeError(_not_ours(value))
+
+    def regularizers(self):
+        """The regularizers that are known without any variable."""
+        if isinstance(self._given, SparsityRegularizer):
+            return [self._given]
+        if isinstance(self._given, dict):
+            return _different(self._given.values())
+        return []
+
+    def resolve(self, variables):
+        """One regularizer or `None` for each variable, as a tuple."""
+        given = self._given
+        if given is None:
+            return (None,) * len(variables)
+        if isinstance(given, SparsityRegularizer):
+            chosen = [given if _is_kernel(v) else None for v in variables]
+        elif isinstance(given, dict):
+            chosen = _match(given, variables)
+        else:
+            chosen = [given(variable) for variable in variables]
+            for value in chosen:
+                if value is not None and not isinstance(
+                    value, SparsityRegularizer
+                ):
+                    raise TypeError(_not_ours(value))
+        if not any(value is not None for value in chosen):
+            raise ValueError(
+                "`regularizers` must give at least one variable a regularizer. "
+                f"Received: {given!r} for {[_path(v) for v in variables][:8]}"
+            )
+        for variable, regularizer in zip(variables, chosen):
+            if regularizer is not None:
+                regularizer.check_shape(variable.shape, _path(variable))
+        _refuse_guessed_groups(variables, chosen)
+        return tuple(chosen)
+
+    def get_config(self, chosen, variables):
+        """Serialized; once resolved, as one pattern for each regularizer.
+
+        A file must not depend on what a callable is, nor on the beginning of
+        a path, which Keras may change when it loads a model.
+        """
+        serialize = keras.saving.serialize_keras_object
+        given = self._given
+        if given is None or isinstance(given, SparsityRegularizer):
+            return serialize(given)
+        if chosen is not None:
+            patterns = [
+                (_end_of_path(variable, variables), regularizer)
+                for variable, regularizer in zip(variables, chosen)
+            ]
+        elif isinstance(given, dict):
+            patterns = list(given.items())
+        else:
+            return serialize(given)
+        # One entry for each regularizer, so that what shared a strength
+        # shares it after loading.
+        config = {}
+        for regularizer in _different(value for _, value in patterns):
+            mine = [key for key, value in patterns if value is regularizer]
+            joined = mine[0] if len(mine) == 1 else f"(?:{')|(?:'.join(mine)})"
+            config[joined] = serialize(regularizer)
+        return config
+
+
+def check_number(name, value, rule, words=">= 0"):
+    """Raises unless `value` is a finite number that fulfils `rule`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not rule(value):
+        raise ValueError(
+            f"`{name}` must be a number {words}. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def _deserialize(config, custom_objects):
+    if not isinstance(config, dict):
+        return config
+    restore = keras.saving.deserialize_keras_object
+    if "class_name" in config:
+        return restore(config, custom_objects=custom_objects)
+    return {
+        key: restore(value, custom_objects=custom_objects)
+        if isinstance(value, dict)
+        else value
+        for key, value in config.items()
+    }
+
+
+def _different(regularizers):
+    """Each regularizer once, in order, `None` left out."""
+    unique = {id(r): r for r in regularizers if r is not None}
+    return list(unique.values())
+
+
+def _match(given, variables):
+    chosen = [None] * len(variables)
+    rule_of = [None] * len(variables)
+    for key, regularizer in given.items():
+        matched = [i for i, v in enumerate(variables) if _matches(key, v)]
+        if not matched:
+            raise ValueError(
+                f"`regularizers` must match variables. Received: {key!r}, "
+                f"which matches none of {[_path(v) for v in variables][:8]}"
+            )
+        for i in matched:
+            if rule_of[i] is not None and chosen[i] is not regularizer:
+                raise ValueError(
+                    "`regularizers` must give a variable one regularizer. "
+                    f"Received: {rule_of[i]!r} and {key!r}, which both match "
+                    f"{_path(variables[i])}"
+                )
+            chosen[i], rule_of[i] = regularizer, key
+    return chosen
+
+
+def _matches(key, variable):
+    if isinstance(key, keras.layers.Layer):
+        mine = any(variable is weight for weight in key.trainable_variables)
+        return mine and _is_kernel(variable)
+    return re.search(key, _path(variable)) is not None
+
+
+def _is_kernel(variable):
+    """Whether one regularizer for the whole model acts on this variable."""
+    name = variable.name.split(":")[0]
+    named = "kernel" in name or _NAMELESS.fullmatch(name) is not None
+    return named and len(variable.shape) >= 2
+
+
+def _path(variable):
+    # A custom loop may pass variables of the backend, which have only a name.
+    return getattr(variable, "path", variable.name)
+
+
+def _end_of_path(variable, variables):
+    """A pattern for the shortest end of a path that no other one shares."""
+    parts = _path(variable).split("/")
+    for count in range(min(2, len(parts)), len(parts) + 1):
+        pattern = f"(^|/){re.escape('/'.join(parts[-count:]))}$"
+        matched = [v for v in variables if re.search(pattern, _path(v))]
+        if len(matched) == 1:
+            break
+    return pattern
+
+
+def _not_ours(value):
+    return (
+        "`regularizers` must hold regularizers of keras_app.regularizers, "
+        "which have a prox; those of Keras go to `kernel_regularizer=`. "
+        f"Received: {value!r}"
+    )
+
+
+def _refuse_guessed_groups(variables, chosen):
+    """A kernel of EinsumDense has no axes that "auto" could know."""
+    guessed = [
+        variable
+        for variable, regularizer in zip(variables, chosen)
+        if isinstance(getattr(regularizer, "axes", None), str)
+        and len(variable.shape) > 2
+    ]
+    for variable in selection.einsum_kernels(guessed):
+        raise ValueError(
+            "`axes` must be a tuple of axes for a kernel of EinsumDense or "
+            "attention, whose groups cannot be told from its shape. Received: "
+            f"a name for {_path(variable)} of shape {tuple(variable.shape)}"
+        )
