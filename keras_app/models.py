@@ -3,10 +3,10 @@
 Every function returns an uncompiled functional `keras.Model` that maps images
 in [0, 1], shape `(batch, height, width, channels)`, to logits, shape
 `(batch, num_classes)`: no softmax at the end, so the loss is built with
-`from_logits=True`. The models are plain Keras, run on every backend, and carry
-no regularizer: weight decay belongs to the optimizer. Layer names, and so the
-paths of the variables (`stage1_block1_conv1/kernel`), are the same in every
-instance.
+`from_logits=True`. (Only `skip_encoder` gives images.) The models are plain
+Keras, run on every backend, and carry no regularizer: weight decay belongs to
+the optimizer. Layer names, and so the paths of the variables
+(`stage1_block1_conv1/kernel`), are the same in every instance.
 
 Arguments that all of them take:
 
@@ -310,6 +310,206 @@ def vgg16_bn(input_shape, num_classes, mean=None, std=None, seed=None):
     )
 
 
+def convnet_5x5(input_shape, num_classes, mean=None, std=None, seed=None):
+    """Two unpadded 5x5 convolutions and two dense layers, all with biases.
+
+    Each convolution has 64 filters and is followed by a 2x2 max pool and then
+    by ReLU; the hidden dense layer has 128 units. 236,618 parameters for
+    28x28x1 images and 10 classes, more than half of them in the hidden layer:
+    a network that is wide enough to leave most of itself unused.
+
+    Args:
+        input_shape: `(height, width, channels)`, height and width at least
+            16.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+
+    Example:
+
+    >>> convnet_5x5((28, 28, 1), 10, mean=0.5, std=0.5).count_params()
+    236618
+
+    Reference: [Bungert et al., 2022](https://arxiv.org/abs/2105.04319),
+    the network for Fashion-MNIST. Differs: none known.
+    """
+    _check_input_shape(input_shape, rank=3)
+    if min(input_shape[:2]) < 16:
+        raise ValueError(
+            "`input_shape` must have a height and a width of at least 16. "
+            f"Received: input_shape={input_shape}"
+        )
+
+    def body(x):
+        for i in (1, 2):
+            x = layers.Conv2D(
+                64,
+                5,
+                data_format="channels_last",
+                kernel_initializer="he_normal",
+                name=f"conv{i}",
+            )(x)
+            x = layers.MaxPooling2D(
+                data_format="channels_last", name=f"pool{i}"
+            )(x)
+            x = layers.ReLU(name=f"relu{i}")(x)
+        x = layers.Flatten(name="flatten")(x)
+        return layers.Dense(128, activation="relu", name="hidden")(x)
+
+    return _classifier(
+        "convnet_5x5", body, input_shape, num_classes, mean, std, seed
+    )
+
+
+def densenet_design(
+    input_shape,
+    num_classes,
+    mean=None,
+    std=None,
+    seed=None,
+    units=5,
+    growth=12,
+):
+    """Densely connected convolutions, to find out which connections matter.
+
+    Every unit sees the maps of all units before it, and of the stem:
+
+        x_0     = conv3x3(images)                              (the stem)
+        x_{i+1} = concat(x_i, ReLU(conv3x3(x_i)))              (unit i + 1)
+
+    The stem, which has no bias, and `units` units add `growth` maps each. One
+    further unit adds a single map, and only this one is flattened and given
+    to the logits. Training that zeroes whole 2-D kernels then says which of
+    the connections it needs, see
+    `keras_app.report.discovery.connection_matrix`. The convolutions are named
+    `stem` and `unit1_conv` to `unit6_conv`. 28,107 parameters for 28x28x1
+    images and 10 classes.
+
+    Args:
+        input_shape: `(height, width, channels)`.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+        units: Number of units before the last one, at least 1. Defaults to
+            `5`.
+        growth: Maps that the stem and each of them add, at least 1. Defaults
+            to `12`.
+
+    Example:
+
+    >>> model = densenet_design((28, 28, 1), 10)
+    >>> tuple(model.get_layer("unit6_conv").kernel.shape)
+    (3, 3, 72, 1)
+
+    Reference: [Bungert et al., 2021](https://arxiv.org/abs/2106.02479).
+    Differs: linear logits; the authors' code applies ReLU to them.
+    """
+    _check_size("units", units)
+    _check_size("growth", growth)
+
+    def body(x):
+        x = _conv3x3(x, growth, "stem", use_bias=False)
+        for i in range(1, units + 1):
+            new = _conv3x3(x, growth, f"unit{i}_conv", activation="relu")
+            x = layers.Concatenate(name=f"unit{i}_concat")([x, new])
+        x = _conv3x3(x, 1, f"unit{units + 1}_conv", activation="relu")
+        return layers.Flatten(name="flatten")(x)
+
+    return _classifier(
+        "densenet_design", body, input_shape, num_classes, mean, std, seed
+    )
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class SkipSum(layers.Layer):
+    """Sums a list of tensors, each times a coefficient that is learned.
+
+        y = sum_i a_i x_i
+
+    The one weight is the vector `coefficients`, `(number of tensors,)`, which
+    starts at 0, so that at first nothing is skipped. Every tensor must have
+    the same shape, which is that of the output.
+
+    Example:
+
+    >>> layer = SkipSum()
+    >>> y = layer([keras.ops.ones((2, 3)), keras.ops.ones((2, 3))])
+    >>> keras.ops.convert_to_numpy(y).tolist()
+    [[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    """
+
+    def build(self, input_shape):
+        self.coefficients = self.add_weight(
+            shape=(len(input_shape),),
+            initializer="zeros",
+            name="coefficients",
+        )
+
+    def call(self, inputs):
+        stacked = keras.ops.stack(inputs, axis=-1)
+        return keras.ops.matmul(stacked, self.coefficients)
+
+
+def skip_encoder(
+    input_shape, num_classes=None, mean=None, std=None, seed=None, depth=6
+):
+    """Auto-encoder that finds its own widths and skip connections.
+
+    All layers have as many units as the image has values. Each adds to its
+    output what all earlier activations and the input give through skips:
+
+        x_{k+1} = ReLU(W_k x_k + b_k) + sum_{i=0..k} a_{k,i} x_i
+
+    `x_0` is the normalized image, the last `x` the restored one, in the range
+    of the clean images. Training that zeroes whole columns of the kernels, and
+    single coefficients `a`, leaves a network whose widths and skips are what
+    the task needs, see `keras_app.report.discovery.widths_and_skips`. The
+    dense layers are named `layer1` to `layer6`, the skips `skip1` to `skip6`.
+    3,692,661 parameters for 28x28x1 images, 21 of them skip coefficients.
+
+    Args:
+        input_shape: Shape of one image, and of the output.
+        num_classes: There are no classes: `None`, the default.
+        mean: Mean to subtract from the input, per channel. Defaults to
+            `None`.
+        std: Standard deviation to divide it by, per channel. Defaults to
+            `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+        depth: Number of layers, at least 1. Defaults to `6`.
+
+    Example:
+
+    >>> model = skip_encoder((8, 8, 1), depth=3)
+    >>> model.output_shape, tuple(model.get_layer("skip3").coefficients.shape)
+    ((None, 8, 8, 1), (3,))
+
+    Reference: [Bungert et al., 2021](https://arxiv.org/abs/2106.02479).
+    Differs: none known.
+    """
+    _check_input_shape(input_shape, rank=None)
+    _check_size("depth", depth)
+    if num_classes is not None:
+        raise ValueError(
+            "`num_classes` must be None, because the output is an image. "
+            f"Received: num_classes={num_classes}"
+        )
+    inputs = keras.Input(input_shape, name="images")
+    x = layers.Flatten(name="flatten")(_normalize(inputs, mean, std))
+    kept = [x]
+    for k in range(1, depth + 1):
+        new = layers.Dense(x.shape[-1], activation="relu", name=f"layer{k}")(x)
+        skipped = SkipSum(name=f"skip{k}")(kept)
+        x = layers.Add(name=f"sum{k}")([new, skipped])
+        kept.append(x)
+    outputs = layers.Reshape(tuple(input_shape), name="restored")(x)
+    model = keras.Model(inputs, outputs, name="skip_encoder")
+    if seed is not None:
+        initialize(model, seed)
+    return model
+
+
 def application(
     name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
 ):
@@ -342,7 +542,7 @@ def application(
     >>> model = application("MobileNetV2", (32, 32, 3), 10, alpha=0.35)
     """
     _check_input_shape(input_shape, rank=3)
-    _check_num_classes(num_classes)
+    _check_size("num_classes", num_classes)
     constructors = _applications()
     match = _match_name(name, constructors, "a network of `keras.applications`")
     constructor = constructors[match]
@@ -504,7 +704,7 @@ def _flat_layers(model):
 def _classifier(name, body, input_shape, num_classes, mean, std, seed, rank=3):
     """Builds input, normalization, `body`, logits, and the first weights."""
     _check_input_shape(input_shape, rank)
-    _check_num_classes(num_classes)
+    _check_size("num_classes", num_classes)
     inputs = keras.Input(input_shape, name="images")
     x = body(_normalize(inputs, mean, std))
     outputs = layers.Dense(num_classes, name="logits")(x)
@@ -597,6 +797,18 @@ def _conv_bn(x, filters, name, kernel_size=3, strides=1):
     return _batch_norm(x, name.replace("conv", "bn"))
 
 
+def _conv3x3(x, filters, name, **kwargs):
+    return layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        data_format="channels_last",
+        kernel_initializer="he_normal",
+        name=name,
+        **kwargs,
+    )(x)
+
+
 def _batch_norm(x, name):
     # Keras's momentum keeps, PyTorch's replaces: 0.9 here is 0.1 there.
     return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
@@ -649,11 +861,11 @@ def _check_input_shape(input_shape, rank):
         )
 
 
-def _check_num_classes(num_classes):
-    if not _is_integer(num_classes, minimum=1):
+def _check_size(argument, value):
+    if not _is_integer(value, minimum=1):
         raise ValueError(
-            f"`num_classes` must be a positive integer. Received: "
-            f"num_classes={num_classes}"
+            f"`{argument}` must be a positive integer. Received: "
+            f"{argument}={value}"
         )
 
 
@@ -674,4 +886,7 @@ _NETWORKS = (
     resnet18,
     resnet50,
     vgg16_bn,
+    convnet_5x5,
+    densenet_design,
+    skip_encoder,
 )

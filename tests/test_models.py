@@ -16,7 +16,10 @@ from keras_app import models
 # as published, vgg16_bn as published (14,728,266) less its 4,224 convolution
 # biases, resnet20/32/56 as published with identity shortcuts (269,722,
 # 464,154, 853,018) plus 2,560 for two 1x1 convolutions and 192 for their
-# batch normalization.
+# batch normalization. By hand for 28x28x1: convnet_5x5 has 1,664 + 102,464 in
+# the convolutions (24x24, pooled to 12x12; 8x8, pooled to 4x4), 131,200 + 1,290
+# in the dense layers; densenet_design has 108 in the stem, 9 * 12 * 12 * (1 +
+# 2 + 3 + 4 + 5) + 60 in five units, 649 in the last one, 7,850 in the logits.
 PARAMETERS = {
     "mlp": 266_610,
     "convnet": 24_058,
@@ -26,13 +29,16 @@ PARAMETERS = {
     "resnet18": 11_173_962,
     "resnet50": 23_520_842,
     "vgg16_bn": 14_724_042,
+    "convnet_5x5": 236_618,
+    "densenet_design": 28_107,
 }
 
-SMALL = ("mlp", "convnet", "resnet20")
+GREY = ("mlp", "convnet", "convnet_5x5", "densenet_design")
+SMALL = (*GREY, "resnet20")
 
 
 def input_shape_of(name):
-    return (28, 28, 1) if name in ("mlp", "convnet") else (32, 32, 3)
+    return (28, 28, 1) if name in GREY else (32, 32, 3)
 
 
 @functools.cache
@@ -149,6 +155,121 @@ def test_batch_normalization_keeps_the_constants_of_the_reference():
         if isinstance(layer, keras.layers.BatchNormalization):
             assert layer.momentum == 0.9
             assert layer.epsilon == 1e-5
+
+
+def test_convnet_5x5_pools_before_its_activations():
+    model = build("convnet_5x5")
+    names = [layer.name for layer in model.layers]
+    assert names[1:7] == ["conv1", "pool1", "relu1", "conv2", "pool2", "relu2"]
+    assert model.get_layer("conv2").output.shape == (None, 8, 8, 64)
+    assert model.get_layer("hidden").kernel.shape == (1024, 128)
+    assert all(
+        model.get_layer(name).use_bias
+        for name in ("conv1", "conv2", "hidden", "logits")
+    )
+
+
+def test_densenet_units_see_the_maps_of_all_units_before_them():
+    model = build("densenet_design")
+    shapes = {
+        layer.name: tuple(layer.kernel.shape)
+        for layer in model.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    }
+    assert shapes == {
+        "stem": (3, 3, 1, 12),
+        "unit1_conv": (3, 3, 12, 12),
+        "unit2_conv": (3, 3, 24, 12),
+        "unit3_conv": (3, 3, 36, 12),
+        "unit4_conv": (3, 3, 48, 12),
+        "unit5_conv": (3, 3, 60, 12),
+        "unit6_conv": (3, 3, 72, 1),
+    }
+    assert not model.get_layer("stem").use_bias
+    assert model.get_layer("logits").kernel.shape == (784, 10)
+
+
+def test_densenet_keeps_new_maps_behind_old_ones():
+    model = models.densenet_design((4, 4, 1), 2, seed=0, units=2, growth=3)
+    images = np.random.default_rng(0).random((2, 4, 4, 1)).astype("float32")
+    parts = keras.Model(
+        model.input,
+        [
+            model.get_layer(name).output
+            for name in ("stem", "unit1_conv", "unit2_conv", "unit2_concat")
+        ],
+    )(images)
+    stem, first, second, together = map(to_numpy, parts)
+    expected = np.concatenate([stem, first, second], axis=-1)
+    np.testing.assert_array_equal(together, expected)
+    # The stem is linear, the units are not.
+    assert stem.min() < 0 and first.min() == 0 and second.min() == 0
+
+
+def a_skip_encoder(**kwargs):
+    return models.skip_encoder((2, 3, 1), depth=3, seed=0, **kwargs)
+
+
+def test_skip_encoder_has_the_parameters_of_six_square_layers():
+    model = models.get("skip_encoder", (28, 28, 1), None)
+    # 6 * (784 * 784 + 784) and 1 + 2 + ... + 6 skip coefficients.
+    assert model.count_params() == size(model.trainable_variables) == 3_692_661
+    assert model.output_shape == (None, 28, 28, 1)
+    for k in range(1, 7):
+        assert model.get_layer(f"layer{k}").kernel.shape == (784, 784)
+        coefficients = to_numpy(model.get_layer(f"skip{k}").coefficients)
+        np.testing.assert_array_equal(coefficients, np.zeros(k))
+
+
+def test_skip_encoder_computes_the_stated_recursion():
+    model = a_skip_encoder(mean=0.25, std=0.5)
+    rng = np.random.default_rng(1)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape))
+    images = rng.random((4, 2, 3, 1)).astype("float32")
+    kept = [(images.reshape(4, 6) - 0.25) / 0.5]
+    for k in (1, 2, 3):
+        layer = model.get_layer(f"layer{k}")
+        w, b = to_numpy(layer.kernel), to_numpy(layer.bias)
+        a = to_numpy(model.get_layer(f"skip{k}").coefficients)
+        new = np.maximum(kept[-1] @ w + b, 0)
+        kept.append(new + sum(a[i] * kept[i] for i in range(k)))
+    np.testing.assert_allclose(
+        to_numpy(model(images)), kept[3].reshape(4, 2, 3, 1), rtol=1e-4
+    )
+
+
+def test_skip_coefficients_learn_in_fit_and_are_saved(tmp_path):
+    model = a_skip_encoder(mean=0.25, std=0.5)
+    images = np.random.default_rng(0).random((16, 2, 3, 1)).astype("float32")
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(images, images, batch_size=8, epochs=2, verbose=0)
+    assert all(
+        to_numpy(model.get_layer(f"skip{k}").coefficients).all()
+        for k in (1, 2, 3)
+    )
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [v.path for v in loaded.variables] == [
+        v.path for v in model.variables
+    ]
+    np.testing.assert_allclose(
+        to_numpy(loaded(images)), to_numpy(model(images)), rtol=1e-6
+    )
+
+
+def test_skip_encoder_has_no_classes():
+    with pytest.raises(ValueError, match="must be None.*num_classes=10"):
+        models.skip_encoder((28, 28, 1), 10)
+
+
+def test_same_seed_gives_the_same_skip_encoder():
+    first, second = a_skip_encoder(), a_skip_encoder()
+    assert [v.path for v in first.variables] == [
+        v.path for v in second.variables
+    ]
+    for a, b in zip(first.variables, second.variables):
+        np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
 
 
 def test_mlp_options_change_width_activation_and_bias():
@@ -444,6 +565,25 @@ def test_wrong_arguments_are_refused(arguments, message):
         models.convnet(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("convnet_5x5", {"input_shape": (16, 15, 1)}, r"16.*=\(16, 15, 1\)"),
+        ("densenet_design", {"units": 0}, "`units` must .*units=0"),
+        ("densenet_design", {"growth": 1.5}, "`growth` must .*growth=1.5"),
+        (
+            "skip_encoder",
+            {"depth": 0, "num_classes": None},
+            "`depth` must .*depth=0",
+        ),
+    ],
+)
+def test_wrong_sizes_are_refused(name, arguments, message):
+    arguments = {"input_shape": (28, 28, 1), "num_classes": 10, **arguments}
+    with pytest.raises(ValueError, match=message):
+        models.get(name, **arguments)
+
+
 @pytest.mark.parametrize("depth", [2, 18, 20.0])
 def test_resnet_cifar_refuses_other_depths(depth):
     with pytest.raises(ValueError, match=f"`depth` must .*depth={depth}"):
@@ -453,5 +593,5 @@ def test_resnet_cifar_refuses_other_depths(depth):
 @pytest.mark.backend_free
 def test_examples_in_the_docstrings_run():
     results = doctest.testmod(models, extraglobs={"keras": keras})
-    assert results.attempted >= 11
+    assert results.attempted >= 18
     assert results.failed == 0

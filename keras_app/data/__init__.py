@@ -1,5 +1,7 @@
-"""Data: loading by name, megabatches, replay, and a small shipped set."""
+"""Data: loading by name, megabatches, held-out parts, a small shipped set."""
 
+from keras_app.data.holdout import Holdout
+from keras_app.data.holdout import Restoration
 from keras_app.data.loading import DatasetInfo
 from keras_app.data.loading import info
 from keras_app.data.loading import load
@@ -13,8 +15,10 @@ from keras_app.data.tensorflow_pipeline import make_deterministic
 
 __all__ = [
     "DatasetInfo",
+    "Holdout",
     "Megabatch",
     "Megabatches",
+    "Restoration",
     "few_shot",
     "info",
     "load",

@@ -6,9 +6,8 @@ import typing
 
 import numpy as np
 
-from keras_app.data import loading
+from keras_app.data import source
 from keras_app.data import splits
-from keras_app.data.tensorflow_pipeline import import_tensorflow
 
 # One stream of random numbers per use, so that a switch for one of them never
 # changes the numbers of another.
@@ -65,11 +64,6 @@ class Megabatch:
         Returns:
             A `tf.data.Dataset` of `(last - first) * steps_per_epoch` batches.
         """
-        if not 0 <= first <= last:
-            raise ValueError(
-                "`first` and `last` must be epochs with 0 <= first <= last. "
-                f"Received: first={first}, last={last}"
-            )
         return self._epochs(first, last)
 
 
@@ -170,25 +164,13 @@ class Megabatches:
         splits.check_integer("scoring_batch_size", scoring_batch_size, 1)
         splits.check_integer("padding", padding, 0)
         splits.check_integer("seed", seed, 0)
-        if isinstance(name_or_arrays, str):
-            images, labels = loading.load_arrays(
-                name_or_arrays, split, data_dir
-            )
-            num_classes = loading.info(name_or_arrays, data_dir).num_classes
-            self.name = name_or_arrays
-        else:
-            self.name = None
-            images, labels = _check_arrays(name_or_arrays)
-            num_classes = int(labels.max()) + 1
+        self.name, images, labels, self.num_classes = source.read(
+            name_or_arrays, split, data_dir
+        )
         if augment is None:
             augment = images.ndim == 4
-        augments = augment or augment_validation or augment_scoring
-        if augments and images.ndim != 4:
-            raise ValueError(
-                "`augment` must be False unless images have the shape (N, "
-                "height, width, channels). Received: images of shape "
-                f"{images.shape}"
-            )
+        if augment or augment_validation or augment_scoring:
+            source.check_augmentable(images)
 
         if num_shots is None:
             ids = np.arange(len(labels), dtype="int64")
@@ -220,15 +202,16 @@ class Megabatches:
 
         self.data_dir = data_dir
         self.image_shape = images.shape[1:]
-        self.num_classes = num_classes
         self._ids = [
             {key: ids[value] for key, value in part.items()}
             for part in positions
         ]
-        self._source = _Source(images, labels, padding, flip, with_ids)
+        self._source = source.Source(images, labels, with_ids)
         self._batch_size = batch_size
         self._scoring_batch_size = scoring_batch_size
         self._augment = (augment, augment_validation, augment_scoring)
+        self._padding = padding
+        self._flip = flip
         self._seed = seed
 
     def __len__(self):
@@ -247,15 +230,15 @@ class Megabatches:
 
         def batches(key, use, size):
             return self._source.fixed(
-                ids[key], size, self._augment[use], self._key(index, use)
+                ids[key], size, self._key(index, use), self._prepare(use)
             )
 
         def epochs(first, last):
             return self._source.epochs(
                 ids["train"],
                 self._batch_size,
-                self._augment[_TRAIN],
                 self._key(index, _TRAIN),
+                self._prepare(_TRAIN),
                 first,
                 last,
             )
@@ -265,157 +248,29 @@ class Megabatches:
             train=self._source.passes(
                 ids["train"],
                 self._batch_size,
-                self._augment[_TRAIN],
                 self._key(index, _PASSES),
+                self._prepare(_TRAIN),
             ),
             validation=batches("validation", _VALIDATION, self._batch_size),
             scoring=batches("scoring", _SCORING, self._scoring_batch_size),
             train_ids=ids["train"],
             validation_ids=ids["validation"],
             scoring_ids=ids["scoring"],
-            steps_per_epoch=_ceil_div(len(ids["train"]), self._batch_size),
+            steps_per_epoch=source.ceil_div(
+                len(ids["train"]), self._batch_size
+            ),
             _epochs=epochs,
         )
 
     def _key(self, index, use):
-        state = np.random.SeedSequence([self._seed, index, use])
-        return (state.generate_state(2) >> 1).astype("int32")
+        return source.stream_key(self._seed, index, use)
 
+    def _prepare(self, use):
+        def prepare(images, labels, key):
+            if self._augment[use]:
+                images = source.crop_and_flip(
+                    images, key, self._padding, self._flip
+                )
+            return images, labels
 
-class _Source:
-    """All samples in memory, and the datasets that gather from them."""
-
-    def __init__(self, images, labels, padding, flip, with_ids):
-        tf = import_tensorflow()
-        if images.dtype != np.uint8:
-            images = np.asarray(images, "float32")
-        # Input pipelines run on the host; do not fill an accelerator.
-        with tf.device("CPU:0"):
-            self._images = tf.constant(images)
-            self._labels = tf.constant(labels)
-        self._padding = padding
-        self._flip = flip
-        self._with_ids = with_ids
-
-    def fixed(self, ids, batch_size, augment, key):
-        """Batches in the order of `ids`, the same at every pass."""
-        tf = import_tensorflow()
-        ids = self._on_host(ids)
-        dataset = self._in_batches(ids, batch_size, tf.constant(key))
-        return self._finish(dataset, augment, _ceil_div(len(ids), batch_size))
-
-    def epochs(self, ids, batch_size, augment, key, first, last):
-        """Batches of the epochs `first` to `last - 1`."""
-        tf = import_tensorflow()
-        steps = (last - first) * _ceil_div(len(ids), batch_size)
-        numbers = tf.data.Dataset.range(first, last)
-        dataset = self._shuffled(numbers, ids, batch_size, key)
-        return self._finish(dataset, augment, steps)
-
-    def passes(self, ids, batch_size, augment, key):
-        """Batches of one epoch, of another number at every iteration."""
-        tf = import_tensorflow()
-        numbers = tf.data.Dataset.random(
-            seed=int(key[0]), rerandomize_each_iteration=True
-        ).take(1)
-        dataset = self._shuffled(numbers, ids, batch_size, key)
-        return self._finish(dataset, augment, _ceil_div(len(ids), batch_size))
-
-    def _on_host(self, ids):
-        tf = import_tensorflow()
-        with tf.device("CPU:0"):
-            return tf.constant(ids, "int64")
-
-    def _shuffled(self, numbers, ids, batch_size, key):
-        """For each epoch number, its `(ids, key)` batches."""
-        tf = import_tensorflow()
-        ids = self._on_host(ids)
-
-        def epoch(number):
-            epoch_key = tf.random.fold_in(key, number)
-            order = tf.random.experimental.stateless_shuffle(ids, epoch_key)
-            return self._in_batches(order, batch_size, epoch_key)
-
-        return numbers.flat_map(epoch)
-
-    def _in_batches(self, ids, batch_size, key):
-        tf = import_tensorflow()
-
-        def batch(step):
-            begin = step * batch_size
-            return (
-                ids[begin : begin + batch_size],
-                tf.random.fold_in(key, step),
-            )
-
-        return tf.data.Dataset.range(_ceil_div(len(ids), batch_size)).map(batch)
-
-    def _finish(self, dataset, augment, num_batches):
-        tf = import_tensorflow()
-
-        def gather(ids, key):
-            images = tf.gather(self._images, ids)
-            if augment:
-                images = _augment(images, key, self._padding, self._flip)
-            if images.dtype == tf.uint8:
-                images = tf.cast(images, "float32") / 255.0
-            labels = tf.gather(self._labels, ids)
-            return (images, labels, ids)[: 3 if self._with_ids else 2]
-
-        options = tf.data.Options()
-        options.deterministic = True
-        # There are no files to share out between workers.
-        options.experimental_distribute.auto_shard_policy = (
-            tf.data.experimental.AutoShardPolicy.DATA
-        )
-        return (
-            dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
-            .apply(tf.data.experimental.assert_cardinality(num_batches))
-            .with_options(options)
-            .prefetch(tf.data.AUTOTUNE)
-        )
-
-
-def _augment(images, key, padding, flip):
-    """Pads with zeros, crops back at random, flips half of the images."""
-    tf = import_tensorflow()
-    batch = tf.shape(images)[0]
-    height, width = images.shape[1:3]
-    draws = tf.random.stateless_uniform(
-        (2, batch), key, maxval=2 * padding + 1, dtype="int32"
-    )
-    rows = draws[0][:, None] + tf.range(height)
-    columns = draws[1][:, None] + tf.range(width)
-    if flip:
-        # A key of its own: whether to flip must not follow from the crop.
-        coins = tf.random.stateless_uniform((batch,), tf.random.fold_in(key, 1))
-        columns = tf.where(coins[:, None] < 0.5, columns[:, ::-1], columns)
-    around = [padding, padding]
-    images = tf.pad(images, [[0, 0], around, around, [0, 0]])
-    images = tf.gather(images, rows, batch_dims=1)
-    return tf.gather(images, columns, axis=2, batch_dims=1)
-
-
-def _check_arrays(arrays):
-    try:
-        images, labels = (np.asarray(array) for array in arrays)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            "`name_or_arrays` must be the name of a data set or a pair "
-            f"(features, labels) of arrays. Received: {type(arrays).__name__}"
-        ) from error
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            "`name_or_arrays` must have one-dimensional integer labels. "
-            f"Received: labels of shape {labels.shape} and dtype {labels.dtype}"
-        )
-    if not len(labels) or len(images) != len(labels):
-        raise ValueError(
-            "`name_or_arrays` must have as many features as labels, and at "
-            f"least one. Received: shapes {images.shape} and {labels.shape}"
-        )
-    return images, labels.astype("int32")
-
-
-def _ceil_div(count, size):
-    return -(-count // size)
+        return prepare

@@ -45,10 +45,10 @@ class AdaBreg(BregmanOptimizer):
 
     >>> from keras_app.regularizers import L1
     >>> weight = keras.Variable([[1.0, 0.0]])
-    >>> optimizer = AdaBreg(learning_rate=0.1, regularizers=L1(0.5))
-    >>> optimizer.apply([keras.ops.convert_to_tensor([[0.2, 0.3]])], [weight])
+    >>> optimizer = AdaBreg(learning_rate=0.25, regularizers=L1(0.5))
+    >>> optimizer.apply([keras.ops.convert_to_tensor([[0.25, 0.25]])], [weight])
     >>> weight.numpy().round(4).tolist()
-    [[0.9, 0.0]]
+    [[0.75, 0.0]]
 
     Reference: [Bungert et al., 2022](https://arxiv.org/abs/2105.04319),
     algorithm 3. Differs: none known.

@@ -51,9 +51,9 @@ class LinBreg(BregmanOptimizer):
     >>> from keras_app.regularizers import L1
     >>> weight = keras.Variable([[1.0, 0.0]])
     >>> optimizer = LinBreg(learning_rate=1.0, regularizers=L1(0.5))
-    >>> optimizer.apply([keras.ops.convert_to_tensor([[0.2, 0.3]])], [weight])
+    >>> optimizer.apply([keras.ops.convert_to_tensor([[0.25, 0.25]])], [weight])
     >>> weight.numpy().round(4).tolist()  # the second is below the threshold
-    [[0.8, 0.0]]
+    [[0.75, 0.0]]
 
     Reference: [Bungert et al., 2022](https://arxiv.org/abs/2105.04319),
     algorithms 1 and 2. Differs: none known.

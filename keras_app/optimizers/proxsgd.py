@@ -28,9 +28,9 @@ class ProxSGD(RegularizedOptimizer):
     >>> from keras_app.regularizers import L1
     >>> weight = keras.Variable([[1.0, 0.1]])
     >>> optimizer = ProxSGD(learning_rate=1.0, regularizers=L1(0.5))
-    >>> optimizer.apply([keras.ops.convert_to_tensor([[0.2, 0.3]])], [weight])
+    >>> optimizer.apply([keras.ops.convert_to_tensor([[0.25, 0.25]])], [weight])
     >>> weight.numpy().round(4).tolist()
-    [[0.3, 0.0]]
+    [[0.25, 0.0]]
 
     Reference: [Bungert et al., 2022](https://arxiv.org/abs/2105.04319).
     Differs: none known.
