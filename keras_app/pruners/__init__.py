@@ -1,6 +1,8 @@
 """Pruning methods, each a `keras.callbacks.Callback`."""
 
 from keras_app.pruners.anytime import AnytimeProgressivePruner
+from keras_app.pruners.controllers import DensityController
+from keras_app.pruners.controllers import LambdaController
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.pruners.pruner import PruningMissed as PruningMissed
 from keras_app.pruners.random import RandomPruner
@@ -8,6 +10,8 @@ from keras_app.pruners.saliency import SaliencyPruner
 
 __all__ = [
     "AnytimeProgressivePruner",
+    "DensityController",
+    "LambdaController",
     "MagnitudePruner",
     "RandomPruner",
     "SaliencyPruner",

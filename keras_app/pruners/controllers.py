@@ -1,0 +1,328 @@
+"""Controllers: they steer a Bregman regularizer toward a target density."""
+
+import abc
+
+import keras
+
+from keras_app.optimizers.bregman import ON_CHANGE
+from keras_app.optimizers.regularized import check_number
+from keras_app.regularizers import SparsityRegularizer
+
+
+class StrengthController(keras.callbacks.Callback, abc.ABC):
+    """Measures the density of a regularizer's weights and moves its `lam`.
+
+    Args:
+        regularizer: One that the model's optimizer was given.
+        target_density: Share of its weights to keep, in [0, 1].
+        on_change: What happens to dual variables, see
+            `BregmanOptimizer.set_strength`.
+        name: Distinguishes several controllers in the logs: they then write
+            `lam_{name}` and `density_{name}`.
+    """
+
+    def __init__(self, regularizer, target_density, on_change, name):
+        super().__init__()
+        if not isinstance(regularizer, SparsityRegularizer):
+            raise ValueError(
+                "`regularizer` must be one of keras_app.regularizers. "
+                f"Received: regularizer={regularizer!r}"
+            )
+        if on_change not in ON_CHANGE:
+            raise ValueError(
+                f"`on_change` must be one of {ON_CHANGE}. "
+                f"Received: on_change={on_change!r}"
+            )
+        self.regularizer = regularizer
+        self.target_density = check_number(
+            "target_density", target_density, lambda x: 0 <= x <= 1, "in [0, 1]"
+        )
+        self.on_change = on_change
+        self.name = name
+
+    # ---- what a controller says ----------------------------------------
+
+    @abc.abstractmethod
+    def update(self, density):
+        """Moves `lam` once, given the density of the weights in [0, 1]."""
+
+    @abc.abstractmethod
+    def state(self):
+        """Returns what `restore` needs, `{name: plain value}`."""
+
+    def restore(self, state):
+        """Continues where `state()` was taken."""
+        for name, value in state.items():
+            setattr(self, f"_{name}", value)
+
+    # ---- the callback --------------------------------------------------
+
+    def set_model(self, model):
+        """Refuses a model whose optimizer has no strengths to move."""
+        super().set_model(model)
+        optimizer = self._optimizer()
+        if not hasattr(optimizer, "set_strength"):
+            raise ValueError(
+                f"{type(self).__name__} moves the regularizers of LinBreg, "
+                "AdaBreg or ProxSGD. Received: a model compiled with "
+                f"{type(optimizer).__name__}"
+            )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds `lam` and `density` to the logs, as they ended the epoch."""
+        if logs is not None:
+            end = f"_{self.name}" if self.name else ""
+            logs[f"lam{end}"] = self.regularizer.lam
+            logs[f"density{end}"] = self.density()
+
+    def density(self):
+        """Returns the density of the regularizer's weights now."""
+        # Inside a fit on JAX the variables are empty until asked for.
+        if keras.backend.backend() == "jax":
+            self.model.jax_state_sync()
+        return self._optimizer().density_of(self.regularizer)
+
+    def set_lam(self, lam):
+        """Sets the strength in every optimizer that has the regularizer."""
+        optimizers = list(self.regularizer.optimizers)
+        if self.model is not None:
+            optimizers = [self._optimizer()]
+        built = [optimizer for optimizer in optimizers if optimizer.built]
+        if optimizers and not built:
+            raise RuntimeError(
+                f"{optimizers[0].name} is not built yet, so there is no dual "
+                "variable to follow `lam`. Call `fit`, or `optimizer.build("
+                "model.trainable_variables)`, first."
+            )
+        for optimizer in built:
+            optimizer.set_strength(self.regularizer, lam, self.on_change)
+        self.regularizer.lam = lam
+
+    def _optimizer(self):
+        optimizer = self.model.optimizer
+        return getattr(optimizer, "inner_optimizer", optimizer)
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        return {
+            "regularizer": keras.saving.serialize_keras_object(
+                self.regularizer
+            ),
+            "target_density": self.target_density,
+            "on_change": self.on_change,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the controller, with a regularizer of its own."""
+        config = dict(config)
+        config["regularizer"] = keras.saving.deserialize_keras_object(
+            config["regularizer"]
+        )
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class LambdaController(StrengthController):
+    """Moves `lam` by a fixed increment at the end of each epoch.
+
+        lam <- lam + increment          while density > target
+        lam <- max(lam - increment, 0)  else
+
+    Args:
+        regularizer: One that the model's optimizer was given.
+        target_density: Share of its weights to keep, in [0, 1]. Defaults to
+            `1.0`, with which `lam` only falls, to 0.
+        increment: Step, > 0. Defaults to `0.05`.
+        warmup: The first `warmup + 1` updates do nothing; an integer >= 0.
+            Defaults to `0`.
+        cooldown: Updates to sit out after each change; an integer >= 0.
+            Defaults to `0`.
+        on_change: `"reset"`: dual variables are made anew, so that weights
+            stay and dormant ones start over; with a small learning rate and a
+            change at every epoch nothing may ever wake up. `"rescale"`:
+            dormant ones keep their progress. `"keep"`: active weights jump.
+            Defaults to `"reset"`.
+        name: See `StrengthController`. Defaults to `None`.
+
+    Raises:
+        ValueError: Bad arguments; a regularizer that the optimizer lacks.
+        RuntimeError: The optimizer is not built.
+
+    Example:
+
+    >>> regularizer = keras_app.regularizers.L1(0.5)
+    >>> controller = LambdaController(regularizer, 0.1, increment=0.25)
+    >>> lams = []
+    >>> for density in (0.5, 0.5, 0.5, 0.05):
+    ...     controller.update(density)
+    ...     lams.append(regularizer.lam)
+    >>> lams
+    [0.5, 0.75, 1.0, 0.75]
+
+    Reference: [Bungert et al., 2022](https://arxiv.org/abs/2105.04319), the
+    scheduler of the authors' code. Differs: it names the strength `lam`.
+    """
+
+    def __init__(
+        self,
+        regularizer,
+        target_density=1.0,
+        increment=0.05,
+        warmup=0,
+        cooldown=0,
+        on_change="reset",
+        name=None,
+    ):
+        super().__init__(regularizer, target_density, on_change, name)
+        self.increment = check_number(
+            "increment", increment, lambda x: x > 0, "> 0"
+        )
+        for argument, value in (("warmup", warmup), ("cooldown", cooldown)):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or value < 0:
+                raise ValueError(
+                    f"`{argument}` must be an integer >= 0. "
+                    f"Received: {argument}={value!r}"
+                )
+        self.warmup = warmup
+        self.cooldown = cooldown
+        self._warmup = warmup
+        self._cooldown = cooldown
+
+    def update(self, density):
+        """Moves `lam` once, given the density of the weights in [0, 1]."""
+        if self._warmup >= 0:
+            # One call more than asked for, as in the reference.
+            self._warmup -= 1
+            return
+        if self._cooldown > 0:
+            self._cooldown -= 1
+            return
+        self._cooldown = self.cooldown
+        lam = self.regularizer.lam
+        if density > self.target_density:
+            self.set_lam(lam + self.increment)
+        else:
+            self.set_lam(max(lam - self.increment, 0.0))
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Updates, and adds `lam` and `density` to the logs."""
+        self.update(self.density())
+        super().on_epoch_end(epoch, logs)
+
+    def state(self):
+        """Returns what `restore` needs, `{name: plain value}`."""
+        return {"warmup": self._warmup, "cooldown": self._cooldown}
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        return {
+            **super().get_config(),
+            "increment": self.increment,
+            "warmup": self.warmup,
+            "cooldown": self.cooldown,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class DensityController(StrengthController):
+    """Hits a target density by multiplying `lam`, at every so many steps.
+
+        gap = target sparsity - sparsity
+        lam <- lam (1 + a |gap|)   if gap > 0, else   lam / (1 + a |gap|)
+        a = gain * decay ^ max(c - 1, 0),  c the sign changes of gap so far
+
+    Free of scale: it works from any `lam > 0`, and calms down once it has
+    crossed the target. Prefer it to `LambdaController` where the density that
+    comes out matters.
+
+    Args:
+        regularizer: One that the model's optimizer was given, with `lam > 0`.
+        target_density: Share of its weights to keep, in [0, 1].
+        frequency: Steps between updates, an integer >= 1. Defaults to `100`.
+        gain: How far one update goes, > 0. Defaults to `1.0`.
+        decay: Factor on the gain at each further crossing, in (0, 1].
+            Defaults to `0.95`.
+        on_change: See `LambdaController`. Defaults to `"rescale"`.
+        name: See `StrengthController`. Defaults to `None`.
+
+    Raises:
+        ValueError: Bad arguments; a regularizer that the optimizer lacks.
+        RuntimeError: The optimizer is not built.
+
+    Example:
+
+    >>> regularizer = keras_app.regularizers.L1(0.5)
+    >>> DensityController(regularizer, target_density=0.25).update(0.75)
+    >>> regularizer.lam
+    0.75
+
+    Reference: our formulation of the sparsity targets in [arXiv
+    2605.07892](https://arxiv.org/abs/2605.07892).
+    """
+
+    def __init__(
+        self,
+        regularizer,
+        target_density,
+        frequency=100,
+        gain=1.0,
+        decay=0.95,
+        on_change="rescale",
+        name=None,
+    ):
+        super().__init__(regularizer, target_density, on_change, name)
+        if not isinstance(frequency, int) or frequency < 1:
+            raise ValueError(
+                "`frequency` must be an integer >= 1. "
+                f"Received: frequency={frequency!r}"
+            )
+        if regularizer.lam == 0:
+            raise ValueError(
+                "`regularizer` must have lam > 0, which is multiplied. "
+                "Received: lam=0.0"
+            )
+        self.frequency = frequency
+        self.gain = check_number("gain", gain, lambda x: x > 0, "> 0")
+        self.decay = check_number(
+            "decay", decay, lambda x: 0 < x <= 1, "in (0, 1]"
+        )
+        self._sign = 0
+        self._crossings = 0
+        self._steps = 0
+
+    def update(self, density):
+        """Moves `lam` once, given the density of the weights in [0, 1]."""
+        gap = density - self.target_density  # as sparsities the other way
+        sign = (gap > 0) - (gap < 0)
+        self._crossings += sign * self._sign < 0
+        self._sign = sign or self._sign
+        a = self.gain * self.decay ** max(self._crossings - 1, 0)
+        factor = 1.0 + a * abs(gap)
+        lam = self.regularizer.lam
+        self.set_lam(lam * factor if gap > 0 else lam / factor)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Updates once in `frequency` steps."""
+        if self._steps and self._steps % self.frequency == 0:
+            self.update(self.density())
+        self._steps += self.model.steps_per_execution
+
+    def state(self):
+        """Returns what `restore` needs, `{name: plain value}`."""
+        return {
+            "sign": self._sign,
+            "crossings": self._crossings,
+            "steps": self._steps,
+        }
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        return {
+            **super().get_config(),
+            "frequency": self.frequency,
+            "gain": self.gain,
+            "decay": self.decay,
+        }
