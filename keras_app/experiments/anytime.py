@@ -1,7 +1,6 @@
 """Anytime learning over megabatches: APP, one-shot pruning, and dense."""
 
 import dataclasses
-import time
 
 import keras
 import numpy as np
@@ -15,11 +14,10 @@ from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import model_state
 from keras_app.experiments.callbacks import restore_model_state
-from keras_app.experiments.progress import Terminal
 from keras_app.experiments.run_folder import MODEL
-from keras_app.experiments.run_folder import RunFolder
-from keras_app.experiments.run_folder import SUMMARY
-from keras_app.experiments.run_folder import versions
+from keras_app.experiments.session import open_folder
+from keras_app.experiments.session import plain
+from keras_app.experiments.session import Session
 from keras_app.export import strip_pruning
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import AnytimeProgressivePruner
@@ -116,9 +114,7 @@ def anytime(
     accounting of parameters and operations follows
     [Caccia et al., 2022](https://arxiv.org/abs/2106.09563).
     """
-    folder = RunFolder(run_dir)
-    folder.check(resume)
-    finished = folder.read_json(SUMMARY) if resume else None
+    folder, finished = open_folder(run_dir, resume)
     if finished is not None:
         return finished
     methods = _check_methods(methods)
@@ -161,23 +157,8 @@ def anytime(
     for method in methods:
         _Learner(method, settings).check(model)
     fingerprint = settings.fingerprint(methods, model)
-    checkpoint = folder.load_checkpoint() if resume else None
-    if checkpoint is not None and checkpoint[1]["settings"] != fingerprint:
-        changed = [
-            f"{name}: {checkpoint[1]['settings'].get(name)} -> {value}"
-            for name, value in fingerprint.items()
-            if checkpoint[1]["settings"].get(name) != value
-        ]
-        raise ValueError(
-            f"{folder.path} was started with another configuration ("
-            f"{'; '.join(changed)}). Resume it with its own config.gin, or "
-            "start in another folder."
-        )
-    folder.begin()
-    if on_start is not None:
-        on_start(folder)
-    terminal = Terminal(verbose)
-    return _Run(folder, methods, settings, fingerprint, terminal).go(checkpoint)
+    session = Session(folder, fingerprint, resume, verbose)
+    return _Run(session, methods, settings).go(on_start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +196,8 @@ class _Settings:
             "parameters": int(model.count_params()),
             "level": float(self.level),
             "base": float(self.base),
-            "pruner": {k: _plain(v) for k, v in sorted(pruner.items())},
-            "optimizer": _plain(model.optimizer.get_config()),
+            "pruner": plain(dict(sorted(pruner.items()))),
+            "optimizer": plain(model.optimizer.get_config()),
             "epochs": self.epochs,
             "milestones": list(self.milestones),
             "warmup_epochs": self.warmup_epochs,
@@ -224,17 +205,6 @@ class _Settings:
             "init_from_scratch": self.init_from_scratch,
             "seed": self.seed,
         }
-
-
-def _plain(value):
-    # Names of optimizers carry a counter that differs between processes.
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if k != "name"}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (str, bool, int, type(None))):
-        return value
-    return float(value) if np.isscalar(value) else str(value)
 
 
 class _Learner:
@@ -297,50 +267,31 @@ class _Learner:
 class _Run:
     """One run over all methods, from the start or from a checkpoint."""
 
-    def __init__(self, folder, methods, settings, fingerprint, terminal):
-        self.folder = folder
+    def __init__(self, session, methods, settings):
+        self.session = session
         self.methods = methods
         self.settings = settings
-        self.fingerprint = fingerprint
-        self.terminal = terminal
-        self.results = {}
-        self.missed = []
-        self.seconds_before = 0.0
-        self.started = time.monotonic()
-        self.writer = None
 
-    @property
-    def seconds(self):
-        return self.seconds_before + time.monotonic() - self.started
-
-    def go(self, checkpoint):
+    def go(self, on_start):
         s = self.settings
         units = len(self.methods) * len(s.megabatches) * s.epochs
-        first, state = 0, None
-        done = 0
+        first, state, done = 0, None, 0
+        checkpoint = self.session.begin(on_start)
         if checkpoint is not None:
-            arrays, meta, skipped = checkpoint
-            for path in skipped:
-                self.terminal.line(f"[yellow]damaged, passed over: {path}[/]")
-            self.results = meta["results"]
-            self.missed = meta["missed"]
-            self.seconds_before = meta["seconds"]
-            self.folder.truncate_log(meta["log_size"])
+            arrays, meta = checkpoint
             first = meta["method"]
             # At a method's end the next one starts from weights of its own.
-            state = (arrays, meta) if arrays else None
+            state = checkpoint if arrays else None
             done = (
                 first * len(s.megabatches) + meta["megabatch"]
             ) * s.epochs + meta["epoch"]
-            self.terminal.line(
+            self.session.terminal.line(
                 f"resuming {self.methods[first]}, megabatch "
                 f"{meta['megabatch'] + 1}, epoch {meta['epoch'] + 1}"
                 if first < len(self.methods)
                 else "resuming: all methods are trained"
             )
-        else:
-            self.folder.truncate_log(0)
-        with self.terminal.bar(units, done):
+        with self.session.terminal.bar(units, done):
             for number in range(first, len(self.methods)):
                 self._train(number, state)
                 state = None
@@ -361,11 +312,10 @@ class _Run:
         best = BestWeights()
         epoch, megabatch = 0, 0
         if state is None:
-            self.results[method] = []
             prunable = sum(
                 int(np.prod(v.shape)) for v in chosen.variables.values()
             )
-            self.terminal.line(
+            self.session.terminal.line(
                 f"[bold]{method}[/bold]: {model.name}, "
                 f"{model.count_params():,} parameters, {prunable:,} prunable"
             )
@@ -375,13 +325,12 @@ class _Run:
             megabatch, epoch = meta["megabatch"], meta["epoch"]
             _restore_best(best, arrays, meta["best"])
             pruner.restore(_join(meta["pruner"], arrays))
-        self.writer = _event_writer(self.folder.path / "tensorboard" / method)
+        self.session.open_events(method)
         for index in range(megabatch, len(s.megabatches)):
             self._train_megabatch(
                 number, model, pruner, chosen, best, fresh, index, epoch
             )
             epoch = 0
-        self.writer.close()
 
     def _train_megabatch(
         self, number, model, pruner, chosen, best, fresh, index, epoch
@@ -459,7 +408,7 @@ class _Run:
         n_test = len(s.test_labels)
         epochs = [
             event
-            for event in self.results[method]
+            for event in self.session.results[method]
             if event["event"] == "epoch" and event["megabatch"] == index
         ]
         trained = len(s.megabatches[index].train_ids) * s.epochs
@@ -485,22 +434,21 @@ class _Run:
                 row.path: row.density for row in report.rows if row.prunable
             },
         }
-        self.results[method].append(row)
-        self.folder.log(row)
+        self.session.log(row)
         for name in ("test_accuracy", "density", "generalization_gap_last"):
-            self.writer.add_scalar(f"megabatch/{name}", row[name], index + 1)
-        self.missed += [f"{method}: {text}" for text in pruner.missed]
+            self.session.scalar(f"megabatch/{name}", row[name], index + 1)
+        self.session.missed += [f"{method}: {text}" for text in pruner.missed]
         last = index + 1 == len(s.megabatches)
         if last:
             # Before the checkpoint that says this method is done.
             name = MODEL if number == 0 else f"model_{method}.keras"
-            self.folder.save_model(strip_pruning(model), name)
+            self.session.folder.save_model(strip_pruning(model), name)
             self.checkpoint(number + 1, 0, 0, {}, pruner, best)
         else:
             self.checkpoint(
                 number, index + 1, 0, model_state(model), pruner, best
             )
-        self.terminal.line(
+        self.session.terminal.line(
             f"[bold]{method}[/bold] megabatch {index + 1}/{len(s.megabatches)}"
             f"  density {density:.4f}"
             f"  test accuracy {row['test_accuracy']:.4f}"
@@ -524,20 +472,19 @@ class _Run:
             "generalization_gap": gap,
             "learning_rate": logs["learning_rate"],
         }
-        self.results[method].append(event)
-        self.folder.log(event)
+        self.session.log(event)
         step = index * s.epochs + epoch + 1
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-            self.writer.add_scalar(f"epoch/{name}", event[name], step)
+            self.session.scalar(f"epoch/{name}", event[name], step)
         self.checkpoint(
             number, index, epoch + 1, model_state(model), pruner, best
         )
-        self.terminal.line(
+        self.session.terminal.line(
             f"{method} megabatch {index + 1} epoch {epoch + 1}/{s.epochs}  "
             f"loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}  "
             f"val_accuracy {logs['val_accuracy']:.4f}"
         )
-        self.terminal.advance(f"{method}, megabatch {index + 1}")
+        self.session.terminal.advance(f"{method}, megabatch {index + 1}")
 
     def checkpoint(self, number, index, epoch, state, pruner, best):
         """Writes everything that `go` needs to continue from here.
@@ -545,13 +492,12 @@ class _Run:
         `state` is the `model_state`, or empty at the start of a method.
         """
         arrays = dict(state)
-        plain, latent = _split(pruner.state())
+        plain_state, latent = _split(pruner.state())
         if state:
             arrays.update(latent)
             for i, weight in enumerate(best.weights or ()):
                 arrays[f"best/{i}"] = weight
         meta = {
-            "settings": self.fingerprint,
             "method": number,
             "megabatch": index,
             "epoch": epoch,
@@ -560,13 +506,9 @@ class _Run:
                 "epoch": best.epoch,
                 "count": len(best.weights or ()),
             },
-            "pruner": plain,
-            "results": self.results,
-            "missed": self.missed,
-            "log_size": self.folder.log_size(),
-            "seconds": self.seconds,
+            "pruner": plain_state,
         }
-        self.folder.save_checkpoint(arrays, meta)
+        self.session.checkpoint(arrays, meta)
 
     def _finish(self):
         s = self.settings
@@ -578,23 +520,18 @@ class _Run:
             "accuracy": main["accuracy"],
             "effective_density": main["effective_density"],
             "cer": main["cer"],
-            "seconds": self.seconds,
             "seed": s.seed,
-            "versions": versions(),
             "data": s.megabatches.name,
-            "model": self.fingerprint["model"],
+            "model": self.session.settings["model"],
             "num_megabatches": len(s.megabatches),
             "epochs": s.epochs,
             "level": float(s.level),
             "target_density": float(s.base**s.level),
             "test_examples": int(len(s.test_labels)),
-            "missed": self.missed,
-            "settings": self.fingerprint,
             "methods": per_method,
         }
-        report_lib.write_page([self.folder.path], summaries=[summary])
-        self.folder.write_json(SUMMARY, summary)
-        self.terminal.table(
+        return self.session.finish(
+            summary,
             f"{len(s.megabatches)} megabatches of {s.megabatches.name}",
             ("method", "accuracy", "CER", "mean error", "gap", "density"),
             [
@@ -609,13 +546,12 @@ class _Run:
                 for method, row in per_method.items()
             ],
         )
-        page = self.folder.path / report_lib.PAGE
-        self.terminal.line(f"{page} shows the run as pictures")
-        return summary
 
     def _summary_of(self, method):
         n_test = len(self.settings.test_labels)
-        rows = [e for e in self.results[method] if e["event"] == "megabatch"]
+        rows = [
+            e for e in self.session.results[method] if e["event"] == "megabatch"
+        ]
         missed = [row["misclassified"] for row in rows]
         return {
             "accuracy": rows[-1]["test_accuracy"],
@@ -712,12 +648,6 @@ def _target(method, pruner, index):
     if method == "dense":
         return 1.0
     return 1.0 - pruner.schedule(index)[1]
-
-
-def _event_writer(path):
-    from tensorboard.summary import Writer
-
-    return Writer(str(path))
 
 
 def _split(state):

@@ -1,0 +1,167 @@
+"""What every experiment does with its run folder, from start to summary."""
+
+import time
+
+import keras
+
+from keras_app import report as report_lib
+from keras_app.experiments.progress import Terminal
+from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run_folder import SUMMARY
+from keras_app.experiments.run_folder import versions
+
+
+def open_folder(run_dir, resume):
+    """Returns `(folder, summary)`; the summary of a run that is finished.
+
+    Raises:
+        ValueError: The folder holds another run, or cannot be written.
+    """
+    folder = RunFolder(run_dir)
+    folder.check(resume)
+    return folder, folder.read_json(SUMMARY) if resume else None
+
+
+class Session:
+    """One run while it goes on: its log, checkpoints, terminal and summary.
+
+    Args:
+        folder: The `RunFolder`.
+        settings: Plain values that must be equal for a run to be continued.
+        resume: Whether to continue what the folder holds.
+        verbose: Whether to print.
+
+    Attributes:
+        results: `{method: [event, ...]}`, everything that was logged.
+        missed: Sentences on targets that were not reached.
+        terminal: The `Terminal`.
+
+    Raises:
+        ValueError: The folder was started with other settings.
+    """
+
+    def __init__(self, folder, settings, resume, verbose):
+        self.folder = folder
+        self.settings = settings
+        self.results = {}
+        self.missed = []
+        self.terminal = Terminal(verbose)
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+        self._writer = None
+        self._checkpoint = folder.load_checkpoint() if resume else None
+        if self._checkpoint is not None:
+            self._check_settings(self._checkpoint[1]["settings"])
+
+    def _check_settings(self, stored):
+        changed = [
+            f"{name}: {stored.get(name)} -> {value}"
+            for name, value in self.settings.items()
+            if stored.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.folder.path} was started with another configuration ("
+                f"{'; '.join(changed)}). Resume it with its own config.gin, "
+                "or start in another folder."
+            )
+
+    def begin(self, on_start):
+        """Makes the folder; returns `(arrays, meta)` to go on from, or `None`.
+
+        Args:
+            on_start: Called with the folder, or `None`.
+        """
+        self.folder.begin()
+        if on_start is not None:
+            on_start(self.folder)
+        if self._checkpoint is None:
+            self.folder.truncate_log(0)
+            return None
+        arrays, meta, skipped = self._checkpoint
+        self._checkpoint = None
+        for path in skipped:
+            self.terminal.line(f"[yellow]damaged, passed over: {path}[/]")
+        self.results = meta["results"]
+        self.missed = meta["missed"]
+        self._seconds_before = meta["seconds"]
+        self.folder.truncate_log(meta["log_size"])
+        return arrays, meta
+
+    @property
+    def seconds(self):
+        """Time spent on this run, earlier sessions included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def log(self, event):
+        """Keeps an event and appends it to the log."""
+        self.results.setdefault(event["method"], []).append(event)
+        self.folder.log(event)
+
+    def checkpoint(self, arrays, meta):
+        """Writes what `begin` returns when the run is continued."""
+        meta = {
+            **meta,
+            "settings": self.settings,
+            "results": self.results,
+            "missed": self.missed,
+            "log_size": self.folder.log_size(),
+            "seconds": self.seconds,
+        }
+        self.folder.save_checkpoint(arrays, meta)
+
+    def open_events(self, method):
+        """Directs `scalar` to the TensorBoard events of a method."""
+        from tensorboard.summary import Writer
+
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = Writer(str(self.folder.path / "tensorboard" / method))
+
+    def scalar(self, name, value, step):
+        """Writes one point of a curve to TensorBoard."""
+        self._writer.add_scalar(name, value, step)
+
+    def finish(self, summary, title, columns, rows):
+        """Writes the summary and the page, and prints the closing table.
+
+        Args:
+            summary: The experiment's figures.
+            title, columns, rows: The table, see `Terminal.table`.
+
+        Returns:
+            The whole summary.
+        """
+        if self._writer is not None:
+            self._writer.close()
+        summary = {
+            **summary,
+            "seconds": self.seconds,
+            "versions": versions(),
+            "missed": self.missed,
+            "settings": self.settings,
+        }
+        report_lib.write_page([self.folder.path], summaries=[summary])
+        # Last of all: a folder with a summary is finished.
+        self.folder.write_json(SUMMARY, summary)
+        self.terminal.table(title, columns, rows)
+        page = self.folder.path / report_lib.PAGE
+        self.terminal.line(f"{page} shows the run as pictures")
+        return summary
+
+
+def plain(value):
+    """A configuration as JSON can hold it, without names.
+
+    Keras's names carry a counter that differs between processes.
+    """
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items() if k != "name"}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, (str, bool, int, float, type(None))):
+        return value
+    try:
+        return float(keras.ops.convert_to_numpy(value))
+    except (TypeError, ValueError):
+        return str(value)
