@@ -28,6 +28,7 @@ the extra row and column come at the end instead of the beginning.
 """
 
 import difflib
+import functools
 import inspect
 import math
 import operator
@@ -382,7 +383,7 @@ def densenet_design(
     further unit adds a single map, and only this one is flattened and given
     to the logits. Training that zeroes whole 2-D kernels then says which of
     the connections it needs, see
-    `keras_app.report.discovery.connection_matrix`. The convolutions are named
+    `keras_app.report.connection_matrix`. The convolutions are named
     `stem` and `unit1_conv` to `unit6_conv`. 28,107 parameters for 28x28x1
     images and 10 classes.
 
@@ -465,7 +466,7 @@ def skip_encoder(
     `x_0` is the normalized image, the last `x` the restored one, in the range
     of the clean images. Training that zeroes whole columns of the kernels, and
     single coefficients `a`, leaves a network whose widths and skips are what
-    the task needs, see `keras_app.report.discovery.widths_and_skips`. The
+    the task needs, see `keras_app.report.widths_and_skips`. The
     dense layers are named `layer1` to `layer6`, the skips `skip1` to `skip6`.
     3,692,661 parameters for 28x28x1 images, 21 of them skip coefficients.
 
@@ -612,6 +613,18 @@ def get(name, input_shape, num_classes, **kwargs):
             input_shape=input_shape, num_classes=num_classes, **kwargs
         )
     return application(match, input_shape, num_classes, **kwargs)
+
+
+def factory(model):
+    """Returns a callable that makes a model, given one or a name for `get`."""
+    if isinstance(model, str):
+        return functools.partial(get, model)
+    if not callable(model):
+        raise TypeError(
+            "`model` must be a name or a callable that makes a model. "
+            f"Received: model={model!r}"
+        )
+    return model
 
 
 def initialize(model, seed):

@@ -1,5 +1,8 @@
 """What the command line runs: plain functions that write a run folder."""
 
 from keras_app.experiments.anytime import anytime
+from keras_app.experiments.callbacks import MilestoneLearningRate
+from keras_app.experiments.callbacks import PlateauLearningRate
+from keras_app.experiments.training import train
 
-__all__ = ["anytime"]
+__all__ = ["MilestoneLearningRate", "PlateauLearningRate", "anytime", "train"]

@@ -128,7 +128,7 @@ def anytime(
     test_images, test_labels = _test_arrays(megabatches, test)
     settings = _Settings(
         megabatches=megabatches,
-        make_model=_model_factory(model),
+        make_model=models.factory(model),
         test_images=test_images,
         test_labels=test_labels,
         level=level,
@@ -606,17 +606,6 @@ def _check_methods(methods):
             f"Received: methods={methods}"
         )
     return methods
-
-
-def _model_factory(model):
-    if isinstance(model, str):
-        return lambda **kwargs: models.get(model, **kwargs)
-    if not callable(model):
-        raise TypeError(
-            "`model` must be a name or a callable that makes a model. "
-            f"Received: model={model!r}"
-        )
-    return model
 
 
 def _test_arrays(megabatches, test):

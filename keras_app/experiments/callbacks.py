@@ -56,6 +56,78 @@ class MilestoneLearningRate(keras.callbacks.Callback):
         self.model.optimizer.learning_rate = rate
 
 
+class PlateauLearningRate(keras.callbacks.Callback):
+    """Lowers the learning rate when the training loss stops falling.
+
+        lr <- factor * lr  after more than `patience` epochs in a row without
+        loss < (1 - threshold) * best loss
+
+    The threshold is relative and one more bad epoch is waited for than by
+    `keras.callbacks.ReduceLROnPlateau`, as in PyTorch.
+
+    Args:
+        factor: In (0, 1). Defaults to `0.5`.
+        patience: Bad epochs to tolerate, >= 0. Defaults to `5`.
+        threshold: What counts as progress, in [0, 1). Defaults to `0.01`.
+
+    Reference: [Bungert et al., 2022](https://arxiv.org/abs/2105.04319), the
+    setting of the authors' experiments. Differs: looks at the epoch's mean
+    loss, which weighs a smaller last batch by its size.
+    """
+
+    def __init__(self, factor=0.5, patience=5, threshold=0.01):
+        super().__init__()
+        if not 0 < factor < 1:
+            raise ValueError(
+                f"`factor` must be in (0, 1). Received: factor={factor}"
+            )
+        if not isinstance(patience, int) or patience < 0:
+            raise ValueError(
+                f"`patience` must be an integer >= 0. "
+                f"Received: patience={patience}"
+            )
+        if not 0 <= threshold < 1:
+            raise ValueError(
+                f"`threshold` must be in [0, 1). Received: "
+                f"threshold={threshold}"
+            )
+        self.factor = factor
+        self.patience = patience
+        self.threshold = threshold
+        self._best = float("inf")
+        self._bad = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Compares the epoch's loss with the best one."""
+        if logs["loss"] < (1 - self.threshold) * self._best:
+            self._best = float(logs["loss"])
+            self._bad = 0
+            return
+        self._bad += 1
+        if self._bad > self.patience:
+            self._bad = 0
+            rate = self.model.optimizer.learning_rate
+            self.model.optimizer.learning_rate = self.factor * float(
+                ops.convert_to_numpy(rate)
+            )
+
+    def state(self):
+        """Returns what `restore` needs."""
+        return {"best": self._best, "bad": self._bad}
+
+    def restore(self, state):
+        """Continues where `state()` was taken."""
+        self._best, self._bad = state["best"], state["bad"]
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "factor": self.factor,
+            "patience": self.patience,
+            "threshold": self.threshold,
+        }
+
+
 class BestWeights(keras.callbacks.Callback):
     """Ends every `fit` with the weights of its best epoch.
 

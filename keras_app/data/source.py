@@ -1,0 +1,194 @@
+"""Samples held in memory, and the `tf.data` pipelines that gather from them."""
+
+import numpy as np
+
+from keras_app.data import loading
+from keras_app.data.tensorflow_pipeline import import_tensorflow
+
+
+def read(name_or_arrays, split, data_dir):
+    """Returns `(name, images, labels, num_classes)`; arrays have no name."""
+    if isinstance(name_or_arrays, str):
+        images, labels = loading.load_arrays(name_or_arrays, split, data_dir)
+        num_classes = loading.info(name_or_arrays, data_dir).num_classes
+        return name_or_arrays, images, labels, num_classes
+    images, labels = check_arrays(
+        "name_or_arrays", name_or_arrays, "the name of a data set or "
+    )
+    return None, images, labels, int(labels.max()) + 1
+
+
+def check_arrays(argument, arrays, alternative=""):
+    """Returns features and int32 labels, or raises and names `argument`."""
+    try:
+        images, labels = (np.asarray(array) for array in arrays)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{argument}` must be {alternative}a pair (features, labels) of "
+            f"arrays. Received: {type(arrays).__name__}"
+        ) from error
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            f"`{argument}` must have one-dimensional integer labels. "
+            f"Received: labels of shape {labels.shape} and dtype {labels.dtype}"
+        )
+    if not len(labels) or len(images) != len(labels):
+        raise ValueError(
+            f"`{argument}` must have as many features as labels, and at "
+            f"least one. Received: shapes {images.shape} and {labels.shape}"
+        )
+    return images, labels.astype("int32")
+
+
+def check_augmentable(images):
+    """Raises unless `images` are `(N, height, width, channels)`."""
+    if images.ndim != 4:
+        raise ValueError(
+            "`augment` must be False unless images have the shape (N, height, "
+            f"width, channels). Received: images of shape {images.shape}"
+        )
+
+
+def stream_key(*numbers):
+    """A key of TensorFlow's stateless random numbers from integers."""
+    state = np.random.SeedSequence(numbers)
+    return (state.generate_state(2) >> 1).astype("int32")
+
+
+def ceil_div(count, size):
+    """Batches of `size` that hold `count` samples."""
+    return -(-count // size)
+
+
+def in_unit_range(images):
+    """Scales uint8 images to float32 in [0, 1]; leaves all others."""
+    tf = import_tensorflow()
+    if images.dtype == tf.uint8:
+        return tf.cast(images, "float32") / 255.0
+    return images
+
+
+def crop_and_flip(images, key, padding, flip):
+    """Pads with zeros, crops back at random, flips half of the images."""
+    tf = import_tensorflow()
+    batch = tf.shape(images)[0]
+    height, width = images.shape[1:3]
+    draws = tf.random.stateless_uniform(
+        (2, batch), key, maxval=2 * padding + 1, dtype="int32"
+    )
+    rows = draws[0][:, None] + tf.range(height)
+    columns = draws[1][:, None] + tf.range(width)
+    if flip:
+        # A key of its own: whether to flip must not follow from the crop.
+        coins = tf.random.stateless_uniform((batch,), tf.random.fold_in(key, 1))
+        columns = tf.where(coins[:, None] < 0.5, columns[:, ::-1], columns)
+    around = [padding, padding]
+    images = tf.pad(images, [[0, 0], around, around, [0, 0]])
+    images = tf.gather(images, rows, batch_dims=1)
+    return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+class Source:
+    """All samples in memory, and the datasets that gather from them.
+
+    The methods take ids, and `prepare(images, labels, key)`: it makes the
+    `(input, target)` of a batch from the images as they are stored, and draws
+    from `key`, a new one for every batch. What it returns as input is scaled
+    to [0, 1] if it is uint8 still.
+
+    Args:
+        images: Array `(N, ...)`; uint8, or else held as float32.
+        labels: int32 array `(N,)`.
+        with_ids: Whether batches carry their ids as a third component.
+    """
+
+    def __init__(self, images, labels, with_ids=False):
+        tf = import_tensorflow()
+        if images.dtype != np.uint8:
+            images = np.asarray(images, "float32")
+        # Input pipelines run on the host; do not fill an accelerator.
+        with tf.device("CPU:0"):
+            self._images = tf.constant(images)
+            self._labels = tf.constant(labels)
+        self._with_ids = with_ids
+
+    def fixed(self, ids, batch_size, key, prepare):
+        """Batches in the order of `ids`, the same at every pass."""
+        tf = import_tensorflow()
+        ids = self._on_host(ids)
+        dataset = self._in_batches(ids, batch_size, tf.constant(key))
+        return self._finish(dataset, prepare, ceil_div(len(ids), batch_size))
+
+    def epochs(self, ids, batch_size, key, prepare, first, last):
+        """Batches of the epochs `first` to `last - 1`."""
+        if not 0 <= first <= last:
+            raise ValueError(
+                "`first` and `last` must be epochs with 0 <= first <= last. "
+                f"Received: first={first}, last={last}"
+            )
+        tf = import_tensorflow()
+        steps = (last - first) * ceil_div(len(ids), batch_size)
+        numbers = tf.data.Dataset.range(first, last)
+        dataset = self._shuffled(numbers, ids, batch_size, key)
+        return self._finish(dataset, prepare, steps)
+
+    def passes(self, ids, batch_size, key, prepare):
+        """Batches of one epoch, of another number at every iteration."""
+        tf = import_tensorflow()
+        numbers = tf.data.Dataset.random(
+            seed=int(key[0]), rerandomize_each_iteration=True
+        ).take(1)
+        dataset = self._shuffled(numbers, ids, batch_size, key)
+        return self._finish(dataset, prepare, ceil_div(len(ids), batch_size))
+
+    def _on_host(self, ids):
+        tf = import_tensorflow()
+        with tf.device("CPU:0"):
+            return tf.constant(ids, "int64")
+
+    def _shuffled(self, numbers, ids, batch_size, key):
+        """For each epoch number, its `(ids, key)` batches."""
+        tf = import_tensorflow()
+        ids = self._on_host(ids)
+
+        def epoch(number):
+            epoch_key = tf.random.fold_in(key, number)
+            order = tf.random.experimental.stateless_shuffle(ids, epoch_key)
+            return self._in_batches(order, batch_size, epoch_key)
+
+        return numbers.flat_map(epoch)
+
+    def _in_batches(self, ids, batch_size, key):
+        tf = import_tensorflow()
+
+        def batch(step):
+            begin = step * batch_size
+            return (
+                ids[begin : begin + batch_size],
+                tf.random.fold_in(key, step),
+            )
+
+        return tf.data.Dataset.range(ceil_div(len(ids), batch_size)).map(batch)
+
+    def _finish(self, dataset, prepare, num_batches):
+        tf = import_tensorflow()
+
+        def gather(ids, key):
+            images = tf.gather(self._images, ids)
+            labels = tf.gather(self._labels, ids)
+            inputs, targets = prepare(images, labels, key)
+            parts = (in_unit_range(inputs), targets, ids)
+            return parts[: 3 if self._with_ids else 2]
+
+        options = tf.data.Options()
+        options.deterministic = True
+        # There are no files to share out between workers.
+        options.experimental_distribute.auto_shard_policy = (
+            tf.data.experimental.AutoShardPolicy.DATA
+        )
+        return (
+            dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+            .apply(tf.data.experimental.assert_cardinality(num_batches))
+            .with_options(options)
+            .prefetch(tf.data.AUTOTUNE)
+        )
