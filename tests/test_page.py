@@ -549,6 +549,80 @@ def test_unknown_experiment_gets_its_numbers_and_curves(tmp_path):
     assert written.count("<img") == 2
 
 
+# ---- discovered architecture -----------------------------------------------
+
+
+CONNECTIONS = {
+    "connections": {
+        "sources": ["stem", "unit 1"],
+        "targets": ["unit 1", "unit 2"],
+        "density": [[0.028, None], [0.0, 1.0]],
+    }
+}
+ARCHITECTURE = {
+    "architecture": {
+        "units": 1000,
+        "active_rows": [1000, 12, 0],
+        "skips": [[0.0, None, None], [-1.25, 0.0, None], [0.0, 0.001, 0.5]],
+    }
+}
+
+
+def discoveries(written):
+    """`{caption: alt}` of the section's figures."""
+    section = re.search(
+        r"<h2>Discovered architecture</h2>(.*?)</section>", written, re.S
+    )
+    pairs = re.findall(
+        r'<figcaption><b>(.*?)</b>.*?alt="([^"]*)"', section.group(1), re.S
+    )
+    return {caption: html.unescape(alt) for caption, alt in pairs}
+
+
+def test_page_without_a_discovered_architecture_has_no_such_section(tmp_path):
+    written = page_of(tmp_path, {"dense": figures(0.5, 9)})
+    assert "Discovered" not in written
+
+
+def test_connections_are_drawn_and_told_in_percent(tmp_path):
+    written = page_of(tmp_path, {"adabreg": figures(0.5, 9)}, **CONNECTIONS)
+    assert discoveries(written) == {
+        "Connections": "Heat map of the connections that are left, in "
+        "percent: to unit 1 2.8 from stem; to unit 2 0 from stem, 100 from "
+        "unit 1."
+    }
+
+
+def test_widths_and_skips_are_drawn_and_told(tmp_path):
+    written = page_of(tmp_path, {"adabreg": figures(0.5, 9)}, **ARCHITECTURE)
+    assert discoveries(written) == {
+        "Active units": "Bar chart of the active units per layer, of 1000: "
+        "1000, 12 and 0.",
+        "Skips": "Heat map of the skip coefficients: input to layer 2 −1.25, "
+        "layer 1 to layer 3 0.00, layer 2 to layer 3 0.50.",
+    }
+    assert "dashed is what a layer has, 1,000." in plain(written)
+
+
+def test_no_skips_at_all_are_said_to_be_zero(tmp_path):
+    summary = json.loads(json.dumps(ARCHITECTURE))
+    summary["architecture"]["skips"] = [[0.0, None], [0.0, 0.0]]
+    written = page_of(tmp_path, {"adabreg": figures(0.5, 9)}, **summary)
+    alt = discoveries(written)["Skips"]
+    assert alt == "Heat map of the skip coefficients: all zero."
+
+
+def test_discoveries_of_several_runs_carry_their_names(tmp_path):
+    methods = {"adabreg": figures(0.5, 9)}
+    folders = [
+        a_run(tmp_path / name, a_summary(methods, **found))
+        for name, found in (("a", CONNECTIONS), ("b", ARCHITECTURE), ("c", {}))
+    ]
+    written = write_page(folders).read_text()
+    names = ["Connections, a", "Active units, b", "Skips, b"]
+    assert list(discoveries(written)) == names
+
+
 # ---- hostile input ---------------------------------------------------------
 
 

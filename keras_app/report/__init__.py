@@ -1,5 +1,7 @@
 """What was pruned, and what came of a run: tables, pictures, pages."""
 
+from keras_app.report.discovery import connection_matrix
+from keras_app.report.discovery import widths_and_skips
 from keras_app.report.page import PAGE
 from keras_app.report.page import write_page
 from keras_app.report.tables import build
@@ -13,7 +15,9 @@ __all__ = [
     "PruningReport",
     "VariableReport",
     "build",
+    "connection_matrix",
     "flops_per_sample",
     "summarize",
+    "widths_and_skips",
     "write_page",
 ]

@@ -78,6 +78,7 @@ def _page(runs):
         _warnings(runs),
         _conclusion(runs),
         _results(runs),
+        _section("Discovered architecture", _grid(charts.discovered(runs))),
         _section(
             "Megabatch by megabatch", _grid(charts.over_megabatches(runs))
         ),
