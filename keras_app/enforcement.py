@@ -316,6 +316,70 @@ def add_latent(optimizer, variable, name):
         )
 
 
+def apply_rule(optimizer, rule, inputs, targets, in_pieces=True):
+    """Writes `rule(*inputs)` to the variables `targets`, in a training step.
+
+    Args:
+        optimizer: The optimizer whose step it is.
+        rule: Pure function of tensors of one shape; returns one for each of
+            the targets.
+        inputs: Tensors or variables.
+        targets: Variables.
+        in_pieces: Whether the rule may be given pieces of the tensors. On a
+            CPU PyTorch computes one operation after another over the whole
+            array; in pieces that fit the cache it is several times faster.
+    """
+    # Arithmetic of tensors is much quicker than that of Keras's variables.
+    inputs = [ops.convert_to_tensor(each) for each in inputs]
+    pieces = in_pieces and keras.backend.backend() == "torch"
+    if pieces and _apply_in_pieces(rule, inputs, targets):
+        return
+    for target, value in zip(targets, rule(*inputs)):
+        optimizer.assign(target, ops.cast(value, target.dtype))
+
+
+def _apply_in_pieces(rule, inputs, targets):
+    """Returns whether it did; PyTorch only."""
+    import torch
+
+    natives = [ops.convert_to_tensor(each) for each in targets]
+    size = natives[0].numel()
+    if natives[0].device.type != "cpu" or size <= _TORCH_CHUNK:
+        return False
+    if not all(each.is_contiguous() for each in natives):
+        return False
+    with torch.no_grad():
+        inputs = [each.reshape(-1) for each in inputs]
+        natives = [each.view(-1) for each in natives]
+        for start in range(0, size, _TORCH_CHUNK):
+            piece = slice(start, start + _TORCH_CHUNK)
+            values = rule(*(each[piece] for each in inputs))
+            for native, value in zip(natives, values):
+                native[piece].copy_(value)
+    return True
+
+
+def dense(gradient):
+    """The gradient as a dense tensor; that of an embedding may be sparse."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Keras converts SparseTensors only, and embeddings have IndexedSlices.
+        return tf.convert_to_tensor(gradient)
+    return ops.convert_to_tensor(gradient, sparse=False)
+
+
+def count_of_writes(variable):
+    """How often a variable was written, or `None` where nobody counts.
+
+    PyTorch counts; there, steps are not compiled, and every look at the
+    weights that can be spared counts too.
+    """
+    if keras.backend.backend() != "torch":
+        return None
+    return variable.value._version
+
+
 def outside_the_graph():
     """A context in which assignments happen now, once.
 

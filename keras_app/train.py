@@ -8,6 +8,7 @@ saved, but a pruner missed its target.
 """
 
 import difflib
+import logging
 import os
 import pathlib
 import sys
@@ -180,10 +181,16 @@ def _configured_run(gin, paths, options):
     """`run` with what the files and parameters bind."""
     for folder in _search_path():
         gin.add_config_file_search_path(str(folder))
-    # Dynamic registration makes `run` configurable when a file names it.
-    gin.parse_config_files_and_bindings(
-        [str(path) for path in paths], list(options.gin_param)
-    )
+    # gin calls it an error that a file is not in the first place it looks.
+    quiet = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        # Dynamic registration makes `run` configurable when a file names it.
+        gin.parse_config_files_and_bindings(
+            [str(path) for path in paths], list(options.gin_param)
+        )
+    finally:
+        logging.disable(quiet)
     return gin.get_configurable("keras_app.train.run")
 
 

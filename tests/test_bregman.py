@@ -271,6 +271,44 @@ def test_proxsgd_by_hand():
     np.testing.assert_allclose(theta, [[0.4, -0.4]], atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_large_weight_follows_the_restated_rule(momentum):
+    # Beyond 2^18 entries PyTorch is given it in pieces.
+    generator = np.random.default_rng(0)
+    theta = generator.normal(size=(600, 500)).astype("float32")
+    theta[generator.random(theta.shape) < 0.5] = 0
+    variable = keras.Variable(theta, name="kernel")
+    optimizer = LinBreg(0.5, momentum, delta=2.0, regularizers=L1(0.3))
+    v = theta / 2 + 0.3 * np.sign(theta)
+    b = np.zeros_like(v)
+    for _ in range(3):
+        g = generator.normal(size=theta.shape).astype("float32")
+        found = apply(optimizer, variable, g)
+        b = momentum * b + (1 - momentum) * 0.5 * g
+        v = v - b
+        expected = np.sign(v) * np.maximum(np.abs(2 * v) - 0.6, 0)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert 0.1 < np.mean(found != 0) < 0.9
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_embeddings_with_sparse_gradients_are_trained(kind):
+    model = keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            keras.layers.Embedding(10, 4),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile(kind(0.1, regularizers=L1(0.01)), "mse")
+    before = to_numpy(model.layers[0].embeddings).copy()
+    x = np.array([[1, 2, 3], [2, 3, 4]], "int32")
+    model.fit(x, np.ones((2, 2), "float32"), epochs=2, verbose=0)
+    moved = (to_numpy(model.layers[0].embeddings) != before).any(axis=1)
+    assert moved[1:5].all() and not moved[5:].any()
+
+
 def test_coupled_l2_is_added_to_the_gradient():
     start = np.array([[1.0, -2.0]], "float32")
     variable = keras.Variable(start, name="kernel")

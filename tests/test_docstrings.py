@@ -55,8 +55,11 @@ def test_there_are_examples_to_run():
     [
         "distributions",
         "export",
+        "initializers",
         "masks",
+        "optimizers",
         "pruners",
+        "regularizers",
         "report",
         "schedules",
         "scorers",
@@ -76,6 +79,7 @@ def test_every_public_object_has_an_example(module):
     known = {
         "PruningReport",
         "PruningSchedule",
+        "SparsityRegularizer",
         "Unstructured",
         "VariableReport",
         "build",

@@ -168,6 +168,8 @@ def test_every_gin_file_parses_and_states_its_promise(name):
     text = path.read_text()
     for word in ("Command:", "Hardware:", "Time:", "Expected:"):
         assert f"# {word}" in text, f"{name} does not state its {word}"
+    # As the command line does, for what a file includes.
+    gin.add_config_file_search_path(str(ROOT / "gin"))
     gin.parse_config_files_and_bindings([str(path)], [])
     if name.parent == pathlib.Path("."):
         assert gin.query_parameter("keras_app.train.run.experiment")

@@ -183,9 +183,7 @@ def test_other_settings_are_not_resumed(tmp_path, monkeypatch):
 
 
 def pruned(path, **kwargs):
-    schedule = PolynomialDecay(
-        0.0, 0.8, begin_step=0, end_step=14, frequency=3
-    )
+    schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=14, frequency=3)
     return train(
         holdout,
         small,

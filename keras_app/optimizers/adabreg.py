@@ -90,27 +90,21 @@ class AdaBreg(BregmanOptimizer):
         self.epsilon = float(epsilon)
         self.bias_correction = bias_correction
 
-    def build(self, variables):
-        """Makes the dual variables and both moments."""
-        if self.built:
-            return
-        super().build(variables)
-        self._first_moments = self.slots("first_moment")
-        self._second_moments = self.slots("second_moment")
+    slot_names = ("first_moment", "second_moment")
 
-    def step(self, index, gradient, learning_rate):
-        """Returns Adam's step."""
+    def step(self, gradient, learning_rate, m, q):
+        """Returns Adam's step and both moments."""
         g = gradient
         t = ops.cast(self.iterations + 1, g.dtype)
-        m, q = self._first_moments[index], self._second_moments[index]
-        new_m = self.beta_1 * m + (1 - self.beta_1) * g
-        new_q = self.beta_2 * q + (1 - self.beta_2) * ops.square(g)
-        self.assign(m, new_m)
-        self.assign(q, new_q)
+        m = self.beta_1 * m + (1 - self.beta_1) * g
+        q = self.beta_2 * q + (1 - self.beta_2) * (g * g)
+        # tau / (1 - beta_1^t) is one number, where m / (1 - beta_1^t) would be
+        # one more pass over the array.
+        tau = learning_rate
         if self.bias_correction == "full":
-            new_m = new_m / _one_minus_power(self.beta_1, t)
-        root = ops.sqrt(new_q) / ops.sqrt(_one_minus_power(self.beta_2, t))
-        return learning_rate * new_m / (root + self.epsilon)
+            tau = tau / _one_minus_power(self.beta_1, t)
+        root = ops.sqrt(q) / ops.sqrt(_one_minus_power(self.beta_2, t))
+        return tau * m / (root + self.epsilon), m, q
 
     def get_config(self):
         """Returns the constructor's arguments, serialized."""

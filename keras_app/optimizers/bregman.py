@@ -81,9 +81,15 @@ class BregmanOptimizer(RegularizedOptimizer):
 
     # ---- what a method says --------------------------------------------
 
+    # Names of the arrays of zeros that a method keeps for each variable.
+    slot_names = ()
+
     @abc.abstractmethod
-    def step(self, index, gradient, learning_rate):
-        """Returns what is subtracted from v, and updates its own slots."""
+    def step(self, gradient, learning_rate, *slots):
+        """Returns what is subtracted from v, and the new slots: a tuple.
+
+        A rule for single entries: it is also given pieces of a variable.
+        """
 
     # ---- state ---------------------------------------------------------
 
@@ -93,19 +99,23 @@ class BregmanOptimizer(RegularizedOptimizer):
             return
         super().build(variables)
         self._refuse(variables)
-        self._duals = self._latent_for("subgradient")
+        self._slots = [
+            [enforcement.add_latent(self, v, name) for v in variables]
+            for name in self.slot_names
+        ]
+        self._duals = [
+            None
+            if regularizer is None
+            else enforcement.add_latent(self, variable, "subgradient")
+            for regularizer, variable in zip(self._regularizer_of, variables)
+        ]
         self._samples = [
             None if dual is None else self._sample_variable(variable)
             for dual, variable in zip(self._duals, variables)
         ]
+        self._positions = [_positions(variable) for variable in variables]
+        self._writes = [None] * len(variables)
         self.reset_subgradients()
-
-    def slots(self, name):
-        """One variable of zeros for each trainable one, in float32 or more."""
-        return [
-            enforcement.add_latent(self, variable, name)
-            for variable in self._trainable_variables
-        ]
 
     @property
     def subgradients(self):
@@ -126,9 +136,9 @@ class BregmanOptimizer(RegularizedOptimizer):
         with enforcement.outside_the_graph():
             for index, variable in self._regularized():
                 regularizer = self._regularizer_of[index]
-                theta = ops.convert_to_tensor(variable)
+                theta = ops.stop_gradient(ops.convert_to_tensor(variable))
                 allowed = regularizer.project(theta)
-                refused = int(ops.count_nonzero(allowed != theta))
+                refused = _count(allowed != theta)
                 if refused:
                     warnings.warn(
                         f"{variable.path} holds weights that "
@@ -158,7 +168,7 @@ class BregmanOptimizer(RegularizedOptimizer):
             return
         factor = lam / old if old > 0 else 0.0
         for index, variable in members:
-            theta = ops.convert_to_tensor(variable)
+            theta = ops.stop_gradient(ops.convert_to_tensor(variable))
             v = self._consistent(index, theta)
             if on_change == "rescale":
                 active = regularizer.support(theta)
@@ -174,30 +184,53 @@ class BregmanOptimizer(RegularizedOptimizer):
         dtype = keras.backend.result_type(
             keras.backend.standardize_dtype(variable.dtype), "float32"
         )
+        tau = ops.cast(learning_rate, dtype)
         theta = ops.cast(variable, dtype)
-        g = ops.cast(gradient, dtype)
+        g = ops.cast(enforcement.dense(gradient), dtype)
+        slots = [held[index] for held in self._slots]
+        if regularizer is None:
+
+            def rule(theta, g, *slots):
+                # Without J, v is theta / delta, and need not be stored.
+                step, *slots = self._step(theta, g, tau, slots)
+                return theta - self.delta * step, *slots
+
+            enforcement.apply_rule(
+                self, rule, [theta, g, *slots], [variable, *slots]
+            )
+            return
+        due = ops.equal(self.iterations % self.support_update_freq, 0)
+
+        def rule(theta, v, g, *slots):
+            step, *slots = self._step(theta, g, tau, slots)
+            if self.support_update_freq > 1:
+                free = ops.logical_or(due, regularizer.support(theta))
+                step = ops.where(free, step, 0.0)
+            v = v - step
+            dv = v if self.delta == 1 else self.delta * v
+            return regularizer.prox(dv, self.delta), v, *slots
+
+        dual, sample = self._duals[index], self._samples[index]
+        enforcement.apply_rule(
+            self,
+            rule,
+            [theta, self._dual(index, variable, theta), g, *slots],
+            [variable, dual, *slots],
+            in_pieces=regularizer.elementwise,
+        )
+        self.assign(sample, self._sample(index, variable))
+        self._writes[index] = enforcement.count_of_writes(variable)
+
+    def _step(self, theta, g, tau, slots):
         if self.l2:
             g = g + self.l2 * theta
-        step = self.step(index, g, ops.cast(learning_rate, dtype))
-        if regularizer is None:
-            # Without J, v is theta / delta, and need not be stored.
-            theta = theta - self.delta * step
-            self.assign(variable, ops.cast(theta, variable.dtype))
-            return
-        v = self._dual(index, theta)
-        if self.support_update_freq > 1:
-            due = ops.equal(self.iterations % self.support_update_freq, 0)
-            free = ops.logical_or(due, regularizer.support(theta))
-            step = ops.where(free, step, 0.0)
-        v = v - step
-        self.assign(self._duals[index], v)
-        theta = regularizer.prox(self.delta * v, self.delta)
-        theta = ops.cast(theta, variable.dtype)
-        self.assign(variable, theta)
-        self.assign(self._samples[index], self._sample(index, theta))
+        return self.step(g, tau, *slots)
 
-    def _dual(self, index, theta):
+    def _dual(self, index, variable, theta):
         """v, made anew if the weights are not those of the last step."""
+        writes = enforcement.count_of_writes(variable)
+        if writes is not None and writes == self._writes[index]:
+            return self._duals[index]
         known = ops.cast(self._samples[index], theta.dtype)
         seen = ops.cast(self._sample(index, theta), theta.dtype)
         # Compilers may round the sample and the weights differently.
@@ -226,14 +259,6 @@ class BregmanOptimizer(RegularizedOptimizer):
             if self._regularizer_of[index] is not None
         ]
 
-    def _latent_for(self, name):
-        return [
-            None
-            if self._regularizer_of[index] is None
-            else enforcement.add_latent(self, variable, name)
-            for index, variable in enumerate(self._trainable_variables)
-        ]
-
     def _sample_variable(self, variable):
         size = min(_SAMPLE, int(np.prod(variable.shape)))
         return self.add_variable(
@@ -242,11 +267,8 @@ class BregmanOptimizer(RegularizedOptimizer):
 
     def _sample(self, index, theta):
         flat = ops.reshape(theta, (-1,))
-        size = int(np.prod(self._trainable_variables[index].shape))
-        if size <= _SAMPLE:
-            return flat
-        positions = np.random.default_rng(0).integers(0, size, _SAMPLE)
-        return ops.take(flat, np.sort(positions).astype("int32"))
+        positions = self._positions[index]
+        return flat if positions is None else ops.take(flat, positions)
 
     # ---- what cannot work ----------------------------------------------
 
@@ -274,7 +296,7 @@ class BregmanOptimizer(RegularizedOptimizer):
                 regularizer.support(ops.zeros(variable.shape))
 
     def _warn_of_strength(self, path, regularizer, theta):
-        zeros = int(ops.count_nonzero(theta == 0))
+        zeros = _count(theta == 0)
         if regularizer.lam == 0 and zeros:
             warnings.warn(
                 f"{path} starts with {zeros} zeros, but lam is 0: they will "
@@ -298,3 +320,16 @@ class BregmanOptimizer(RegularizedOptimizer):
             "l2": self.l2,
             "support_update_freq": self.support_update_freq,
         }
+
+
+def _positions(variable):
+    """Where a variable is sampled; `None` for everywhere."""
+    size = int(np.prod(variable.shape))
+    if size <= _SAMPLE:
+        return None
+    positions = np.random.default_rng(0).integers(0, size, _SAMPLE)
+    return np.sort(positions).astype("int32")
+
+
+def _count(condition):
+    return int(np.count_nonzero(ops.convert_to_numpy(condition)))

@@ -84,21 +84,19 @@ class LinBreg(BregmanOptimizer):
         )
         self.momentum = self_momentum
 
-    def build(self, variables):
-        """Makes the dual variables and, with momentum, one buffer each."""
-        if self.built:
-            return
-        super().build(variables)
-        self._buffers = self.slots("momentum") if self.momentum else []
+    @property
+    def slot_names(self):
+        """Names of the arrays kept for each variable."""
+        return ("momentum",) if self.momentum else ()
 
-    def step(self, index, gradient, learning_rate):
+    def step(self, gradient, learning_rate, *slots):
         """Returns tau g, or the momentum buffer."""
         if not self.momentum:
-            return learning_rate * gradient
+            return (learning_rate * gradient,)
+        (b,) = slots
         beta = self.momentum
-        b = beta * self._buffers[index] + (1 - beta) * learning_rate * gradient
-        self.assign(self._buffers[index], b)
-        return b
+        b = beta * b + (1 - beta) * learning_rate * gradient
+        return b, b
 
     def get_config(self):
         """Returns the constructor's arguments, serialized."""

@@ -278,10 +278,13 @@ def _over_epochs(runs):
     shown = charts.over_epochs(runs, "accuracy", "val_accuracy", "accuracy (%)")
     for key in ("density", "effective_density", "sparsity"):
         shown += charts.over_epochs(runs, key, None, f"{key} (%)")
+    shown += charts.over_epochs(runs, "lam", None, "lam")
     loss = _grid(charts.over_epochs(runs, "loss", "val_loss", "loss"))
     body = _grid(shown)
     body += _folded("Loss over all epochs", loss) if body else loss
-    note = "All epochs in order; a vertical line begins a megabatch."
+    note = "All epochs in order."
+    if any(run.megabatches(method) for run in runs for method in run.methods):
+        note = "All epochs in order; a vertical line begins a megabatch."
     return _section("Epoch by epoch", body, note)
 
 

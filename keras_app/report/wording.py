@@ -144,6 +144,24 @@ _FIGURES = {
     "density_all": Figure(
         "Density, all", "share of all parameters that is kept", percent
     ),
+    "initial_density": Figure(
+        "Density, at first", "the same before training", percent
+    ),
+    "training_flops_share": Figure(
+        "Training FLOPs",
+        "relative to dense training, zero weights left out: a count, not a "
+        "time",
+        percent,
+    ),
+    "mean_squared_error": Figure(
+        "Mean squared error", "on the test set", _plain, None, min
+    ),
+    "psnr": Figure(
+        "PSNR", "peak signal-to-noise ratio in decibels", points, None, max
+    ),
+    "psnr_of_input": Figure(
+        "PSNR of the input", "what doing nothing would give", points
+    ),
     "cumulative_kept_parameters": Figure(
         "Kept parameters", "summed over the megabatches", count, _share
     ),
