@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_app.schedules import check_sparsity
+from keras_app.checks import check_sparsity
 
 
 def uniform(shapes, sparsity, custom=None):

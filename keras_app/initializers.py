@@ -8,7 +8,7 @@ import re
 import keras
 import numpy as np
 
-from keras_app.schedules import check_int
+from keras_app.checks import check_int
 from keras_app.selection import owners_of
 from keras_app.selection import select
 

@@ -8,8 +8,8 @@ who wins a tie is decided here and nowhere else.
 import keras
 import numpy as np
 
-from keras_app.schedules import check_int
-from keras_app.schedules import check_sparsity
+from keras_app.checks import check_int
+from keras_app.checks import check_sparsity
 
 # Entries handled at a time. The temporaries of one chunk stay in the cache
 # and far below the size of the scores, whatever the model's size.

@@ -11,48 +11,8 @@ import numbers
 import keras
 import numpy as np
 
-
-def check_sparsity(name, value, allow_one=False):
-    """Returns `value` as a float, or raises the one error for bad sparsities.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: The number to check; must lie in [0, 1), or in [0, 1].
-        allow_one: Whether exactly 1 (nothing kept) is allowed.
-    """
-    top = "1]" if allow_one else "1)"
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(
-            f"`{name}` must be a number in [0, {top}. Received: {name}={value}"
-        )
-    value = float(value)
-    inside = 0 <= value <= 1 if allow_one else 0 <= value < 1
-    if not inside:
-        hint = (
-            f" Did you mean {value / 100:g}? Sparsities are fractions, not "
-            "percentages."
-            if 1 < value < 100
-            else ""
-        )
-        raise ValueError(
-            f"`{name}` must be in [0, {top}. Received: {name}={value:g}.{hint}"
-        )
-    return value
-
-
-def check_int(name, value, minimum):
-    """Returns `value` as an int of at least `minimum`, or raises."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(
-            f"`{name}` must be an integer >= {minimum}. "
-            f"Received: {name}={value!r}"
-        )
-    if value < minimum:
-        raise ValueError(
-            f"`{name}` must be an integer >= {minimum}. "
-            f"Received: {name}={value}"
-        )
-    return int(value)
+from keras_app.checks import check_int
+from keras_app.checks import check_sparsity
 
 
 class PruningSchedule(abc.ABC):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import math
 import re
 
 import keras
@@ -27,6 +28,9 @@ _DEPTHWISE_LAYERS = (
     keras.layers.DepthwiseConv2D,
 )
 _CONVOLUTIONS = (*_KERNEL_LAYERS[2:], *_SEPARABLE_LAYERS)
+
+# Keras names a variable that was given no name so.
+_NAMELESS = re.compile(r"variable(_\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +175,53 @@ def owners_of(model):
     return owners
 
 
+def matches(variable, filters):
+    """Whether `filters`, other than `None`, choose a variable."""
+    if callable(filters):
+        return bool(filters(variable))
+    patterns = [filters] if isinstance(filters, str) else filters
+    return any(re.search(pattern, path_of(variable)) for pattern in patterns)
+
+
+def is_kernel(variable):
+    """Whether a variable is a kernel, as far as an optimizer can tell.
+
+    An optimizer sees variables without their layers: names and ranks decide.
+    """
+    name = variable.name.split(":")[0]
+    named = "kernel" in name or _NAMELESS.fullmatch(name) is not None
+    return named and len(variable.shape) >= 2
+
+
+def spatial_kernels(variable):
+    """A filter for kernels that see more than one position.
+
+    Convolutions wider than one pixel, and neither the classifier nor the
+    projections of residual networks: what the authors of continuous
+    sparsification mask.
+    """
+    return is_kernel(variable) and math.prod(variable.shape[:-2]) > 1
+
+
+def path_of(variable):
+    """The path; of a backend's own variable, which has none, the name."""
+    return getattr(variable, "path", variable.name)
+
+
+def pattern_of(variable, variables):
+    """A regex for the shortest end of a path that no other variable shares.
+
+    Keras may change the beginning of a path when it loads a model.
+    """
+    parts = path_of(variable).split("/")
+    for count in range(min(2, len(parts)), len(parts) + 1):
+        pattern = f"(^|/){re.escape('/'.join(parts[-count:]))}$"
+        matched = [v for v in variables if re.search(pattern, path_of(v))]
+        if len(matched) == 1:
+            break
+    return pattern
+
+
 def einsum_kernels(variables):
     """Returns those of `variables` that are kernels of an `EinsumDense`.
 
@@ -199,12 +250,7 @@ def _reason_to_skip(variable, owners, filters):
     if filters is None:
         layer, attribute = owners.get(id(variable), (None, ""))
         return _reason_by_default(layer, attribute)
-    if callable(filters):
-        matched = filters(variable)
-    else:
-        patterns = [filters] if isinstance(filters, str) else filters
-        matched = any(re.search(p, variable.path) for p in patterns)
-    return None if matched else "not matched by `filters`"
+    return None if matches(variable, filters) else "not matched by `filters`"
 
 
 def _reason_by_default(layer, attribute):

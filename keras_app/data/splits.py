@@ -5,6 +5,8 @@ import warnings
 
 import numpy as np
 
+from keras_app.checks import check_choice
+
 _REPLAYS = ("full", "none", "one", "buffer")
 _SCORING_SOURCES = ("random", "first", "current_first")
 
@@ -79,8 +81,8 @@ def split_megabatches(
     """
     check_integer("megabatch_size", megabatch_size, 2)
     check_integer("num_megabatches", num_megabatches, 1)
-    _check_choice("replay", replay, _REPLAYS)
-    _check_choice("scoring_source", scoring_source, _SCORING_SOURCES)
+    check_choice("replay", replay, _REPLAYS)
+    check_choice("scoring_source", scoring_source, _SCORING_SOURCES)
     if not 0 < scoring_fraction <= 1:
         raise ValueError(
             "`scoring_fraction` must be in (0, 1]. "
@@ -250,13 +252,5 @@ def check_integer(name, value, minimum):
     if not is_integer or isinstance(value, bool) or value < minimum:
         raise ValueError(
             f"`{name}` must be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}"
-        )
-
-
-def _check_choice(name, value, choices):
-    if value not in choices:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
             f"Received: {name}={value!r}"
         )

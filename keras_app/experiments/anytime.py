@@ -8,6 +8,7 @@ import numpy as np
 from keras_app import data as data_lib
 from keras_app import models
 from keras_app import report as report_lib
+from keras_app.checks import check_int
 from keras_app.enforcement import masks_of
 from keras_app.enforcement import state_of
 from keras_app.experiments.callbacks import BestWeights
@@ -22,7 +23,6 @@ from keras_app.export import strip_pruning
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import AnytimeProgressivePruner
 from keras_app.schedules import AnytimeSchedule
-from keras_app.schedules import check_int
 from keras_app.schedules import OneShot
 
 METHODS = ("app", "one_shot", "dense", "app_reference")

@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_app.checks import check_number
 from keras_app.optimizers.bregman import BregmanOptimizer
-from keras_app.optimizers.regularized import check_number
 
 BIAS_CORRECTIONS = ("full", "second_only")
 

@@ -8,15 +8,11 @@ import numpy as np
 from keras import ops
 
 from keras_app import enforcement
-from keras_app.optimizers.regularized import check_number
+from keras_app.checks import check_number
+from keras_app.optimizers import latent
 from keras_app.optimizers.regularized import RegularizedOptimizer
 
 ON_CHANGE = ("reset", "rescale", "keep")
-
-# So many entries of a variable are compared with what the last step left, to
-# notice that its weights were replaced from outside. With 1 % of the entries
-# active, two different supports differ in all of them with odds of 1e-9.
-_SAMPLE = 1024
 
 
 class BregmanOptimizer(RegularizedOptimizer):
@@ -61,19 +57,7 @@ class BregmanOptimizer(RegularizedOptimizer):
                 "`support_update_freq` must be an integer >= 1. Received: "
                 f"support_update_freq={support_update_freq!r}"
             )
-        kind = type(self).__name__
-        if kwargs.get("weight_decay") is not None:
-            raise ValueError(
-                f"{kind} cannot have `weight_decay`, which acts on weights "
-                "that the next prox overwrites. Use `l2`, which is added to "
-                f"the gradient. Received: weight_decay={kwargs['weight_decay']}"
-            )
-        if kwargs.get("use_ema"):
-            raise ValueError(
-                f"{kind} cannot have `use_ema`: averaged weights are not "
-                "sparse and disagree with the dual variable. "
-                "Received: use_ema=True"
-            )
+        latent.refuse_base_arguments(type(self).__name__, kwargs)
         super().__init__(learning_rate, regularizers, **kwargs)
         self.delta = delta
         self.l2 = l2
@@ -109,12 +93,13 @@ class BregmanOptimizer(RegularizedOptimizer):
             else enforcement.add_latent(self, variable, "subgradient")
             for regularizer, variable in zip(self._regularizer_of, variables)
         ]
-        self._samples = [
-            None if dual is None else self._sample_variable(variable)
-            for dual, variable in zip(self._duals, variables)
-        ]
-        self._positions = [_positions(variable) for variable in variables]
-        self._writes = [None] * len(variables)
+        self._watch = latent.Watch(
+            self,
+            [
+                None if dual is None else variable
+                for dual, variable in zip(self._duals, variables)
+            ],
+        )
         self.reset_subgradients()
 
     @property
@@ -148,7 +133,7 @@ class BregmanOptimizer(RegularizedOptimizer):
                     variable.assign(allowed)
                 self._warn_of_strength(variable.path, regularizer, allowed)
                 self._duals[index].assign(self._consistent(index, allowed))
-                self._samples[index].assign(self._sample(index, allowed))
+                self._watch.remember(index, variable)
 
     def set_strength(self, regularizer, lam, on_change="reset"):
         """Sets `regularizer.lam` without moving its weights.
@@ -210,16 +195,14 @@ class BregmanOptimizer(RegularizedOptimizer):
             dv = v if self.delta == 1 else self.delta * v
             return regularizer.prox(dv, self.delta), v, *slots
 
-        dual, sample = self._duals[index], self._samples[index]
         enforcement.apply_rule(
             self,
             rule,
             [theta, self._dual(index, variable, theta), g, *slots],
-            [variable, dual, *slots],
+            [variable, self._duals[index], *slots],
             in_pieces=regularizer.elementwise,
         )
-        self.assign(sample, self._sample(index, variable))
-        self._writes[index] = enforcement.count_of_writes(variable)
+        self._watch.remember(index, variable)
 
     def _step(self, theta, g, tau, slots):
         if self.l2:
@@ -228,16 +211,9 @@ class BregmanOptimizer(RegularizedOptimizer):
 
     def _dual(self, index, variable, theta):
         """v, made anew if the weights are not those of the last step."""
-        writes = enforcement.count_of_writes(variable)
-        if writes is not None and writes == self._writes[index]:
+        replaced = self._watch.replaced(index, variable)
+        if replaced is False:
             return self._duals[index]
-        known = ops.cast(self._samples[index], theta.dtype)
-        seen = ops.cast(self._sample(index, theta), theta.dtype)
-        # Compilers may round the sample and the weights differently.
-        dtype = keras.backend.standardize_dtype(self._samples[index].dtype)
-        tolerance = 1e-2 if dtype in ("bfloat16", "float16") else 1e-4
-        allowed = tolerance * ops.max(ops.abs(known)) + 1e-12
-        replaced = ops.any(ops.abs(seen - known) > allowed)
         replaced = ops.logical_or(replaced, ops.equal(self.iterations, 0))
         return ops.cond(
             replaced,
@@ -259,17 +235,6 @@ class BregmanOptimizer(RegularizedOptimizer):
             if self._regularizer_of[index] is not None
         ]
 
-    def _sample_variable(self, variable):
-        size = min(_SAMPLE, int(np.prod(variable.shape)))
-        return self.add_variable(
-            (size,), dtype=variable.dtype, name=f"{variable.name}_sample"
-        )
-
-    def _sample(self, index, theta):
-        flat = ops.reshape(theta, (-1,))
-        positions = self._positions[index]
-        return flat if positions is None else ops.take(flat, positions)
-
     # ---- what cannot work ----------------------------------------------
 
     def _refuse(self, variables):
@@ -277,13 +242,9 @@ class BregmanOptimizer(RegularizedOptimizer):
             if regularizer is None:
                 continue
             kind, path = type(self).__name__, variable.path
-            if getattr(variable, "constraint", None) is not None:
-                raise ValueError(
-                    f"{kind} cannot train a weight with a constraint, which "
-                    "would disagree with its dual variable: put it into the "
-                    "regularizer (NonNegativeL1). Received: "
-                    f"{variable.constraint!r} on {path}"
-                )
+            latent.refuse_constraint(
+                kind, variable, "put it into the regularizer (NonNegativeL1)"
+            )
             penalty = getattr(variable, "regularizer", None)
             if isinstance(penalty, (keras.regularizers.L1L2,)) or type(
                 penalty
@@ -320,15 +281,6 @@ class BregmanOptimizer(RegularizedOptimizer):
             "l2": self.l2,
             "support_update_freq": self.support_update_freq,
         }
-
-
-def _positions(variable):
-    """Where a variable is sampled; `None` for everywhere."""
-    size = int(np.prod(variable.shape))
-    if size <= _SAMPLE:
-        return None
-    positions = np.random.default_rng(0).integers(0, size, _SAMPLE)
-    return np.sort(positions).astype("int32")
 
 
 def _count(condition):

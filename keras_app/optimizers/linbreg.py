@@ -2,8 +2,8 @@
 
 import keras
 
+from keras_app.checks import check_number
 from keras_app.optimizers.bregman import BregmanOptimizer
-from keras_app.optimizers.regularized import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_app")

@@ -10,10 +10,8 @@ from keras import ops
 
 from keras_app import enforcement
 from keras_app import selection
+from keras_app.checks import check_number
 from keras_app.regularizers import SparsityRegularizer
-
-# Keras names a variable that was given no name so.
-_NAMELESS = re.compile(r"variable(_\d+)?")
 
 
 class RegularizedOptimizer(keras.optimizers.Optimizer, abc.ABC):
@@ -172,7 +170,9 @@ class _Rules:
         if given is None:
             return (None,) * len(variables)
         if isinstance(given, SparsityRegularizer):
-            chosen = [given if _is_kernel(v) else None for v in variables]
+            chosen = [
+                given if selection.is_kernel(v) else None for v in variables
+            ]
         elif isinstance(given, dict):
             chosen = _match(given, variables)
         else:
@@ -185,11 +185,13 @@ class _Rules:
         if not any(value is not None for value in chosen):
             raise ValueError(
                 "`regularizers` must give at least one variable a regularizer. "
-                f"Received: {given!r} for {[_path(v) for v in variables][:8]}"
+                f"Received: {given!r} for {_some_paths(variables)}"
             )
         for variable, regularizer in zip(variables, chosen):
             if regularizer is not None:
-                regularizer.check_shape(variable.shape, _path(variable))
+                regularizer.check_shape(
+                    variable.shape, selection.path_of(variable)
+                )
         _refuse_guessed_groups(variables, chosen)
         return tuple(chosen)
 
@@ -205,7 +207,7 @@ class _Rules:
             return serialize(given)
         if chosen is not None:
             patterns = [
-                (_end_of_path(variable, variables), regularizer)
+                (selection.pattern_of(variable, variables), regularizer)
                 for variable, regularizer in zip(variables, chosen)
             ]
         elif isinstance(given, dict):
@@ -220,16 +222,6 @@ class _Rules:
             joined = mine[0] if len(mine) == 1 else f"(?:{')|(?:'.join(mine)})"
             config[joined] = serialize(regularizer)
         return config
-
-
-def check_number(name, value, rule, words=">= 0"):
-    """Raises unless `value` is a finite number that fulfils `rule`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not rule(value):
-        raise ValueError(
-            f"`{name}` must be a number {words}. Received: {name}={value!r}"
-        )
-    return float(value)
 
 
 def _deserialize(config, custom_objects):
@@ -260,14 +252,14 @@ def _match(given, variables):
         if not matched:
             raise ValueError(
                 f"`regularizers` must match variables. Received: {key!r}, "
-                f"which matches none of {[_path(v) for v in variables][:8]}"
+                f"which matches none of {_some_paths(variables)}"
             )
         for i in matched:
             if rule_of[i] is not None and chosen[i] is not regularizer:
                 raise ValueError(
                     "`regularizers` must give a variable one regularizer. "
                     f"Received: {rule_of[i]!r} and {key!r}, which both match "
-                    f"{_path(variables[i])}"
+                    f"{selection.path_of(variables[i])}"
                 )
             chosen[i], rule_of[i] = regularizer, key
     return chosen
@@ -276,31 +268,12 @@ def _match(given, variables):
 def _matches(key, variable):
     if isinstance(key, keras.layers.Layer):
         mine = any(variable is weight for weight in key.trainable_variables)
-        return mine and _is_kernel(variable)
-    return re.search(key, _path(variable)) is not None
+        return mine and selection.is_kernel(variable)
+    return re.search(key, selection.path_of(variable)) is not None
 
 
-def _is_kernel(variable):
-    """Whether one regularizer for the whole model acts on this variable."""
-    name = variable.name.split(":")[0]
-    named = "kernel" in name or _NAMELESS.fullmatch(name) is not None
-    return named and len(variable.shape) >= 2
-
-
-def _path(variable):
-    # A custom loop may pass variables of the backend, which have only a name.
-    return getattr(variable, "path", variable.name)
-
-
-def _end_of_path(variable, variables):
-    """A pattern for the shortest end of a path that no other one shares."""
-    parts = _path(variable).split("/")
-    for count in range(min(2, len(parts)), len(parts) + 1):
-        pattern = f"(^|/){re.escape('/'.join(parts[-count:]))}$"
-        matched = [v for v in variables if re.search(pattern, _path(v))]
-        if len(matched) == 1:
-            break
-    return pattern
+def _some_paths(variables):
+    return [selection.path_of(variable) for variable in variables[:8]]
 
 
 def _not_ours(value):
@@ -323,5 +296,6 @@ def _refuse_guessed_groups(variables, chosen):
         raise ValueError(
             "`axes` must be a tuple of axes for a kernel of EinsumDense or "
             "attention, whose groups cannot be told from its shape. Received: "
-            f"a name for {_path(variable)} of shape {tuple(variable.shape)}"
+            f"a name for {selection.path_of(variable)} of shape "
+            f"{tuple(variable.shape)}"
         )

@@ -4,8 +4,8 @@ import abc
 
 import keras
 
+from keras_app.checks import check_number
 from keras_app.optimizers.bregman import ON_CHANGE
-from keras_app.optimizers.regularized import check_number
 from keras_app.regularizers import SparsityRegularizer
 
 

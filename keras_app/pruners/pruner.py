@@ -13,7 +13,7 @@ from keras_app import enforcement
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
 from keras_app import selection
-from keras_app.schedules import check_sparsity
+from keras_app.checks import check_sparsity
 
 DISTRIBUTIONS = {
     "uniform": distributions.uniform,

@@ -1,0 +1,66 @@
+"""Checks of arguments: one error, naming argument, rule and value."""
+
+import math
+import numbers
+
+
+def check_choice(name, value, choices):
+    """Raises unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def check_number(name, value, rule, words=">= 0"):
+    """Raises unless `value` is a finite number that fulfils `rule`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not rule(value):
+        raise ValueError(
+            f"`{name}` must be a number {words}. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def check_sparsity(name, value, allow_one=False):
+    """Returns `value` as a float, or raises the one error for bad sparsities.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The number to check; must lie in [0, 1), or in [0, 1].
+        allow_one: Whether exactly 1 (nothing kept) is allowed.
+    """
+    top = "1]" if allow_one else "1)"
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be a number in [0, {top}. Received: {name}={value}"
+        )
+    value = float(value)
+    inside = 0 <= value <= 1 if allow_one else 0 <= value < 1
+    if not inside:
+        hint = (
+            f" Did you mean {value / 100:g}? Sparsities are fractions, not "
+            "percentages."
+            if 1 < value < 100
+            else ""
+        )
+        raise ValueError(
+            f"`{name}` must be in [0, {top}. Received: {name}={value:g}.{hint}"
+        )
+    return value
+
+
+def check_int(name, value, minimum):
+    """Returns `value` as an int of at least `minimum`, or raises."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise TypeError(
+            f"`{name}` must be an integer >= {minimum}. "
+            f"Received: {name}={value!r}"
+        )
+    if value < minimum:
+        raise ValueError(
+            f"`{name}` must be an integer >= {minimum}. "
+            f"Received: {name}={value}"
+        )
+    return int(value)
