@@ -9,6 +9,7 @@ import pytest
 from keras_app.data import Holdout
 from keras_app.experiments import PlateauLearningRate
 from keras_app.experiments import train
+from keras_app.experiments.run_folder import RunFolder
 from keras_app.initializers import sparsify
 from keras_app.models import mlp
 from keras_app.optimizers import LinBreg
@@ -134,8 +135,6 @@ class Killed(Exception):
 
 
 def kill_after(epoch, monkeypatch):
-    from keras_app.experiments.run_folder import RunFolder
-
     save = RunFolder.save_checkpoint
 
     def save_and_die(self, arrays, meta):
@@ -146,13 +145,23 @@ def kill_after(epoch, monkeypatch):
     monkeypatch.setattr(RunFolder, "save_checkpoint", save_and_die)
 
 
-@pytest.mark.parametrize("epoch", [1, 3, 4])
+def kill_before_the_model_is_saved(monkeypatch):
+    def die(self, model, name):
+        raise Killed
+
+    monkeypatch.setattr(RunFolder, "save_model", die)
+
+
+@pytest.mark.parametrize("epoch", [1, 3, None])
 def test_a_killed_run_ends_like_one_that_was_not(
     finished, epoch, tmp_path, monkeypatch
 ):
     whole, summary = finished
     with monkeypatch.context() as patched:
-        kill_after(epoch, patched)
+        if epoch:
+            kill_after(epoch, patched)
+        else:
+            kill_before_the_model_is_saved(patched)
         with pytest.raises(Killed):
             bregman(tmp_path / "run")
     again = bregman(tmp_path / "run", resume=True)

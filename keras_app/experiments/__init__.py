@@ -3,6 +3,13 @@
 from keras_app.experiments.anytime import anytime
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import PlateauLearningRate
+from keras_app.experiments.tickets import ticket_search
 from keras_app.experiments.training import train
 
-__all__ = ["MilestoneLearningRate", "PlateauLearningRate", "anytime", "train"]
+__all__ = [
+    "MilestoneLearningRate",
+    "PlateauLearningRate",
+    "anytime",
+    "ticket_search",
+    "train",
+]

@@ -19,21 +19,29 @@ class MilestoneLearningRate(keras.callbacks.Callback):
         milestones: Epochs, from 0, at which the rate falls.
         warmup_epochs: Epochs of warm-up, >= 0. Defaults to `0`.
         factor: Factor at each milestone. Defaults to `0.1`.
+        period: Epochs after which the schedule starts over. Defaults to
+            `None`: never.
     """
 
     def __init__(
-        self, learning_rate, milestones=(), warmup_epochs=0, factor=0.1
+        self,
+        learning_rate,
+        milestones=(),
+        warmup_epochs=0,
+        factor=0.1,
+        period=None,
     ):
         super().__init__()
         self.learning_rate = float(learning_rate)
         self.milestones = tuple(milestones)
         self.warmup_epochs = warmup_epochs
         self.factor = factor
+        self.period = period
 
     def on_epoch_begin(self, epoch, logs=None):
         """Sets the epoch's rate."""
-        self._epoch = epoch
-        passed = sum(milestone <= epoch for milestone in self.milestones)
+        self._epoch = epoch % self.period if self.period else epoch
+        passed = sum(milestone <= self._epoch for milestone in self.milestones)
         self._set(self.learning_rate * self.factor**passed)
 
     def on_train_batch_begin(self, batch, logs=None):

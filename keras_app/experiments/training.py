@@ -8,6 +8,7 @@ import numpy as np
 from keras_app import data as data_lib
 from keras_app import models
 from keras_app import report as report_lib
+from keras_app.checks import check_int
 from keras_app.experiments.callbacks import model_state
 from keras_app.experiments.callbacks import restore_model_state
 from keras_app.experiments.run_folder import MODEL
@@ -15,7 +16,6 @@ from keras_app.experiments.session import open_folder
 from keras_app.experiments.session import plain
 from keras_app.experiments.session import Session
 from keras_app.export import strip_pruning
-from keras_app.schedules import check_int
 
 
 def train(
@@ -55,8 +55,9 @@ def train(
         pruner: One of `keras_app.pruners`. Its steps are training steps.
             Defaults to `None`.
         callbacks: Further Keras callbacks, such as controllers and learning
-            rate rules. Those with `state()` and `restore(state)` go on
-            exactly when a run is resumed. Defaults to `()`.
+            rate rules. Those with `state()` and `restore(state)` (plain
+            values), or `arrays()` and `restore_arrays(arrays)`, go on exactly
+            when a run is resumed. Defaults to `()`.
         sparsify: A callable `(model, seed=...)` that changes the initial
             weights, such as `keras_app.initializers.sparsify` with its density
             bound. Defaults to `None`.
@@ -181,17 +182,16 @@ class _Run:
         )
         self.session.open_events(self.label)
         with self.session.terminal.bar(self.epochs, first):
-            if first < self.epochs:
-                self.model.fit(
-                    self.data.epochs(first, self.epochs),
-                    steps_per_epoch=self.data.steps_per_epoch,
-                    initial_epoch=first,
-                    epochs=self.epochs,
-                    validation_data=self.data.validation,
-                    callbacks=[*self.callbacks, _Recorder(self)],
-                    verbose=0,
-                    shuffle=False,
-                )
+            self.model.fit(
+                self.data.epochs(first, self.epochs),
+                steps_per_epoch=self.data.steps_per_epoch,
+                initial_epoch=first,
+                epochs=self.epochs,
+                validation_data=self.data.validation,
+                callbacks=[*self.callbacks, _Recorder(self)],
+                verbose=0,
+                shuffle=False,
+            )
         if self.pruner is not None:
             self.session.missed += self.pruner.missed
         return self._finish(discover)
@@ -221,12 +221,15 @@ class _Run:
                 "good checkpoint is that of the epoch before: lower the "
                 "learning rate and start again."
             )
-        self._checkpoint(epoch + 1)
+        if epoch + 1 < self.epochs:
+            # A run that is cut off later repeats its last epoch, and with it
+            # what callbacks do when training ends.
+            self._checkpoint(epoch + 1)
         shown = {
             "loss": event["loss"],
             "val_accuracy": event.get("val_accuracy"),
             "val_loss": event["val_loss"],
-            "density": event["effective_density"],
+            "density": event.get("density", event["effective_density"]),
         }
         self.session.terminal.line(
             f"epoch {epoch + 1}/{self.epochs}  "
@@ -242,8 +245,14 @@ class _Run:
             for index, callback in enumerate(self.callbacks)
             if hasattr(callback, "state")
         }
+        arrays = {
+            f"callback/{index}/{name}": array
+            for index, callback in enumerate(self.callbacks)
+            if hasattr(callback, "arrays")
+            for name, array in callback.arrays().items()
+        }
         self.session.checkpoint(
-            model_state(self.model),
+            {**model_state(self.model), **arrays},
             {
                 "epoch": epoch,
                 "callbacks": states,
@@ -256,6 +265,16 @@ class _Run:
         restore_model_state(self.model, arrays)
         for index, state in meta["callbacks"].items():
             self.callbacks[int(index)].restore(state)
+        for index, callback in enumerate(self.callbacks):
+            if hasattr(callback, "restore_arrays"):
+                start = f"callback/{index}/"
+                callback.restore_arrays(
+                    {
+                        name.removeprefix(start): array
+                        for name, array in arrays.items()
+                        if name.startswith(start)
+                    }
+                )
         self.initial_density = meta["initial_density"]
         self.flops_share = meta["flops_share"]
         self.session.terminal.line(f"resuming at epoch {meta['epoch'] + 1}")

@@ -1,6 +1,7 @@
 """Pruning methods, each a `keras.callbacks.Callback`."""
 
 from keras_app.pruners.anytime import AnytimeProgressivePruner
+from keras_app.pruners.continuous import ContinuousSparsifier
 from keras_app.pruners.controllers import DensityController
 from keras_app.pruners.controllers import LambdaController
 from keras_app.pruners.magnitude import MagnitudePruner
@@ -10,6 +11,7 @@ from keras_app.pruners.saliency import SaliencyPruner
 
 __all__ = [
     "AnytimeProgressivePruner",
+    "ContinuousSparsifier",
     "DensityController",
     "LambdaController",
     "MagnitudePruner",

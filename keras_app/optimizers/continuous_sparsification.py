@@ -1,0 +1,481 @@
+"""Continuous sparsification: which weights to keep, learned by descent."""
+
+import math
+import warnings
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import enforcement
+from keras_app import selection
+from keras_app.checks import check_choice
+from keras_app.checks import check_number
+from keras_app.optimizers import latent
+
+# The rule between rounds multiplies logits again and again; far below zero
+# they need not grow until float32 overflows.
+_LOWEST_LOGIT = -1e6
+
+# Where the soft mask is smaller, a weight cannot be told from its product.
+_SMALLEST_MASK = 1e-6
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class ContinuousSparsification(keras.optimizers.Optimizer):
+    """Learns weights w and mask logits s; the kernel holds their product.
+
+        theta = w m,   m = c sigmoid(beta s),   c = 1 / sigmoid(s_init)
+
+        g_w = g m + weight_decay w
+        g_s = (g w + lam) c beta sigmoid(beta s) sigmoid(-beta s)
+        b <- momentum b + g_x;   x <- x - learning_rate (g_x + momentum b)
+
+    for x = w, s, with g the gradient at theta. The layers are left alone: the
+    forward pass costs nothing extra, and any model can be trained. While the
+    temperature beta grows (`keras_app.pruners.ContinuousSparsifier` moves it)
+    the sigmoid becomes a step; `harden` replaces it by one, after which
+    `theta = c w 1[s > 0]` and only w is trained.
+
+    The sparsity is an outcome, steered by `s_init`. Variables without a mask
+    are trained by the same rule without m. Four arrays beside each masked
+    weight, one beside each other.
+
+    Clipping acts on g, not on (g_w, g_s).
+
+    Args:
+        learning_rate: For w and s, a float > 0 or a schedule. Defaults to
+            `0.1`.
+        momentum: Nesterov momentum, in [0, 1). Its buffers hold no learning
+            rate; not Keras's momentum. Defaults to `0.9`.
+        weight_decay: Coupled, on w and on variables without a mask, never on s,
+            >= 0. Defaults to `1e-4`.
+        lam: Strength of the penalty on the mask, >= 0. Defaults to `1e-8`.
+        s_init: Initial logit, in [-10, 10]; larger is denser. Defaults to
+            `0.0`.
+        filters: Which variables get a mask: a regex or a list of regexes,
+            searched in `variable.path`; a callable `variable -> bool`, such as
+            `keras_app.selection.spatial_kernels`, which makes the authors'
+            choice (no classifier, no 1x1 projections). Defaults to `None`: all
+            kernels.
+        penalty_on: `"scaled"` penalizes m, as the authors' code;
+            `"sigmoid"` penalizes m / c. Defaults to `"scaled"`.
+        decay_on: `"all"` decays every variable, as the authors' code;
+            `"kernels"` spares biases and normalization. Defaults to `"all"`.
+        strict: Whether a `kernel_regularizer` on a masked weight is an error
+            instead of a warning: its gradient at theta is an additional
+            pressure on s. Defaults to `False`.
+        **kwargs: Keras's base arguments, such as `clipnorm`.
+
+    Raises:
+        ValueError: An argument out of its range, `use_ema`; when training
+            starts: filters that match nothing, a masked weight with a
+            constraint.
+        RuntimeError: Latent state asked for before the optimizer is built.
+
+    Example:
+
+    >>> kernel = keras.Variable([[1.0, -2.0]], name="kernel")
+    >>> optimizer = ContinuousSparsification(0.5, momentum=0.0, weight_decay=0)
+    >>> gradient = keras.ops.convert_to_tensor([[1.0, 1.0]])
+    >>> optimizer.apply([gradient], [kernel])  # both move to a smaller product
+    >>> (w, s), = optimizer.weights_and_logits.values()
+    >>> print(w, s)
+    [[ 0.5 -2.5]] [[-0.25  0.5 ]]
+    >>> optimizer.harden()
+    >>> print(keras.ops.convert_to_numpy(kernel) + 0.0)
+    [[ 0. -5.]]
+
+    Reference: [Savarese et al., 2020](https://arxiv.org/abs/1912.04427),
+    algorithm 1. Differs: the masks live in the optimizer, which is the same
+    method (chain rule, theta = w m is elementwise).
+    """
+
+    # A mask would change weights behind the logits' back.
+    finds_zeros = True
+
+    def __init__(
+        self,
+        learning_rate=0.1,
+        momentum=0.9,
+        weight_decay=1e-4,
+        lam=1e-8,
+        s_init=0.0,
+        filters=None,
+        penalty_on="scaled",
+        decay_on="all",
+        strict=False,
+        name="continuous_sparsification",
+        **kwargs,
+    ):
+        if isinstance(learning_rate, (int, float)):
+            learning_rate = check_number(
+                "learning_rate", learning_rate, lambda x: x > 0, "> 0"
+            )
+        momentum = check_number(
+            "momentum", momentum, lambda x: 0 <= x < 1, "in [0, 1)"
+        )
+        decay = check_number("weight_decay", weight_decay, lambda x: x >= 0)
+        lam = check_number("lam", lam, lambda x: x >= 0)
+        s_init = check_number(
+            "s_init", s_init, lambda x: abs(x) <= 10, "in [-10, 10]"
+        )
+        selection.check_filters(filters)
+        check_choice("penalty_on", penalty_on, ("scaled", "sigmoid"))
+        check_choice("decay_on", decay_on, ("all", "kernels"))
+        latent.refuse_base_arguments(type(self).__name__, kwargs)
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        # The base class would apply a decay of its own, decoupled.
+        self.coupled_decay = decay
+        self.lam = lam
+        self.s_init = s_init
+        self.filters = filters
+        self.penalty_on = penalty_on
+        self.decay_on = decay_on
+        self.strict = strict
+        self.scale = 1.0 + math.exp(-s_init)
+
+    # ---- state ---------------------------------------------------------
+
+    def build(self, variables):
+        """Makes w, s and their momenta, from the weights as they are now."""
+        if self.built:
+            return
+        masked = self._choose(variables)
+        super().build(variables)
+        self._masked = tuple(masked)
+
+        def slots(name, chosen):
+            return [
+                enforcement.add_latent(self, v, name) if c else None
+                for v, c in zip(variables, chosen)
+            ]
+
+        everywhere = [True] * len(variables)
+        self._weights = slots("weight", masked)
+        self._logits = slots("logit", masked)
+        self._weight_momenta = slots("momentum", everywhere)
+        self._logit_momenta = slots("logit_momentum", masked)
+        with enforcement.outside_the_graph():
+            self._temperature = self.add_variable(
+                (), initializer="ones", dtype="float32", name="temperature"
+            )
+            self._hard = self.add_variable(
+                (), initializer="zeros", dtype="bool", name="hard"
+            )
+            self._watch = latent.Watch(
+                self, [v if m else None for v, m in zip(variables, masked)]
+            )
+            for index, variable in self._members():
+                # A copy: JAX would make both one buffer and donate it twice.
+                self._weights[index].assign(ops.copy(variable))
+                logits = self._logits[index]
+                logits.assign(ops.full(logits.shape, self.s_init, logits.dtype))
+                self._watch.remember(index, variable)
+
+    def _choose(self, variables):
+        filters = self.filters
+        chosen = selection.is_kernel if filters is None else filters
+        masked = [selection.matches(v, chosen) for v in variables]
+        if not any(masked):
+            known = [
+                selection.path_of(v)
+                for v in variables
+                if selection.is_kernel(v)
+            ]
+            raise ValueError(
+                "`filters` must match at least one trainable variable. "
+                f"Received: filters={filters!r}; the kernels are {known[:8]}"
+            )
+        for variable in (v for v, m in zip(variables, masked) if m):
+            self._check_member(variable)
+        return masked
+
+    def _check_member(self, variable):
+        kind = type(self).__name__
+        latent.refuse_constraint(kind, variable, "leave the constraint out")
+        penalty = getattr(variable, "regularizer", None)
+        if penalty is None:
+            return
+        text = (
+            f"{variable.path} has a kernel_regularizer ({penalty!r}), whose "
+            f"gradient {kind} also passes to the mask. Use `weight_decay`, "
+            "which acts on the weights only."
+        )
+        if self.strict:
+            raise ValueError(f"{text} Received: strict=True")
+        warnings.warn(text)
+
+    def _members(self):
+        if not self.built:
+            raise RuntimeError(
+                f"{self.name} is not built yet, so there are no masks. Call "
+                "`fit`, or `optimizer.build(model.trainable_variables)`, first."
+            )
+        return [
+            (index, variable)
+            for index, variable in enumerate(self._trainable_variables)
+            if self._masked[index]
+        ]
+
+    # ---- what users look at and move -----------------------------------
+
+    @property
+    def weights_and_logits(self):
+        """`{variable.path: (w, s)}`, arrays of the variable's shape."""
+        return {
+            path: (self._array(self._weights, v), self._array(self._logits, v))
+            for path, v in self.masked_variables.items()
+        }
+
+    @property
+    def masked_variables(self):
+        """`{path: variable}` of the weights that have a mask."""
+        return selection.paths_of([v for _, v in self._members()])
+
+    @property
+    def masks(self):
+        """`{variable.path: bool array}`: `True` where s > 0, strictly."""
+        return {path: s > 0 for path, (_, s) in self.weights_and_logits.items()}
+
+    @property
+    def density(self):
+        """Share of the masked weights with s > 0, in [0, 1]."""
+        kept = [mask.ravel() for mask in self.masks.values()]
+        return float(np.mean(np.concatenate(kept)))
+
+    @property
+    def soft_density(self):
+        """Mean of sigmoid(beta s) over the masked weights, in [0, 1]."""
+        logits = [s.ravel() for _, s in self.weights_and_logits.values()]
+        x = self.temperature * np.concatenate(logits)
+        return float(np.mean(ops.convert_to_numpy(ops.sigmoid(x))))
+
+    @property
+    def is_hard(self):
+        """Whether the mask is a step, and only w is trained."""
+        self._members()
+        return bool(ops.convert_to_numpy(self._hard))
+
+    @property
+    def temperature(self):
+        """beta, a float >= 1. Setting it rewrites the kernels."""
+        self._members()
+        return float(ops.convert_to_numpy(self._temperature))
+
+    @temperature.setter
+    def temperature(self, value):
+        value = check_number("temperature", value, lambda x: x >= 1, ">= 1")
+        self._follow_model()
+        self._temperature.assign(value)
+        # Otherwise the next gradient is taken at the old product.
+        self._write_kernels()
+
+    def harden(self):
+        """Makes the mask a step: kernels become c w 1[s > 0]."""
+        self._set_hard(True)
+
+    def soften(self):
+        """Makes the mask a sigmoid again, and trains it."""
+        self._set_hard(False)
+
+    def _set_hard(self, hard):
+        self._follow_model()
+        self._hard.assign(hard)
+        self._write_kernels()
+
+    def prune_logits(self):
+        """The rule between rounds: s <- min(temperature s, s_init).
+
+        What the round decided to drop starts the next one far below zero, and
+        what it kept has to win again. Call it before the temperature is set
+        back to 1; at temperature 1 it is what the authors' code executes.
+        """
+        self._follow_model()
+        for index, _ in self._members():
+            s = self._logits[index]
+            scaled = ops.minimum(self._temperature * s, self.s_init)
+            s.assign(ops.maximum(scaled, _LOWEST_LOGIT))
+        self._write_kernels()
+
+    def keep_at_least(self, min_density):
+        """Lifts the largest logits of each emptied weight just above zero.
+
+        Args:
+            min_density: Share of each masked weight to keep, in [0, 1].
+        """
+        check_number("min_density", min_density, lambda x: 0 <= x <= 1)
+        for index, _ in self._members():
+            s = ops.convert_to_numpy(self._logits[index])
+            wanted = math.ceil(min_density * s.size)
+            if np.count_nonzero(s > 0) >= wanted:
+                continue
+            lifted = s.ravel().copy()
+            top = np.argsort(-lifted, kind="stable")[:wanted]
+            lifted[top] = np.maximum(lifted[top], np.float32(_SMALLEST_MASK))
+            self._logits[index].assign(lifted.reshape(s.shape))
+        self._write_kernels()
+
+    def rewind(self, weights):
+        """Sets w and forgets the momenta; the logits stay.
+
+        Args:
+            weights: `{variable.path: array}` for every masked weight.
+        """
+        for path, variable in self.masked_variables.items():
+            self._place(self._weights, variable).assign(weights[path])
+        self._write_kernels()
+        self.reset_momentum()
+
+    def reset_momentum(self):
+        """Sets every momentum to zero."""
+        self._members()
+        for slot in (*self._weight_momenta, *self._logit_momenta):
+            if slot is not None:
+                slot.assign(ops.zeros(slot.shape, slot.dtype))
+
+    def sync_from_model(self):
+        """w <- theta / m where m > 1e-6, after weights were set from outside.
+
+        A training step does it by itself where it notices; call it to look at
+        `weights_and_logits` before.
+        """
+        for index, variable in self._members():
+            self._weights[index].assign(self._consistent(index, variable))
+            self._watch.remember(index, variable)
+
+    def _follow_model(self):
+        replaced = [
+            self._watch.replaced(index, variable)
+            for index, variable in self._members()
+        ]
+        if any(bool(ops.convert_to_numpy(each)) for each in replaced):
+            self.sync_from_model()
+
+    def _write_kernels(self):
+        for index, variable in self._members():
+            s = ops.convert_to_tensor(self._logits[index])
+            theta = self._weights[index] * self._mask(s)
+            variable.assign(ops.cast(theta, variable.dtype))
+            self._watch.remember(index, variable)
+
+    def _array(self, slots, variable):
+        return ops.convert_to_numpy(self._place(slots, variable))
+
+    def _place(self, slots, variable):
+        return slots[self._get_variable_index(variable)]
+
+    # ---- one step ------------------------------------------------------
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of the equations above."""
+        index = self._get_variable_index(variable)
+        b_w = self._weight_momenta[index]
+        g = ops.cast(enforcement.dense(gradient), b_w.dtype)
+        tau = ops.cast(learning_rate, b_w.dtype)
+        mu = self.momentum
+        known = self._trainable_variables[index]
+        decays = self.decay_on == "all" or selection.is_kernel(known)
+        decay = self.coupled_decay if decays else 0.0
+
+        def descend(x, g, b):
+            b = mu * b + g if mu else g
+            return x - tau * (g + mu * b), b
+
+        if not self._masked[index]:
+
+            def rule(theta, g, b):
+                return descend(theta, g + decay * theta, b)
+
+            theta = ops.cast(variable, b_w.dtype)
+            enforcement.apply_rule(self, rule, [theta, g, b_w], [variable, b_w])
+            return
+        beta = ops.cast(self._temperature, b_w.dtype)
+        hard = ops.convert_to_tensor(self._hard)
+        lam = self.lam if self.penalty_on == "scaled" else self.lam / self.scale
+
+        def rule(w, s, g, b_w, b_s):
+            x = beta * s
+            sigmoid = ops.sigmoid(x)
+            step = ops.cast(s > 0, s.dtype)
+            m = self.scale * ops.where(hard, step, sigmoid)
+            # sigmoid(-x) is 1 - sigmoid(x) without cancellation.
+            slope = (self.scale * beta) * sigmoid * ops.sigmoid(-x)
+            new_w, b_w = descend(w, g * m + decay * w, b_w)
+            new_s, new_b_s = descend(s, (g * w + lam) * slope, b_s)
+            new_s = ops.where(hard, s, new_s)
+            theta = new_w * self._mask(new_s)
+            return theta, new_w, new_s, b_w, ops.where(hard, b_s, new_b_s)
+
+        w = self._weight(index, variable)
+        s, b_s = self._logits[index], self._logit_momenta[index]
+        enforcement.apply_rule(
+            self,
+            rule,
+            [w, s, g, b_w, b_s],
+            [variable, self._weights[index], s, b_w, b_s],
+        )
+        self._watch.remember(index, variable)
+
+    def _mask(self, s):
+        """m at the tensor s."""
+        hard = ops.convert_to_tensor(self._hard)
+        step = ops.cast(s > 0, s.dtype)
+        soft = ops.sigmoid(ops.cast(self._temperature, s.dtype) * s)
+        return self.scale * ops.where(hard, step, soft)
+
+    def _weight(self, index, variable):
+        """w, made to fit if the kernel is not that of the last step."""
+        replaced = self._watch.replaced(index, variable)
+        if replaced is False:
+            return self._weights[index]
+        return ops.cond(
+            replaced,
+            lambda: self._consistent(index, variable),
+            lambda: ops.convert_to_tensor(self._weights[index]),
+        )
+
+    def _consistent(self, index, variable):
+        w = ops.convert_to_tensor(self._weights[index])
+        theta = ops.stop_gradient(ops.cast(variable, w.dtype))
+        m = self._mask(ops.convert_to_tensor(self._logits[index]))
+        known = m > _SMALLEST_MASK
+        return ops.where(known, theta / ops.where(known, m, 1.0), w)
+
+    # ---- configuration -------------------------------------------------
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "weight_decay": self.coupled_decay,
+            "lam": self.lam,
+            "s_init": self.s_init,
+            "filters": self._filters_config(),
+            "penalty_on": self.penalty_on,
+            "decay_on": self.decay_on,
+            "strict": self.strict,
+        }
+
+    def _filters_config(self):
+        """A file must not depend on what a callable is."""
+        if callable(self.filters) and self.built:
+            return [
+                selection.pattern_of(variable, self._trainable_variables)
+                for _, variable in self._members()
+            ]
+        if callable(self.filters):
+            return keras.saving.serialize_keras_object(self.filters)
+        return self.filters
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the optimizer that `get_config` described."""
+        config = dict(config)
+        if isinstance(config.get("filters"), dict):
+            config["filters"] = keras.saving.deserialize_keras_object(
+                config["filters"], custom_objects=custom_objects
+            )
+        return super().from_config(config, custom_objects)
