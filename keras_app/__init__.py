@@ -13,6 +13,7 @@ cli.start_command()
 from keras_app import distributions  # noqa: E402
 from keras_app import export  # noqa: E402
 from keras_app import initializers  # noqa: E402
+from keras_app import lottery  # noqa: E402
 from keras_app import masks  # noqa: E402
 from keras_app import optimizers  # noqa: E402
 from keras_app import pruners  # noqa: E402
@@ -30,6 +31,7 @@ __all__ = [
     "distributions",
     "export",
     "initializers",
+    "lottery",
     "masks",
     "masks_of",
     "optimizers",

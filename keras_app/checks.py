@@ -3,6 +3,8 @@
 import math
 import numbers
 
+import numpy as np
+
 
 def check_choice(name, value, choices):
     """Raises unless `value` is one of `choices`."""
@@ -15,12 +17,33 @@ def check_choice(name, value, choices):
 
 def check_number(name, value, rule, words=">= 0"):
     """Raises unless `value` is a finite number that fulfils `rule`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not rule(value):
         raise ValueError(
             f"`{name}` must be a number {words}. Received: {name}={value!r}"
         )
     return float(value)
+
+
+def check_whole(name, value, minimum):
+    """Returns `value` as an int of at least `minimum`, or raises.
+
+    Whole numbers of any type will do: NumPy scalars, arrays of rank 0, and
+    floats such as a count that was read from a file.
+    """
+    try:
+        whole = int(value)
+        valid = not isinstance(value, (str, bool, np.bool_)) and whole == value
+    except (TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid or whole < minimum:
+        raise ValueError(
+            f"`{name}` must be an integer >= {minimum}. "
+            f"Received: {name}={value!r}"
+        )
+    return whole
 
 
 def check_sparsity(name, value, allow_one=False):

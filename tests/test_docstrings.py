@@ -56,6 +56,7 @@ def test_there_are_examples_to_run():
         "distributions",
         "export",
         "initializers",
+        "lottery",
         "masks",
         "optimizers",
         "pruners",

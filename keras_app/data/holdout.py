@@ -68,13 +68,14 @@ class _Parts:
         self.image_shape = images.shape[1:]
         self.train_ids = ids[:-num_validation]
         self.validation_ids = ids[-num_validation:]
-        self.steps_per_epoch = source.ceil_div(len(self.train_ids), batch_size)
+        self.num_examples = len(labels)
+        self.batch_size = batch_size
+        self.steps_per_epoch = self.steps(self.train_ids)
         self._source = source.Source(images, labels)
-        self._batch_size = batch_size
         self._seed = seed
         self._test_arrays = test
 
-    def epochs(self, first, last):
+    def epochs(self, first, last, ids=None, with_ids=False):
         """Training batches of the epochs `first` to `last - 1`.
 
         Order and random changes of an epoch depend on nothing but the seed
@@ -85,28 +86,47 @@ class _Parts:
         Args:
             first: Number of the first epoch, from 0.
             last: Number of the epoch to stop before.
+            ids: int64 array of the training samples to use. Defaults to
+                `None`: all of them, `train_ids`.
+            with_ids: Whether batches carry their ids as a third component, as
+                `keras_app.lottery.ForgettingTracker` wants. Defaults to
+                `False`.
 
         Returns:
-            A `tf.data.Dataset` of `(last - first) * steps_per_epoch` batches.
+            A `tf.data.Dataset` of `(last - first) * steps(ids)` batches.
         """
-        return self._source.epochs(
-            self.train_ids,
-            self._batch_size,
+        chosen = self._source.carrying_ids() if with_ids else self._source
+        return chosen.epochs(
+            self.train_ids if ids is None else ids,
+            self.batch_size,
             source.stream_key(self._seed, _TRAIN),
             self._prepare_training,
             first,
             last,
         )
 
-    @property
-    def validation(self):
-        """`tf.data.Dataset` of the validation batches, always the same."""
+    def steps(self, ids):
+        """Number of batches of one epoch over so many samples."""
+        return source.ceil_div(len(ids), self.batch_size)
+
+    def in_order(self, ids):
+        """`tf.data.Dataset` of samples in the order of `ids`, unaugmented."""
         return self._source.fixed(
-            self.validation_ids,
-            self._batch_size,
+            ids,
+            self.batch_size,
             source.stream_key(self._seed, _VALIDATION),
             self._prepare,
         )
+
+    @functools.cached_property
+    def fingerprint(self):
+        """A digest of all samples to train and validate on, in order."""
+        return self._source.fingerprint()
+
+    @property
+    def validation(self):
+        """`tf.data.Dataset` of the validation batches, always the same."""
+        return self.in_order(self.validation_ids)
 
     @functools.cached_property
     def test(self):
@@ -176,7 +196,8 @@ class Holdout(_Parts):
             `"train"`.
 
     Attributes `train_ids` and `validation_ids` are int64 arrays of positions
-    in the source; `steps_per_epoch` is the number of batches of one epoch.
+    in the source, which has `num_examples` samples; `steps_per_epoch` is the
+    number of batches of one epoch, of `batch_size` samples.
     `image_shape` (without the batch axis) and `num_classes` say what a model
     must take and give; `name` is the data set's, or `None`, and `data_dir` as
     given.

@@ -1,5 +1,8 @@
 """Samples held in memory, and the `tf.data` pipelines that gather from them."""
 
+import copy
+import hashlib
+
 import numpy as np
 
 from keras_app.data import loading
@@ -111,6 +114,21 @@ class Source:
             self._images = tf.constant(images)
             self._labels = tf.constant(labels)
         self._with_ids = with_ids
+
+    def carrying_ids(self):
+        """The same samples, in batches that carry their ids."""
+        twin = copy.copy(self)
+        twin._with_ids = True
+        return twin
+
+    def fingerprint(self):
+        """A digest of all images and labels, in order: a str."""
+        digest = hashlib.sha256()
+        for tensor in (self._images, self._labels):
+            array = np.ascontiguousarray(tensor.numpy())
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array)
+        return digest.hexdigest()
 
     def fixed(self, ids, batch_size, key, prepare):
         """Batches in the order of `ids`, the same at every pass."""

@@ -3,6 +3,7 @@
 from keras_app.experiments.anytime import anytime
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import PlateauLearningRate
+from keras_app.experiments.lottery import lottery
 from keras_app.experiments.tickets import ticket_search
 from keras_app.experiments.training import train
 
@@ -10,6 +11,7 @@ __all__ = [
     "MilestoneLearningRate",
     "PlateauLearningRate",
     "anytime",
+    "lottery",
     "ticket_search",
     "train",
 ]

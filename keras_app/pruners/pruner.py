@@ -355,13 +355,39 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         Args:
             sparsity: Sparsity over the selected weights, in [0, 1).
         """
+        new = self.propose(sparsity)
+        if new is None:
+            return
+        variables = self._selection.variables
+        for group, target in self._targets(sparsity):
+            self._asked.update(dict.fromkeys(group, target))
+        self._state.set([(variables[path], new[path]) for path in variables])
+        self._sparsity = float(sparsity)
+        self._density = self._density_of(new)
+        emptied = [path for path, mask in new.items() if not mask.any()]
+        if emptied:
+            warnings.warn(
+                f"{type(self).__name__}: nothing is kept of "
+                f"{', '.join(emptied)} (layer collapse). Lower the sparsity, "
+                "or use scope='layer'."
+            )
+
+    def propose(self, sparsity):
+        """Returns the masks that `prune` would set, and changes nothing.
+
+        Args:
+            sparsity: Sparsity over the selected weights, in [0, 1).
+
+        Returns:
+            `{path: bool array}`, `True` kept; `None` if the method keeps its
+            masks as they are.
+        """
         self._sync()
         sparsity = check_sparsity("sparsity", sparsity)
-        variables = self._selection.variables
         old = self.masks
-        scores = self.scores(variables)
+        scores = self.scores(self._selection.variables)
         if scores is None:
-            return
+            return None
         new = {}
         for group, target in self._targets(sparsity):
             new.update(
@@ -372,17 +398,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                     self.structure,
                 )
             )
-            self._asked.update(dict.fromkeys(group, target))
-        self._state.set([(variables[path], new[path]) for path in variables])
-        self._sparsity = sparsity
-        self._density = self._density_of(new)
-        emptied = [path for path, mask in new.items() if not mask.any()]
-        if emptied:
-            warnings.warn(
-                f"{type(self).__name__}: nothing is kept of "
-                f"{', '.join(emptied)} (layer collapse). Lower the sparsity, "
-                "or use scope='layer'."
-            )
+        return new
 
     @staticmethod
     def _density_of(masks):

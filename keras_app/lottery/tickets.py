@@ -1,0 +1,359 @@
+"""Lottery tickets: prune what remains, see masks settle, rewind."""
+
+import collections
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import enforcement
+from keras_app.checks import check_number
+from keras_app.checks import check_whole
+from keras_app.masks import mask_from_scores
+from keras_app.selection import paths_of
+
+
+def mask_distance(a, b, remaining):
+    """Share of the remaining weights on which two masks differ.
+
+        d = (number of entries where a and b differ) / P
+
+    Args:
+        a: Mask (bool, or 0 and 1), or a dict or list of masks.
+        b: The other mask, in the same container.
+        remaining: P, the number of weights that were kept when the round
+            started; >= 1. Not the size of the mask.
+
+    Returns:
+        A float >= 0.
+
+    Raises:
+        ValueError: Masks that differ in names or shapes; entries that are
+            neither 0 nor 1; `remaining` < 1.
+
+    Example:
+
+    >>> mask_distance([1, 1, 0, 0], [1, 0, 1, 0], remaining=4)
+    0.5
+
+    Reference: [Zhang et al., 2021](https://arxiv.org/abs/2106.03225); [You et
+    al., 2020](https://arxiv.org/abs/1909.11957) stop by such a distance.
+    """
+    remaining = check_whole("remaining", remaining, 1)
+    a, b = _by_name(a), _by_name(b)
+    _check_alike("a", a, "b", b)
+    differ = sum(
+        int(np.count_nonzero(_as_mask("a", a[name]) ^ _as_mask("b", b[name])))
+        for name in a
+    )
+    return differ / remaining
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class MaskDistanceStop:
+    """Stops a round once the mask that pruning would give has settled.
+
+    Each epoch the weights are pruned on trial; what is given to `update` is
+    the distance to the mask of the epoch before.
+
+        d_e > eps                   starts the recording, for good
+        e > warmup and recording    d_e goes into a queue of length Q
+        max(queue) < eps            stop
+
+    The queue starts as Q ones. A distance of exactly `eps` is on neither side.
+
+    Args:
+        eps: Threshold on the distance, in (0, 1]. Defaults to `0.08`, as in
+            the released code; the paper says 0.07.
+        queue_length: Q, >= 1. A round of Q epochs or fewer runs to its end.
+            Defaults to `5`.
+        warmup_epochs: Epochs, >= 0, whose distances are not recorded: those
+            of the learning rate's warm-up. Defaults to `0`.
+        require_first_exceed: Whether a distance above `eps` must come first. A
+            round whose distances never exceed `eps` then runs to its end.
+            Defaults to `True`. `False` with `queue_length=1` is the rule as
+            the paper words it.
+
+    Attributes `recording` and `queue` (newest first) show the state.
+
+    Raises:
+        ValueError: An argument out of its range.
+
+    Example:
+
+    >>> stop = MaskDistanceStop(eps=0.1, queue_length=2)
+    >>> [stop.update(distance) for distance in (0.05, 0.3, 0.05, 0.04)]
+    [False, False, False, True]
+
+    Reference: [Zhang et al., 2021](https://arxiv.org/abs/2106.03225), the rule
+    of the released code.
+    """
+
+    def __init__(
+        self,
+        eps=0.08,
+        queue_length=5,
+        warmup_epochs=0,
+        require_first_exceed=True,
+    ):
+        # The queue starts with ones: above 1 it would stop at once.
+        self.eps = check_number("eps", eps, lambda x: 0 < x <= 1, "in (0, 1]")
+        self.queue_length = check_whole("queue_length", queue_length, 1)
+        self.warmup_epochs = check_whole("warmup_epochs", warmup_epochs, 0)
+        self.require_first_exceed = bool(require_first_exceed)
+        self.reset()
+
+    def reset(self):
+        """Starts a new round."""
+        self._epoch = 0
+        self.recording = not self.require_first_exceed
+        self.queue = collections.deque(
+            [1.0] * self.queue_length, maxlen=self.queue_length
+        )
+
+    def update(self, distance):
+        """Takes an epoch's distance; returns whether to stop after it.
+
+        Args:
+            distance: `mask_distance` between the trial masks of this epoch and
+                of the one before, >= 0. So the first call is that of epoch 1,
+                the second one of the round.
+        """
+        distance = check_number("distance", distance, lambda x: x >= 0, ">= 0")
+        self._epoch += 1
+        if distance > self.eps:
+            self.recording = True
+        if self._epoch > self.warmup_epochs and self.recording:
+            self.queue.appendleft(distance)
+        return max(self.queue) < self.eps
+
+    def state(self):
+        """Returns what `restore` needs, `{name: plain value}`."""
+        return {
+            "epoch": self._epoch,
+            "recording": self.recording,
+            "queue": list(self.queue),
+        }
+
+    def restore(self, state):
+        """Continues where `state()` was taken."""
+        self._epoch = state["epoch"]
+        self.recording = state["recording"]
+        self.queue = collections.deque(state["queue"], maxlen=self.queue_length)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "eps": self.eps,
+            "queue_length": self.queue_length,
+            "warmup_epochs": self.warmup_epochs,
+            "require_first_exceed": self.require_first_exceed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """Builds the rule that `get_config` described."""
+        return cls(**config)
+
+
+def prune_remaining(weights, masks, rate):
+    """Prunes the smallest magnitudes among the weights that are kept.
+
+        k = round(rate * remaining)
+
+    over all tensors together; a half is rounded to the even number. Among
+    equal magnitudes the earlier tensor goes first, then the lower flat index.
+    Nothing is changed: the result is a trial until it is put to use.
+
+    Args:
+        weights: Array, or a dict or list of arrays. Where the mask is `False`
+            they may hold anything.
+        masks: Masks in the same container.
+        rate: Share of the kept weights to prune, in (0, 1).
+
+    Returns:
+        Bool masks, `True` kept, in the container of `weights`. They keep
+        nothing that `masks` prune.
+
+    Raises:
+        ValueError: A rate out of its range, or so small that k is 0; names
+            or shapes that differ; NaN among the kept weights.
+
+    Example:
+
+    >>> weights = {"a": np.array([3.0, -1.0]), "b": np.array([0.0, 2.0])}
+    >>> masks = {"a": np.array([True, True]), "b": np.array([False, True])}
+    >>> prune_remaining(weights, masks, 0.5)["a"]
+    array([ True, False])
+
+    Reference: [Frankle and Carbin, 2019](https://arxiv.org/abs/1803.03635).
+    """
+    rate = check_number("rate", rate, lambda x: 0 < x < 1, "in (0, 1)")
+    named, kept = _by_name(weights), _by_name(masks)
+    _check_alike("weights", named, "masks", kept)
+    kept = {name: _as_mask("masks", kept[name]) for name in named}
+    magnitudes = {}
+    for name, values in named.items():
+        values = np.abs(ops.convert_to_numpy(values))
+        magnitudes[name] = np.where(kept[name], values, np.zeros_like(values))
+        if np.isnan(magnitudes[name]).any():
+            raise ValueError(
+                "`weights` must not contain NaN. Received NaN in "
+                f"{name!r}; did the training diverge?"
+            )
+    total = sum(mask.size for mask in kept.values())
+    remaining = sum(int(np.count_nonzero(mask)) for mask in kept.values())
+    k = round(rate * remaining)
+    if k == 0:
+        raise ValueError(
+            "`rate` must prune at least one weight. Received: "
+            f"rate={rate} of {remaining} remaining weights, which rounds to 0"
+        )
+    # `mask_from_scores` prunes int(sparsity * total): half a weight more than
+    # the whole number that is meant cannot be rounded below it.
+    gone = total - remaining + k
+    sparsity = min(1.0, (gone + 0.5) / total)
+    pruned = mask_from_scores(magnitudes, sparsity, previous=kept)
+    if isinstance(weights, dict):
+        return pruned
+    if isinstance(weights, (list, tuple)):
+        return type(weights)(pruned.values())
+    return pruned[0]
+
+
+def snapshot(model):
+    """Copies the weights and moving statistics of a model, to rewind to.
+
+    Not the optimizer, whose momentum is left behind at a rewind, and not the
+    states of random generators.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        `{path: array}` in the model's order.
+
+    Raises:
+        ValueError: The model is not built.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> [array.shape for array in snapshot(model).values()]
+    [(4, 2), (2,)]
+    """
+    return {
+        path: np.array(ops.convert_to_numpy(variable))
+        for path, variable in _weights_of(model).items()
+    }
+
+
+def rewind(model, snapshot):
+    """Returns a model to a `snapshot`: weights and moving statistics.
+
+    All layers return, prunable or not. Weights that the model's own masks
+    prune are zero afterwards. The optimizer stays as it is: compile again for
+    a new one, without momentum.
+
+    Args:
+        model: A `keras.Model` with the weights that the snapshot was taken
+            of. They are matched in order, because Keras may number the
+            layers of a model that is built again differently.
+        snapshot: What `snapshot` returned.
+
+    Raises:
+        ValueError: The snapshot is of another architecture. The model is
+            unchanged then.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> start = snapshot(model)
+    >>> model.set_weights([np.ones((4, 2)), np.ones(2)])
+    >>> rewind(model, start)
+    >>> bool(np.all(model.get_weights()[1] == 0))
+    True
+
+    Reference: [Frankle et al., 2020](https://arxiv.org/abs/1912.05671).
+    """
+    variables = _weights_of(model)
+    _check_architecture(variables, snapshot)
+    for variable, array in zip(variables.values(), snapshot.values()):
+        # A copy: backends may train on in the memory that they are handed.
+        variable.assign(np.array(array))
+    state = enforcement.state_of(model)
+    if state is not None:
+        state.zero()
+
+
+def _weights_of(model):
+    if not model.built:
+        raise ValueError(
+            "The model must be built before a snapshot is taken or returned "
+            "to. Call it once on a batch, or give it an `Input`."
+        )
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
+    return paths_of(model.weights)
+
+
+def _check_architecture(variables, snapshot):
+    if not isinstance(snapshot, dict):
+        raise ValueError(
+            "`snapshot` must be what `snapshot(model)` returned. "
+            f"Received: {type(snapshot).__name__}"
+        )
+
+    def described(path, value):
+        return f"{path.split('/')[-1]} of shape {tuple(value.shape)}"
+
+    own = [described(path, v) for path, v in variables.items()]
+    other = [described(path, np.asarray(v)) for path, v in snapshot.items()]
+    for index, (here, there) in enumerate(zip(own, other)):
+        if here != there:
+            raise ValueError(
+                "`snapshot` must be of the same architecture as `model`. "
+                f"Received: at weight {index} a {there}, where the model has "
+                f"a {here}"
+            )
+    if len(own) != len(other):
+        raise ValueError(
+            "`snapshot` must be of the same architecture as `model`. "
+            f"Received: {len(other)} weights for a model of {len(own)}"
+        )
+
+
+def _by_name(container):
+    if isinstance(container, dict):
+        return container
+    if isinstance(container, (list, tuple)):
+        return dict(enumerate(container))
+    return {0: container}
+
+
+def _check_alike(first, a, second, b):
+    if set(a) != set(b):
+        raise ValueError(
+            f"`{first}` and `{second}` must have the same tensors. "
+            f"Received: {list(a)} and {list(b)}"
+        )
+    for name in a:
+        shapes = np.shape(a[name]), np.shape(b[name])
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"`{first}` and `{second}` must have the same shapes. "
+                f"Received: {shapes[0]} and {shapes[1]} for {name!r}"
+            )
+
+
+def _as_mask(argument, mask):
+    mask = np.asarray(mask)
+    if mask.dtype == bool:
+        return mask
+    valid = (mask == 0) | (mask == 1)
+    if not valid.all():
+        raise ValueError(
+            f"`{argument}` must be bool, or hold 0 and 1. "
+            f"Received: {mask[~valid].reshape(-1)[0]!s}"
+        )
+    return mask.astype(bool)
