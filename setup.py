@@ -17,10 +17,13 @@ BACKENDS = {
     "jax": ["jax>=0.10,<0.11"],
     "torch": ["torch>=2.13,<2.14"],
 }
+# Sweeps. Its security settings change between minor versions.
+RAY = ["ray>=2.60,<2.61"]
 # tfmot needs the legacy Keras and an old absl; only the comparison uses it.
 TFMOT = ["tensorflow-model-optimization==0.8.1", "tf-keras>=2.21,<2.22"]
 TEST = [
     *BACKENDS["jax"],
+    *RAY,
     "hypothesis>=6.100,<7",
     "pytest>=8,<10",
     "pytest-xdist>=3.5,<4",
@@ -55,5 +58,5 @@ setup(
         "tensorflow>=2.21,<2.22",
         "tensorflow-datasets>=4.9.10,<5",
     ],
-    extras_require={**BACKENDS, "tfmot": TFMOT, "test": TEST},
+    extras_require={**BACKENDS, "ray": RAY, "tfmot": TFMOT, "test": TEST},
 )

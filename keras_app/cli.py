@@ -11,6 +11,9 @@ EXIT_USAGE = 2
 
 NATIVE_LOG = "native.log"
 
+# gin ends messages with which functions it was in; the sentence is enough.
+GIN_TRACE = "In call to configurable"
+
 
 class UsageError(Exception):
     """What the user has to change, in one line."""
@@ -19,9 +22,7 @@ class UsageError(Exception):
 def one_line(error):
     """Returns an exception's message without its line breaks."""
     lines = [line.strip() for line in str(error).splitlines()]
-    # gin appends which functions it was in; the sentence itself is enough.
-    trace = "In call to configurable"
-    text = " ".join(x for x in lines if x and not x.startswith(trace))
+    text = " ".join(x for x in lines if x and not x.startswith(GIN_TRACE))
     return text or type(error).__name__
 
 

@@ -13,7 +13,6 @@ from keras_app import pruners
 from keras_app import schedules
 from keras_app.initializers import sparsify
 from keras_app.optimizers import AdaBreg
-from keras_app.optimizers import ContinuousSparsification
 from keras_app.optimizers import LinBreg
 from keras_app.optimizers import ProxSGD
 from keras_app.regularizers import GroupL2

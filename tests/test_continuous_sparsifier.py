@@ -360,7 +360,8 @@ def test_a_ticket_search_tells_what_each_round_left(tmp_path):
     assert summary["effective_density"] == pytest.approx(
         rounds[-1]["density"], abs=1e-6
     )
-    assert (tmp_path / "run" / "report.html").exists()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Density after each round" in page and "temperature" in page
     saved = keras.models.load_model(tmp_path / "run" / "model.keras")
     kernel = to_numpy(saved.get_layer("hidden").kernel)
     assert np.mean(kernel != 0) == pytest.approx(

@@ -510,10 +510,77 @@ def test_runs_with_the_same_folder_name_are_told_apart(tmp_path):
 def test_several_runs_share_the_figures(tmp_path):
     folders = [a_full_run(tmp_path / name) for name in ("first", "second")]
     written = write_page(folders).read_text()
-    # 7 over the megabatches, 2 maps, accuracy and loss per method.
-    assert written.count("<img") == 7 + 2 + 2 + 2
+    # The front, 7 over the megabatches, 2 maps, accuracy and loss per method.
+    assert written.count("<img") == 1 + 7 + 2 + 2 + 2
     assert "first, APP from 60.0 to 70.0; " in written
     assert "second, dense from 60.0 to 70.0." in written
+
+
+# ---- density and accuracy --------------------------------------------------
+
+
+def the_front(written):
+    """The section's table, and what is said instead of its picture."""
+    section = re.search(
+        r"<h2>Density and accuracy</h2>(.*?)</section>", written, re.S
+    ).group(1)
+    (alt,) = re.findall(r'alt="([^"]*)"', section)
+    return table(section), plain(alt)
+
+
+def test_several_runs_show_their_front_by_density(tmp_path):
+    numbers = {"a": (0.9, 1.0), "b": (0.8, 0.1), "c": (0.75, 0.2)}
+    folders = [
+        a_run(
+            tmp_path / name,
+            a_summary({"app": figures(accuracy, 9, density)}, level=density),
+        )
+        for name, (accuracy, density) in numbers.items()
+    ]
+    found, alt = the_front(write_page(folders).read_text())
+    assert found == {
+        "head": ["run", "density, prunable", "test accuracy", ""],
+        "1 b": ["10.0 %", "80.0 %", "front"],
+        "2 c": ["20.0 %", "75.0 %", ""],
+        "3 a": ["100.0 %", "90.0 %", "front"],
+    }
+    assert alt == (
+        "Scatter chart of the test accuracy over the density: 1 b, APP 80.0 % "
+        "at 10.0 %; 2 c, APP 75.0 % at 20.0 %; 3 a, APP 90.0 % at 100.0 %. On "
+        "the front: 1 and 3."
+    )
+
+
+def test_the_front_names_methods_and_leaves_out_what_is_unfinished(tmp_path):
+    methods = {"app": figures(0.5, 9, 0.2), "dense": figures(0.6, 9)}
+    folders = [
+        a_run(tmp_path / "a", a_summary(methods, seed=0)),
+        a_run(tmp_path / "b", a_summary(methods, seed=1)),
+        a_run(tmp_path / "c", a_summary({"app": figures(None, 9, 0.2)})),
+        a_run(tmp_path / "d", events=[a_megabatch("app", 0, 1, 0.1)]),
+    ]
+    written = write_page(folders).read_text()
+    found, _ = the_front(written)
+    assert list(found) == [
+        "head",
+        "1 a, APP",
+        "2 b, APP",
+        "3 a, dense",
+        "4 b, dense",
+    ]
+    assert all(found[name][-1] == "front" for name in list(found)[1:])
+    assert "a lucky seed counts here" in written
+
+
+def test_one_run_has_no_front(tmp_path):
+    folder = a_full_run(tmp_path / "run")
+    assert "Density and accuracy" not in write_page(folder).read_text()
+
+
+def test_notes_stand_before_the_results(tmp_path):
+    folder = a_run(tmp_path / "run", a_summary({"dense": figures(0.5, 9)}))
+    written = write_page(folder, notes=["x=<1> failed"]).read_text()
+    assert written.index("x=&lt;1&gt; failed") < written.index("<h2>")
 
 
 # ---- other experiments -----------------------------------------------------

@@ -26,6 +26,7 @@ from keras_app.export import strip_pruning
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import MagnitudePruner
 from keras_app.pruners import RandomPruner
+from keras_app.report.searches import HARDEST
 
 METHODS = ("vanilla", "prac", "random")
 TICKETS = ("lt", "rewind_lt", "pt")
@@ -847,8 +848,24 @@ class _Training:
         row["critical_for_pruning"] = len(pruning)
         row["next_set_size"] = len(search.ids[-1])
         if stage.number == 0:
-            row["hardest"] = _hardest(self.tracker.counts, s.data.train_ids)
+            self._save_hardest()
         return row
+
+    def _save_hardest(self, number=40):
+        """Keeps the examples that were forgotten most often, for the page."""
+        data, counts = self.run.settings.data, self.tracker.counts
+        ids = data.train_ids
+        ids = ids[np.argsort(-counts[ids], kind="stable")][:number]
+        images, labels = next(data.in_order(ids).as_numpy_iterator())
+        count = len(images)  # a batch may be smaller
+        with self.run.session.folder.replacing(HARDEST) as path:
+            np.savez_compressed(
+                path,
+                ids=ids[:count],
+                counts=counts[ids[:count]],
+                images=images,
+                labels=labels,
+            )
 
     def _critical_for_training(self):
         s, counts = self.run.settings, self.tracker.counts
@@ -978,12 +995,6 @@ def _tickets(rows):
         }
         for prunings, same in sorted(found.items())
     ]
-
-
-def _hardest(counts, train_ids, number=40):
-    """The ids that were forgotten most often, with how often."""
-    order = np.argsort(-counts[train_ids], kind="stable")[:number]
-    return [[int(i), int(counts[i])] for i in train_ids[order] if counts[i] > 0]
 
 
 def _unpacked(bits, shape):

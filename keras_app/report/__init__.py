@@ -2,6 +2,7 @@
 
 from keras_app.report.discovery import connection_matrix
 from keras_app.report.discovery import widths_and_skips
+from keras_app.report.front import pareto_front
 from keras_app.report.page import PAGE
 from keras_app.report.page import write_page
 from keras_app.report.tables import build
@@ -17,6 +18,7 @@ __all__ = [
     "build",
     "connection_matrix",
     "flops_per_sample",
+    "pareto_front",
     "summarize",
     "widths_and_skips",
     "write_page",

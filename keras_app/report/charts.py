@@ -3,71 +3,22 @@
 Each function returns a list of figures, without those that lack their data.
 """
 
-import base64
 import collections
 import functools
-import io
 import itertools
 import math
 import statistics
-from html import escape
 
 import numpy as np
 
+from keras_app.report import drawing
 from keras_app.report import wording
 from keras_app.report.runs import DENSE
 from keras_app.report.runs import groups
 from keras_app.report.runs import number
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers, each with
-# a mark of its own for print in grey. A method looks the same everywhere.
-_LOOKS = {
-    "app": ("#0072B2", "o"),
-    "one_shot": ("#D55E00", "s"),
-    "dense": ("#4d4d4d", "D"),
-    "app_reference": ("#009E73", "^"),
-}
-_SPARE_LOOKS = (
-    ("#CC79A7", "v"),
-    ("#E69F00", "P"),
-    ("#56B4E9", "X"),
-    ("#0072B2", "<"),
-    ("#D55E00", ">"),
-    ("#009E73", "h"),
-)
-# Runs differ by their dashes.
-_DASHES = (
-    "-",
-    (0, (5, 1.5)),
-    (0, (1, 1.2)),
-    (0, (6, 1.5, 1, 1.5)),
-    (0, (3, 3)),
-    (0, (6, 1.5, 1, 1.5, 1, 1.5)),
-)
 _SHARES = {"cmap": "Blues", "vmin": 0, "vmax": 100}
-_STYLE = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#8a8f98",
-    "axes.grid": True,
-    "axes.labelcolor": "#333333",
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.facecolor": "white",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "grid.color": "#e4e6ea",
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "lines.markersize": 4.5,
-    # The same page from the same numbers, byte for byte.
-    "svg.hashsalt": "keras_app",
-    # A run may be named "$x$": names are text, not mathematics.
-    "text.parse_math": False,
-    "text.usetex": False,
-    "xtick.color": "#555b66",
-    "ytick.color": "#555b66",
-}
+_FRONT = {"color": "#333333", "ls": (0, (4, 2)), "lw": 1.2, "label": "front"}
 
 
 def over_megabatches(runs):
@@ -82,7 +33,7 @@ def over_megabatches(runs):
         for value in _series(run, method, key)[1]
     ]
     # Common limits, so that neighbouring charts can be compared by eye.
-    limits = _limits([0, *gaps], 0.06)
+    limits = drawing.limits([0, *gaps], 0.06)
     charts = [
         line(
             "Test accuracy",
@@ -141,6 +92,66 @@ def over_megabatches(runs):
     return [chart for chart in charts if chart]
 
 
+def density_accuracy(outcomes):
+    """All outcomes by their place in the table, and their front.
+
+    `outcomes` are those of `front.outcomes`, in the table's order.
+    """
+    runs = list(dict.fromkeys(outcome.run for outcome in outcomes))
+    methods = list(dict.fromkeys(outcome.method for outcome in outcomes))
+    xs = [100 * outcome.density for outcome in outcomes]
+    ys = [100 * outcome.accuracy for outcome in outcomes]
+    front = [i for i, outcome in enumerate(outcomes) if outcome.on_front]
+
+    def draw(figure, axes):
+        from matplotlib.ticker import LogLocator
+        from matplotlib.ticker import NullLocator
+
+        axes.step(
+            [*(xs[i] for i in front), max(xs)],
+            [*(ys[i] for i in front), ys[front[-1]]],
+            where="post",
+            **_FRONT,
+        )
+        for i, outcome in enumerate(outcomes):
+            axes.plot(xs[i], ys[i], **drawing.look(outcome.method, runs))
+            axes.annotate(
+                str(i + 1),
+                (xs[i], ys[i]),
+                xytext=(3, 4),
+                textcoords="offset points",
+                fontsize=8.5,
+                fontweight="bold" if outcome.on_front else "normal",
+            )
+        if min(xs) > 0 and max(xs) >= 10 * min(xs):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("density (%)")
+        axes.set_ylabel("test accuracy (%)")
+        marks = [{**x, "ls": ""} for x in drawing.method_entries(methods, runs)]
+        drawing.legend(figure, [*marks, _FRONT], 3)
+
+    told = [
+        f"{i + 1} {outcome.run.name}, {wording.label(outcome.method)} "
+        f"{wording.percent(outcome.accuracy)} at "
+        f"{wording.percent(outcome.density)}"
+        for i, outcome in enumerate(outcomes)
+    ]
+    members = wording.listed([str(i + 1) for i in front])
+    return [
+        drawing.chart(
+            "Accuracy over density",
+            "Numbered as in the table. Above the line there is no run.",
+            "Scatter chart of the test accuracy over the density: "
+            f"{'; '.join(told)}. On the front: {members}.",
+            draw,
+            3.6,
+        )
+    ]
+
+
 def over_layers(runs):
     """A map per run and pruned method: density by layer and megabatch."""
     maps = [
@@ -174,7 +185,7 @@ def over_epochs(runs, key, val_key, axis):
     `None`, a run has one line. `axis` ends in "(%)" where they are shares.
     """
     lines = collections.defaultdict(list)
-    for run, dashes in _dashed(runs):
+    for run, dashes in drawing.dashed(runs):
         for method in run.methods:
             train, val = (
                 _curve(run, method, name, _scale(axis))
@@ -184,7 +195,7 @@ def over_epochs(runs, key, val_key, axis):
                 lines[method].append((run, dashes, train, val))
     found = [c for those in lines.values() for line in those for c in line[2:]]
     finite = list(filter(math.isfinite, itertools.chain(*found)))
-    limits = _limits(finite, 0.04) if finite else None
+    limits = drawing.limits(finite, 0.04) if finite else None
     return [
         _epoch_chart(runs, method, those, val_key, axis, limits)
         for method, those in lines.items()
@@ -198,74 +209,6 @@ def _curve(run, method, key, scale):
 
 def _scale(axis):
     return 100 if axis.endswith("(%)") else 1
-
-
-def _limits(values, share):
-    """Limits with some room beyond the values, that share of their range."""
-    low, high = min(values), max(values)
-    room = share * (high - low) or 1.0
-    return low - room, high + room
-
-
-def _dashed(runs):
-    return list(zip(runs, itertools.cycle(_DASHES)))
-
-
-def _look(method, runs):
-    names = dict.fromkeys(m for run in runs for m in run.methods)
-    spare = [name for name in names if name not in _LOOKS]
-    looks = {**dict(zip(spare, itertools.cycle(_SPARE_LOOKS))), **_LOOKS}
-    return dict(zip(("color", "marker"), looks[method]))
-
-
-def _short(name, length=28):
-    name = name if len(name) <= length else name[: length - 1] + "…"
-    # Matplotlib hides legend entries that begin with an underscore.
-    return " " + name if name.startswith("_") else name
-
-
-def _chart(title, note, alt, draw, height=3.1):
-    """A figure element; `draw(figure, axes)` does the drawing."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    file = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, height), layout="constrained")
-        draw(figure, figure.subplots())
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    data = base64.b64encode(file.getvalue()).decode()
-    note = f" <span>{escape(note)}</span>" if note else ""
-    return (
-        f"<figure>\n<figcaption><b>{escape(title)}</b>{note}</figcaption>\n"
-        f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">\n'
-        "</figure>\n"
-    )
-
-
-def _finish(figure, axes, x, y, runs, methods, extra):
-    """Names the axes; below, methods, runs if several, and `extra` lines."""
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    entries = []
-    for method in methods:
-        name = _short(wording.label(method))
-        entries.append({**_look(method, runs), "label": name})
-    for run, dashes in _dashed(runs) if len(runs) > 1 else ():
-        name = _short(run.name)
-        entries.append({"color": "#777777", "ls": dashes, "label": name})
-    entries += extra
-    figure.legend(
-        handles=[Line2D([], [], **look) for look in entries],
-        loc="outside lower center",
-        ncols=min(4 if len(runs) == 1 else 3, max(1, len(entries))),
-        fontsize=8.5,
-        columnspacing=1.4,
-    )
 
 
 def _series(run, method, key, scale=1, cumulative=False):
@@ -292,7 +235,7 @@ def _line_chart(
     """
     scale = _scale(axis)
     series = []
-    for run, dashes in _dashed(runs):
+    for run, dashes in drawing.dashed(runs):
         for method in run.methods:
             xs, ys = _series(run, method, key, scale, cumulative)
             if beside:
@@ -304,13 +247,13 @@ def _line_chart(
     if not series:
         return ""
     methods = list(dict.fromkeys(line[2] for line in series))
-    means = _dashed([group for group in groups(runs) if len(group) > 1])
+    means = drawing.dashed([group for group in groups(runs) if len(group) > 1])
     averaged = {run for group, _ in means for run in group}
 
     def draw(figure, axes):
         extra = []
         for run, dashes, method, xs, ys in series:
-            look = _look(method, runs)
+            look = drawing.look(method, runs)
             asked = _series(run, method, f"target_{key}", scale)
             thin = run in averaged
             # Under its dashed target, or its mean, a line steps back.
@@ -327,14 +270,16 @@ def _line_chart(
             style = {"ls": dashes, "lw": 2.2}
             for method in methods:
                 mean = _mean_line(group, method, series)
-                axes.plot(*mean, **_look(method, runs), **style)
-            name = _short("mean of " + ", ".join(run.name for run in group))
+                axes.plot(*mean, **drawing.look(method, runs), **style)
+            name = drawing.short(
+                "mean of " + ", ".join(run.name for run in group)
+            )
             extra.append({"color": "#333333", "label": name, **style})
         if beside or (limits and limits[0] < 0):
             axes.axhline(0, color="#8a8f98", linewidth=0.8, zorder=1)
         if limits:
             axes.set_ylim(*limits)
-        _finish(figure, axes, "megabatch", axis, runs, methods, extra)
+        drawing.finish(figure, axes, "megabatch", axis, runs, methods, extra)
 
     ends = [
         (f"{run.name}, " if len(runs) > 1 else "")
@@ -343,7 +288,7 @@ def _line_chart(
         for run, _, method, _, ys in series
     ]
     alt = f"Line chart, {title.lower()}, {axis}: {'; '.join(ends)}."
-    return _chart(title, note, alt, draw)
+    return drawing.chart(title, note, alt, draw)
 
 
 def _mean_line(group, method, series):
@@ -375,7 +320,9 @@ def _layer_map(run, method, with_name):
         image = _heat_map(axes, table, **_SHARES)
         ticks = range(0, len(rows), math.ceil(len(rows) / 12))
         axes.set_xticks(ticks, [tick + 1 for tick in ticks])
-        axes.set_yticks(range(len(layers)), [_short(name) for name in layers])
+        axes.set_yticks(
+            range(len(layers)), [drawing.short(name) for name in layers]
+        )
         axes.set_xlabel("megabatch")
         if len(rows) > 12:
             figure.colorbar(image, ax=axes)
@@ -388,7 +335,7 @@ def _layer_map(run, method, with_name):
         f"{name} {values[-1]:.1f} %" for name, values in zip(layers, table)
     )
     alt = f"Heat map of the density per layer and megabatch; at the end {last}."
-    return _chart(title, "", alt, draw, 0.8 + 0.3 * len(layers))
+    return drawing.chart(title, "", alt, draw, 0.8 + 0.3 * len(layers))
 
 
 def _heat_map(axes, table, **look):
@@ -435,8 +382,8 @@ def _connection_map(connections, name):
     def draw(figure, axes):
         image = _heat_map(axes, table, **_SHARES)
         _write_values(axes, image, _exact_zero(_short_percent))
-        axes.set_xticks(range(len(sources)), map(_short, sources))
-        axes.set_yticks(range(len(targets)), map(_short, targets))
+        axes.set_xticks(range(len(sources)), map(drawing.short, sources))
+        axes.set_yticks(range(len(targets)), map(drawing.short, targets))
         axes.set_xlabel("from the maps of")
         axes.set_ylabel("to")
 
@@ -450,7 +397,7 @@ def _connection_map(connections, name):
         for target, values in zip(targets, table)
     ]
     alt = "Heat map of the connections that are left, in percent: "
-    return _chart(
+    return drawing.chart(
         f"Connections{name}",
         "Share of the 2-D kernels that is not zero, in percent, from the maps "
         "that a unit adds to those of a later one. 0 is no kernel at all.",
@@ -466,7 +413,9 @@ def _widths(architecture, name):
 
     def draw(figure, axes):
         axes.grid(False, axis="x")
-        bars = axes.bar(numbers, widths, color=_LOOKS["app"][0], width=0.7)
+        bars = axes.bar(
+            numbers, widths, color=drawing.LOOKS["app"][0], width=0.7
+        )
         axes.axhline(units, color="#777777", lw=1.2, ls=(0, (4, 2)), zorder=2)
         # White behind the numbers, where the dashed line would cross them.
         box = {"color": "white", "pad": 0.6}
@@ -476,7 +425,7 @@ def _widths(architecture, name):
         axes.set_xlabel("layer")
         axes.set_ylabel("active units")
 
-    return _chart(
+    return drawing.chart(
         f"Active units{name}",
         "Units with an incoming weight that is not zero; dashed is what a "
         f"layer has, {wording.count(units)}.",
@@ -510,7 +459,7 @@ def _skip_map(architecture, name):
         for source, value in zip(sources, values)
         if math.isfinite(value) and value
     ]
-    return _chart(
+    return drawing.chart(
         f"Skips{name}",
         "Coefficient with which the output of one layer is added to that of a "
         "later one. 0 is no skip.",
@@ -521,7 +470,7 @@ def _skip_map(architecture, name):
 
 
 def _epoch_chart(runs, method, lines, val_key, axis, limits):
-    color = _look(method, runs)["color"]
+    color = drawing.look(method, runs)["color"]
     looks = [{"color": color}]
     if val_key:
         looks = [
@@ -544,7 +493,7 @@ def _epoch_chart(runs, method, lines, val_key, axis, limits):
                 axes.plot(xs, ys, ls=dashes, marker=mark, **look)
         axes.set_ylim(*limits)
         extra = looks if val_key else []
-        _finish(figure, axes, "epoch", axis, runs, [], extra)
+        drawing.finish(figure, axes, "epoch", axis, runs, [], extra)
 
     ends = []
     for run, _, train, val in lines:
@@ -556,4 +505,4 @@ def _epoch_chart(runs, method, lines, val_key, axis, limits):
     name = wording.label(method)
     alt = f"Line chart of {axis} over the epochs, {name}; {'; '.join(ends)}."
     title = f"{wording.capital(name)}: {axis.removesuffix(' (%)')}"
-    return _chart(title, "", alt, draw, 2.7)
+    return drawing.chart(title, "", alt, draw, 2.7)

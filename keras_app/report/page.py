@@ -9,7 +9,9 @@ import pathlib
 from html import escape
 
 from keras_app.report import charts
+from keras_app.report import front
 from keras_app.report import runs as runs_lib
+from keras_app.report import searches
 from keras_app.report import wording
 from keras_app.report.runs import DENSE
 from keras_app.report.runs import number
@@ -17,7 +19,7 @@ from keras_app.report.runs import number
 PAGE = "report.html"
 
 
-def write_page(run_dirs, path=None, summaries=None):
+def write_page(run_dirs, path=None, summaries=None, notes=()):
     """Writes one HTML file about one run, or about several side by side.
 
     The file stands alone: figures are embedded, nothing is loaded from
@@ -31,6 +33,8 @@ def write_page(run_dirs, path=None, summaries=None):
             in the first run folder.
         summaries: What `summary.json` holds, a dict for each of `run_dirs`,
             where it is loaded already. Defaults to reading the files.
+        notes: Sentences to be read before the results, such as on runs that
+            left no folder. Defaults to `()`.
 
     Returns:
         The `pathlib.Path` of the page.
@@ -64,20 +68,24 @@ def write_page(run_dirs, path=None, summaries=None):
     path = pathlib.Path(path) if path else folders[0] / PAGE
     temporary = path.with_name(f".writing-{path.name}")
     try:
-        temporary.write_bytes(_page(runs).encode("utf-8", "replace"))
+        temporary.write_bytes(_page(runs, notes).encode("utf-8", "replace"))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
 
 
-def _page(runs):
+def _page(runs, notes):
     title = escape(wording.title(runs))
     names = escape(", ".join(run.name for run in runs))
     sections = [
-        _warnings(runs),
+        _warnings(runs, notes),
         _conclusion(runs),
         _results(runs),
+        _front(runs),
+        _section("Tickets", _grid(searches.tickets(runs))),
+        _section("The examples that matter", _grid(searches.examples(runs))),
+        _section("Round by round", _grid(searches.rounds(runs))),
         _section("Discovered architecture", _grid(charts.discovered(runs))),
         _section(
             "Megabatch by megabatch", _grid(charts.over_megabatches(runs))
@@ -152,8 +160,8 @@ def _statements(runs):
     return f"<ul>{items}</ul>\n"
 
 
-def _warnings(runs):
-    boxes = ""
+def _warnings(runs, notes):
+    boxes = "".join(f'<p class="warning">{escape(x)}</p>\n' for x in notes)
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""
         missed = run.summary.get("missed") or []
@@ -265,6 +273,38 @@ def _cells(results, key, figure):
     return cells
 
 
+def _front(runs):
+    """What accuracy each density came to, over several runs."""
+    outcomes = front.outcomes(runs)
+    if len({outcome.run for outcome in outcomes}) < 2:
+        return ""
+    several = len({outcome.method for outcome in outcomes}) > 1
+    rows = []
+    for place, outcome in enumerate(outcomes, start=1):
+        name = f"{place} {outcome.run.name}"
+        name += f", {wording.label(outcome.method)}" if several else ""
+        cells = [
+            f"<td>{wording.percent(outcome.density)}</td>",
+            f"<td>{wording.percent(outcome.accuracy)}</td>",
+            '<td class="best"><b>front</b></td>'
+            if outcome.on_front
+            else "<td></td>",
+        ]
+        rows.append(("", escape(name), cells))
+    title = "Density and accuracy"
+    head = ["run, method" if several else "run", "density, prunable"]
+    table = _table([*head, "test accuracy", ""], rows, title, "several")
+    note = (
+        "By rising density. A run is on the front if no other has as few "
+        "weights and as much accuracy, and more of either."
+    )
+    if any(len(group) > 1 for group in runs_lib.groups(runs)):
+        note += " These are single runs: a lucky seed counts here."
+    return _section(
+        title, _grid([*charts.density_accuracy(outcomes), table]), note
+    )
+
+
 def _over_layers(runs):
     maps = charts.over_layers(runs)
     body = _grid(maps)
@@ -278,7 +318,8 @@ def _over_epochs(runs):
     shown = charts.over_epochs(runs, "accuracy", "val_accuracy", "accuracy (%)")
     for key in ("density", "effective_density", "sparsity"):
         shown += charts.over_epochs(runs, key, None, f"{key} (%)")
-    shown += charts.over_epochs(runs, "lam", None, "lam")
+    for key in ("lam", "temperature"):
+        shown += charts.over_epochs(runs, key, None, key)
     loss = _grid(charts.over_epochs(runs, "loss", "val_loss", "loss"))
     body = _grid(shown)
     body += _folded("Loss over all epochs", loss) if body else loss

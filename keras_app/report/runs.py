@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import math
+import pathlib
 import re
 
 DENSE = "dense"
@@ -23,6 +24,7 @@ class Run:
     figures: dict
     config: str | None
     finished: bool
+    path: pathlib.Path | None = None
 
     @property
     def main(self):
@@ -94,6 +96,7 @@ def _load(name, folder, summary):
         figures=figures,
         config=config.read_text() if config.is_file() else None,
         finished=summary is not None,
+        path=folder,
     )
 
 

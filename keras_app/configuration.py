@@ -1,0 +1,125 @@
+"""How the command lines read flags and gin files."""
+
+import difflib
+import logging
+import pathlib
+
+from absl import flags
+
+from keras_app import cli
+
+CONFIG = "config.gin"
+RUNS = "runs"
+
+# What gin, and an experiment before it starts, raise over a configuration.
+MISTAKES = (
+    ValueError,
+    TypeError,
+    OSError,
+    ImportError,
+    NameError,
+    AttributeError,
+    SyntaxError,
+    RuntimeError,
+)
+
+
+def flag_values():
+    """Returns the flags that every command with gin files has."""
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string(
+        "gin_file",
+        [],
+        "A gin file, looked up here, then in gin/. May be given several times.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "gin_param",
+        [],
+        "A binding such as 'anytime.level=3.0', which wins over the files. May "
+        "be given several times.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
+    return values
+
+
+def read_flags(values, argv):
+    """Returns `values` with what the command line says.
+
+    Raises:
+        cli.UsageError: A flag or an argument that there is not.
+    """
+    try:
+        rest = values(list(argv))[1:]
+    except flags.Error as error:
+        raise cli.UsageError(cli.one_line(error)) from error
+    if rest:
+        raise cli.UsageError(f"unexpected argument: {rest[0]}")
+    return values
+
+
+def import_gin():
+    """Returns the gin library.
+
+    Raises:
+        cli.UsageError: It is not installed.
+    """
+    import gin
+
+    # Without gin-config installed, the folder gin/ is taken for the library.
+    if not hasattr(gin, "parse_config_files_and_bindings"):
+        raise cli.UsageError(
+            "gin-config is not installed: `pip install gin-config`."
+        )
+    return gin
+
+
+def find(name):
+    """Returns the path of a gin file, which may lie in gin/.
+
+    Raises:
+        cli.UsageError: There is no such file.
+    """
+    for folder in _search_path():
+        path = folder / name
+        if path.is_file():
+            return path
+    known = sorted(
+        {
+            str(path.relative_to(folder))
+            for folder in _search_path()[1:]
+            for path in folder.rglob("*.gin")
+        }
+    )
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise cli.UsageError(f"--gin_file={name}: there is no such file.{hint}")
+
+
+def parse(gin, paths, params):
+    """Binds what gin files, and then single bindings, say."""
+    for folder in _search_path():
+        gin.add_config_file_search_path(str(folder))
+    # gin calls it an error that a file is not in the first place it looks.
+    quiet = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        gin.parse_config_files_and_bindings(
+            [str(path) for path in paths], list(params)
+        )
+    finally:
+        logging.disable(quiet)
+
+
+def new_folder(stem):
+    """Returns a path under runs/ that is not taken yet."""
+    number = 1
+    while (path := pathlib.Path(RUNS) / f"{stem}-{number}").exists():
+        number += 1
+    return str(path)
+
+
+def _search_path():
+    beside = pathlib.Path(__file__).resolve().parents[1] / "gin"
+    return [pathlib.Path("."), pathlib.Path("gin"), beside]

@@ -1,0 +1,92 @@
+"""Which runs are worth having: few weights, high accuracy, or a bit of both."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_app.report.runs import number
+
+
+def pareto_front(densities, accuracies):
+    """Finds the runs that no other run beats.
+
+    Run j beats run i if it has no more weights and no less accuracy, and is
+    strictly better in one of the two. Equal runs do not beat each other.
+
+        i is on the front  <=>  no j with d_j <= d_i, a_j >= a_i
+                                and (d_j, a_j) != (d_i, a_i)
+
+    One sort.
+
+    Args:
+        densities: Densities, or any other cost, one for each run; finite.
+        accuracies: Accuracies, or any other gain, one for each run; finite.
+
+    Returns:
+        A list of indices by rising density; equal runs in their order.
+
+    Raises:
+        ValueError: The lengths differ, or a number is not finite.
+
+    Example:
+
+    >>> pareto_front([1.0, 0.1, 0.2, 0.5], [0.90, 0.80, 0.75, 0.88])
+    [1, 3, 0]
+    """
+    densities = np.asarray(densities, "float64")
+    accuracies = np.asarray(accuracies, "float64")
+    if densities.ndim != 1 or densities.shape != accuracies.shape:
+        raise ValueError(
+            "`densities` and `accuracies` must be two lists of one length. "
+            f"Received: shapes {densities.shape} and {accuracies.shape}"
+        )
+    for name, values in (("densities", densities), ("accuracies", accuracies)):
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"`{name}` must be finite. Received: {name}={values.tolist()}"
+            )
+    front = []
+    # Among equal densities the most accurate comes first, and lexsort is
+    # stable: so each run is beaten by the last of the front or by none.
+    for index in np.lexsort((-accuracies, densities)).tolist():
+        last = front[-1] if front else None
+        if last is None or accuracies[index] > accuracies[last]:
+            front.append(index)
+        elif (densities[index], accuracies[index]) == (
+            densities[last],
+            accuracies[last],
+        ):
+            front.append(index)
+    return front
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one method of a finished run came to."""
+
+    run: object
+    method: str
+    density: float
+    accuracy: float
+    on_front: bool
+
+
+def outcomes(runs):
+    """Returns the `Outcome`s of all finished runs by rising density.
+
+    Methods without a density or an accuracy are left out.
+    """
+    found = []
+    for run in runs:
+        for method, figures in run.figures.items() if run.finished else ():
+            density = number(figures.get("effective_density"))
+            accuracy = number(figures.get("accuracy"))
+            if density is not None and accuracy is not None:
+                found.append((run, method, density, accuracy))
+    front = pareto_front([row[2] for row in found], [row[3] for row in found])
+    members = set(front)
+    shown = [
+        Outcome(*row, on_front=index in members)
+        for index, row in enumerate(found)
+    ]
+    return sorted(shown, key=lambda row: (row.density, -row.accuracy))

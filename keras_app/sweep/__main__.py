@@ -1,0 +1,241 @@
+"""Many runs side by side: `python -m keras_app.sweep --gin_file= --grid=`.
+
+Each point of the grid is one run of `python -m keras_app.train`, started by
+Ray: on this machine, or with `--address` on a cluster. A sweep that was killed
+goes on with `--resume`. The sweep folder holds a run folder for each point,
+`config.gin` (what they share), `sweep.json`, `logs/` and `report.html`. Exit
+status: 0 done; 1 some runs failed, the others are done; 2 the arguments or a
+configuration are wrong, said in one line before anything is started.
+"""
+
+import os
+import pathlib
+import re
+import sys
+
+from absl import flags
+
+from keras_app import cli
+from keras_app import configuration
+from keras_app.configuration import CONFIG
+from keras_app.experiments.run_folder import RunFolder
+from keras_app.sweep import grid
+from keras_app.sweep import parallel
+from keras_app.sweep.runs import bindings
+from keras_app.sweep.runs import NAME
+from keras_app.sweep.runs import SWEEP
+from keras_app.sweep.runs import Sweep
+
+EXIT_INTERRUPTED = 130
+
+
+def _define_flags():
+    values = configuration.flag_values()
+    flags.DEFINE_multi_string(
+        "grid",
+        [],
+        "What to vary, such as 'regularizers.L1.lam=[0.1, 0.3]'. Several grids "
+        "multiply.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "sweep_dir",
+        None,
+        "Folder to write. Defaults to a new one under runs/.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "resume",
+        False,
+        "Continue what is in --sweep_dir; start it if there is nothing yet.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "address",
+        None,
+        "Address of a Ray cluster. Defaults to a Ray of this machine alone, "
+        "started and stopped with the sweep.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "retries",
+        1,
+        "How often a run that failed is started again.",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "cpus_per_run",
+        1,
+        "CPUs, and threads, of each run.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "gpus_per_run",
+        0.0,
+        "GPUs of each run; 0.5 lets two runs share one, 0 hides them.",
+        lower_bound=0.0,
+        flag_values=values,
+    )
+    return values
+
+
+def main(argv):
+    """Runs the command line.
+
+    Args:
+        argv: The arguments, the program's name first.
+
+    Returns:
+        The exit status, 0 or 1; 130 if it was interrupted.
+
+    Raises:
+        cli.UsageError: What would be exit status 2.
+    """
+    options = configuration.read_flags(_define_flags(), argv)
+    if options.help:
+        print(__doc__)
+        print(options.get_help())
+        return 0
+    gin = configuration.import_gin()
+    try:
+        _check_gpus(options.gpus_per_run)
+        sweep = _planned(gin, options)
+        _check_points(gin, sweep)
+    except configuration.MISTAKES as error:
+        if os.environ.get("KERAS_APP_TRACEBACK"):
+            raise
+        raise cli.UsageError(cli.one_line(error)) from error
+    if sweep.waiting:
+        ray = parallel.import_ray()
+        try:
+            with parallel.started(ray, options.address):
+                sweep.run(
+                    ray,
+                    cpus=options.cpus_per_run,
+                    gpus=options.gpus_per_run,
+                    retries=options.retries,
+                    may_grow=options.address is not None,
+                )
+        except KeyboardInterrupt:
+            print(
+                f"{NAME}: stopped. It goes on with --resume "
+                f"--sweep_dir={sweep.path}",
+                file=sys.stderr,
+            )
+            return EXIT_INTERRUPTED
+    else:
+        print(f"{sweep.path} is finished already; nothing to do.")
+    return sweep.finish()
+
+
+# ---- the plan ----------------------------------------------------------
+
+
+def _planned(gin, options):
+    """The sweep that the command line asks for, or that is to be resumed."""
+    if options.resume and options.sweep_dir is None:
+        raise cli.UsageError(
+            "--resume needs --sweep_dir, the folder to continue."
+        )
+    files = [configuration.find(name) for name in options.gin_file]
+    grids = [grid.parse(text) for text in options.grid]
+    stored = None
+    if options.sweep_dir is not None:
+        stored = _stored(pathlib.Path(options.sweep_dir), options.resume)
+    if stored is not None:
+        files = files or [pathlib.Path(options.sweep_dir) / CONFIG]
+        grids = grids or [grid.parse(text) for text in stored["grids"]]
+    if not files:
+        raise cli.UsageError("name a configuration with --gin_file=app.gin.")
+    if not grids:
+        raise cli.UsageError(
+            'name what to vary with --grid="regularizers.L1.lam=[0.1, 0.3]".'
+        )
+    gin.clear_config()
+    configuration.parse(gin, files, options.gin_param)
+    _check_bindings(gin, grids, options.gin_param)
+    path = options.sweep_dir or configuration.new_folder(
+        f"{files[0].stem}-sweep"
+    )
+    sweep = Sweep(path, gin.config_str(), grids)
+    if stored is not None:
+        sweep.restore(stored)
+    return sweep
+
+
+def _stored(path, resume):
+    """What a sweep folder holds; `None` for a folder that is still empty."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return None
+    found = RunFolder(path).read_json(SWEEP)
+    if found is None:
+        raise cli.UsageError(
+            f"--sweep_dir={path} must be a new or an empty folder, or one with "
+            "a sweep to continue."
+        )
+    if not resume:
+        raise cli.UsageError(
+            f"--sweep_dir={path} holds a sweep already. Continue it with "
+            "--resume, or choose another folder."
+        )
+    return found
+
+
+def _check_gpus(gpus):
+    if gpus > 1 and not gpus.is_integer():
+        raise cli.UsageError(
+            "--gpus_per_run must be a whole number, or less than 1. Received: "
+            f"--gpus_per_run={gpus}"
+        )
+
+
+def _check_bindings(gin, grids, params):
+    """Raises if a binding is unknown, or has more than one source."""
+    taken = set()
+    for param in params:
+        binding = re.match(r"\s*([\w./]+)\s*=", param)
+        if binding:
+            taken.add(_parameter(gin, binding.group(1)))
+    for binding, _ in grids:
+        try:
+            parameter = _parameter(gin, binding)
+        except ValueError as error:
+            raise cli.UsageError(
+                f"--grid={binding}: {cli.one_line(error)}"
+            ) from error
+        if parameter in taken:
+            raise cli.UsageError(
+                f"--grid={binding}: it is bound already, by another --grid or "
+                "a --gin_param."
+            )
+        taken.add(parameter)
+
+
+def _parameter(gin, binding):
+    """What a binding binds, however much of its name is written."""
+    # A macro is called by its name alone.
+    if "." not in binding:
+        return binding
+    return gin.config.ParsedBindingKey.parse(binding).scope_selector_arg
+
+
+def _check_points(gin, sweep):
+    """Raises unless gin can read every run's configuration."""
+    for run, point in zip(sweep.runs, sweep.points):
+        try:
+            gin.clear_config()
+            gin.parse_config(sweep.config)
+            gin.parse_config(bindings(point))
+            gin.finalize()
+            gin.query_parameter("keras_app.train.run.experiment")
+        except configuration.MISTAKES as error:
+            raise cli.UsageError(
+                f"{run['label']}: {cli.one_line(error)}"
+            ) from error
+
+
+if __name__ == "__main__":
+    with cli.command(NAME):
+        sys.exit(main(sys.argv))
