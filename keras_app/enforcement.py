@@ -34,7 +34,7 @@ _MOMENTUM_SLOT = "momentum"
 # On a CPU PyTorch multiplies floats by bools without vector instructions.
 # Converting a piece that fits the cache is five times faster, and the mask
 # still takes one byte a weight.
-_TORCH_CHUNK = 1 << 18
+_TORCH_CHUNK = 1 << 17
 
 
 class MaskState(keras.layers.Layer):

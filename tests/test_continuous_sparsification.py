@@ -497,7 +497,17 @@ def test_bad_arguments_are_refused_with_name_and_value(arguments):
     assert str(value) in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["density", "masks", "temperature"])
+def test_a_temperature_set_before_anything_is_built_counts():
+    optimizer = ContinuousSparsification(s_init=0.5)
+    optimizer.temperature = 4.0
+    variable = kernel([[1.0]])
+    optimizer.build([variable])
+    expected = (1 + np.exp(-0.5)) / (1 + np.exp(-2.0))
+    np.testing.assert_allclose(to_numpy(variable), [[expected]], rtol=1e-6)
+    assert optimizer.temperature == 4.0
+
+
+@pytest.mark.parametrize("name", ["density", "masks", "weights_and_logits"])
 def test_latent_state_before_it_exists_is_refused(name):
     with pytest.raises(RuntimeError, match="not built"):
         getattr(ContinuousSparsification(), name)

@@ -135,6 +135,7 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         self.decay_on = decay_on
         self.strict = strict
         self.scale = 1.0 + math.exp(-s_init)
+        self._first_temperature = 1.0
 
     # ---- state ---------------------------------------------------------
 
@@ -173,6 +174,9 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
                 logits = self._logits[index]
                 logits.assign(ops.full(logits.shape, self.s_init, logits.dtype))
                 self._watch.remember(index, variable)
+            if self._first_temperature != 1.0:
+                self._temperature.assign(self._first_temperature)
+                self._write_kernels()
 
     def _choose(self, variables):
         filters = self.filters
@@ -261,12 +265,16 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
     @property
     def temperature(self):
         """beta, a float >= 1. Setting it rewrites the kernels."""
-        self._members()
+        if not self.built:
+            return self._first_temperature
         return float(ops.convert_to_numpy(self._temperature))
 
     @temperature.setter
     def temperature(self, value):
         value = check_number("temperature", value, lambda x: x >= 1, ">= 1")
+        if not self.built:
+            self._first_temperature = value
+            return
         self._follow_model()
         self._temperature.assign(value)
         # Otherwise the next gradient is taken at the old product.
@@ -391,22 +399,28 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
             theta = ops.cast(variable, b_w.dtype)
             enforcement.apply_rule(self, rule, [theta, g, b_w], [variable, b_w])
             return
+        c = self.scale
         beta = ops.cast(self._temperature, b_w.dtype)
         hard = ops.convert_to_tensor(self._hard)
-        lam = self.lam if self.penalty_on == "scaled" else self.lam / self.scale
+        lam = self.lam if self.penalty_on == "scaled" else self.lam / c
 
-        def rule(w, s, g, b_w, b_s):
+        def soft(w, s, g, b_w, b_s):
             x = beta * s
             sigmoid = ops.sigmoid(x)
-            step = ops.cast(s > 0, s.dtype)
-            m = self.scale * ops.where(hard, step, sigmoid)
+            g = g * sigmoid
             # sigmoid(-x) is 1 - sigmoid(x) without cancellation.
-            slope = (self.scale * beta) * sigmoid * ops.sigmoid(-x)
-            new_w, b_w = descend(w, g * m + decay * w, b_w)
-            new_s, new_b_s = descend(s, (g * w + lam) * slope, b_s)
-            new_s = ops.where(hard, s, new_s)
-            theta = new_w * self._mask(new_s)
-            return theta, new_w, new_s, b_w, ops.where(hard, b_s, new_b_s)
+            g_s = (c * beta) * (g * w + lam * sigmoid) * ops.sigmoid(-x)
+            w, b_w = descend(w, c * g + decay * w, b_w)
+            s, b_s = descend(s, g_s, b_s)
+            return c * (w * ops.sigmoid(beta * s)), w, s, b_w, b_s
+
+        def fixed(w, s, g, b_w, b_s):
+            m = c * ops.cast(s > 0, s.dtype)
+            w, b_w = descend(w, g * m + decay * w, b_w)
+            return w * m, w, s, b_w, b_s
+
+        def rule(*arrays):
+            return ops.cond(hard, lambda: fixed(*arrays), lambda: soft(*arrays))
 
         w = self._weight(index, variable)
         s, b_s = self._logits[index], self._logit_momenta[index]
