@@ -164,6 +164,7 @@ def test_the_saved_model_is_the_judged_one_and_really_sparse(finished):
     assert kept / total == summary["effective_density"]
 
 
+@pytest.mark.backend_free
 def test_what_ran_before_a_method_does_not_change_it(tmp_path, finished):
     _, together = finished
     alone = go(tmp_path / "dense", methods="dense")
@@ -228,6 +229,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
             assert a.tobytes() == b.tobytes()
 
 
+@pytest.mark.backend_free
 def test_resume_on_an_empty_folder_starts(tmp_path):
     assert small(tmp_path / "run", resume=True)["method"] == "app"
 
@@ -240,6 +242,7 @@ def test_resume_on_a_finished_run_returns_its_summary(finished):
     assert started == []
 
 
+@pytest.mark.backend_free
 def test_resume_with_another_configuration_says_what_changed(
     tmp_path, monkeypatch
 ):
@@ -256,6 +259,7 @@ def test_resume_with_another_configuration_says_what_changed(
         small(tmp_path / "run", resume=True, level=3.0)
 
 
+@pytest.mark.backend_free
 def test_reference_mode_falls_below_the_target(tmp_path):
     with warnings.catch_warnings():
         # So small a network may lose a whole layer.
@@ -274,6 +278,7 @@ def test_reference_mode_falls_below_the_target(tmp_path):
     assert densities == sorted(densities, reverse=True)
 
 
+@pytest.mark.backend_free
 def test_momentum_is_reset_unless_carried(tmp_path):
     seen = []
 
@@ -304,12 +309,14 @@ def test_momentum_is_reset_unless_carried(tmp_path):
     assert seen[1] > 0 and seen[3] > 0
 
 
+@pytest.mark.backend_free
 def test_init_from_scratch_restarts_the_weights_and_keeps_the_mask(tmp_path):
     summary = go(tmp_path / "run", methods="app", init_from_scratch=True)
     density = summary["methods"]["app"]["effective_density"]
     assert density == pytest.approx(0.8**4.5, abs=1 / 468)
 
 
+@pytest.mark.backend_free
 def test_layer_scope_and_buffer_replay_run(tmp_path):
     import functools
 

@@ -810,12 +810,13 @@ DEVICES = """
     import keras
     import numpy as np
     from keras_app.initializers import sparsify
+    from keras_app.optimizers import ContinuousSparsification
     from tests import test_bregman as tests
 
     def train(kind):
         # Replicas normalize their own share of a batch.
         model = tests.small_model(normalize=False)
-        if kind is tests.ContinuousSparsification:
+        if kind is ContinuousSparsification:
             tests.compiled(kind(0.1), model)
             model.optimizer.build(model.trainable_variables)
             model.optimizer.temperature = 5.0
@@ -842,7 +843,7 @@ DEVICES = """
         return model
 
     found = {{}}
-    for kind in (*tests.ALL, tests.ContinuousSparsification):
+    for kind in (*tests.ALL, ContinuousSparsification):
         one, many = end(kind, False), end(kind, True)
         far, flips = 0.0, 0
         for a, b in zip(one.get_weights(), many.get_weights()):

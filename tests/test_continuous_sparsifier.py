@@ -392,12 +392,14 @@ def test_a_search_that_was_cut_off_ends_bit_for_bit_alike(
         assert resumed["rounds"] == whole["rounds"]
 
 
+@pytest.mark.backend_free
 def test_pruning_mode_measures_statistics_and_fine_tunes(tmp_path):
     summary = search(tmp_path, mode="prune", rounds=1, retrain_epochs=1)
     assert summary["epochs"] == 4
     assert summary["method"] == "prune, sequential"
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     "arguments",
     [

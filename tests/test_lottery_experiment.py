@@ -150,6 +150,7 @@ def nonzeros(folder):
     return sum(int(np.count_nonzero(kernel)) for kernel in kernels)
 
 
+@pytest.mark.backend_free
 def test_the_saved_ticket_is_as_sparse_as_it_says(prac, tmp_path):
     assert nonzeros(prac[0]) == 101
     # A denser ticket than the search ended with.
@@ -192,6 +193,7 @@ def test_a_killed_search_ends_like_one_that_was_not(
     assert again["methods"] == whole["methods"]
 
 
+@pytest.mark.backend_free
 def test_rewinding_returns_weights_and_statistics(tmp_path, monkeypatch):
     starts, seen = [], []
     snapshot, rewind = lottery_lib.snapshot, lottery_lib.rewind
@@ -215,12 +217,14 @@ def test_rewinding_returns_weights_and_statistics(tmp_path, monkeypatch):
     assert sum(np.count_nonzero(w) for w in seen[1] if w.ndim == 4) == 135
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("ticket", ["lt", "pt"])
 def test_other_starts(tmp_path, ticket):
     summary = search(tmp_path / "run", ticket=ticket, rounds=2, epochs=2)
     assert summary["methods"]["vanilla"]["rounds"][1]["density"] == 0.75
 
 
+@pytest.mark.backend_free
 def test_sets_of_one_network_are_used_by_another(prac, tmp_path):
     source, _ = prac
     sets = lottery_lib.PracSets.load(source / "prac_sets.npz")
@@ -250,6 +254,7 @@ def test_sets_of_other_data_are_refused(prac, tmp_path):
         lottery_lib.PracSets.load(broken)
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     ("pruner", "kept"),
     [
@@ -281,6 +286,7 @@ def test_other_scores_and_structures_take_the_place_of_magnitude(
     assert sum(alive) == 6  # of eight channels
 
 
+@pytest.mark.backend_free
 def test_the_constant_rule_takes_a_fixed_share(tmp_path):
     summary = search(
         tmp_path / "run",
@@ -299,6 +305,7 @@ def test_the_constant_rule_takes_a_fixed_share(tmp_path):
     assert [row["epochs_run"] for row in rounds] == [2, 2]
 
 
+@pytest.mark.backend_free
 def test_a_round_stops_once_the_mask_has_settled(tmp_path):
     summary = search(
         tmp_path / "run",
@@ -315,6 +322,7 @@ def test_a_round_stops_once_the_mask_has_settled(tmp_path):
     assert (row["epochs_run"], row["stopped_early"]) == (3, True)
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -342,11 +350,13 @@ def test_bad_arguments_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backend_free
 def test_a_rate_that_prunes_nothing_says_so(tmp_path):
     with pytest.raises(ValueError, match="rate=0.001 of 180"):
         search(tmp_path / "run", rate=0.001, epochs=1, rounds=1)
 
 
+@pytest.mark.backend_free
 def test_an_empty_set_says_so(tmp_path):
     with pytest.raises(ValueError, match="empty"):
         search(
