@@ -330,7 +330,7 @@ def apply_rule(optimizer, rule, inputs, targets, in_pieces=True):
             array; in pieces that fit the cache it is several times faster.
     """
     # Arithmetic of tensors is much quicker than that of Keras's variables.
-    inputs = [ops.convert_to_tensor(each) for each in inputs]
+    inputs = [as_tensor(each) for each in inputs]
     pieces = in_pieces and keras.backend.backend() == "torch"
     if pieces and _apply_in_pieces(rule, inputs, targets):
         return
@@ -359,14 +359,15 @@ def _apply_in_pieces(rule, inputs, targets):
     return True
 
 
-def dense(gradient):
-    """The gradient as a dense tensor; that of an embedding may be sparse."""
+def as_tensor(value):
+    """The value of a variable, or of a gradient, as a dense tensor."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        # Keras converts SparseTensors only, and embeddings have IndexedSlices.
-        return tf.convert_to_tensor(gradient)
-    return ops.convert_to_tensor(gradient, sparse=False)
+        # Keras hands out the tf.Variable itself, which cannot leave a branch
+        # of a condition, and keeps the sparse gradients of embeddings.
+        return tf.convert_to_tensor(value)
+    return ops.convert_to_tensor(value, sparse=False)
 
 
 def count_of_writes(variable):

@@ -171,7 +171,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         )
         tau = ops.cast(learning_rate, dtype)
         theta = ops.cast(variable, dtype)
-        g = ops.cast(enforcement.dense(gradient), dtype)
+        g = ops.cast(enforcement.as_tensor(gradient), dtype)
         slots = [held[index] for held in self._slots]
         if regularizer is None:
 

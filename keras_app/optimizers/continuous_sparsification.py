@@ -380,7 +380,7 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         """One step of the equations above."""
         index = self._get_variable_index(variable)
         b_w = self._weight_momenta[index]
-        g = ops.cast(enforcement.dense(gradient), b_w.dtype)
+        g = ops.cast(enforcement.as_tensor(gradient), b_w.dtype)
         tau = ops.cast(learning_rate, b_w.dtype)
         mu = self.momentum
         known = self._trainable_variables[index]
@@ -401,7 +401,7 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
             return
         c = self.scale
         beta = ops.cast(self._temperature, b_w.dtype)
-        hard = ops.convert_to_tensor(self._hard)
+        hard = enforcement.as_tensor(self._hard)
         lam = self.lam if self.penalty_on == "scaled" else self.lam / c
 
         def soft(w, s, g, b_w, b_s):
@@ -434,7 +434,7 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
 
     def _mask(self, s):
         """m at the tensor s."""
-        hard = ops.convert_to_tensor(self._hard)
+        hard = enforcement.as_tensor(self._hard)
         step = ops.cast(s > 0, s.dtype)
         soft = ops.sigmoid(ops.cast(self._temperature, s.dtype) * s)
         return self.scale * ops.where(hard, step, soft)
