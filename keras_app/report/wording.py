@@ -17,11 +17,16 @@ _LABELS = {
     "app": "APP",
     "one_shot": "one-shot",
     "app_reference": "APP reference",
+    "prac": "PrAC",
+    "vanilla": "all data",
+    "random": "random pruning",
 }
 _PHRASES = {
     "one_shot": "one-shot pruning",
     "dense": "the dense network",
     "app_reference": "the APP reference",
+    "prac": "the search on PrAC sets",
+    "vanilla": "the search on all data",
 }
 
 
@@ -71,6 +76,10 @@ def _large(value, spread=None):
             text = _with_spread(value / size, spread, 2)
             return text + _SPACE + prefix
     return _with_spread(value, spread, 0)
+
+
+def _hundredths(value, spread=None):
+    return percent(value / 100, None if spread is None else spread / 100)
 
 
 def _plain(value, spread=None):
@@ -161,6 +170,22 @@ _FIGURES = {
     ),
     "psnr_of_input": Figure(
         "PSNR of the input", "what doing nothing would give", points
+    ),
+    "iterations": Figure(
+        "Iterations", "of training, until the sparsest ticket is found", count
+    ),
+    "saving_percent": Figure(
+        "Iterations saved",
+        "in percent of those that all data would have cost",
+        _hundredths,
+    ),
+    "set_fraction": Figure(
+        "Last set", "share of the training examples it holds", percent
+    ),
+    "overhead_samples": Figure(
+        "Extra predictions",
+        "of examples, to find those that pruning costs",
+        count,
     ),
     "cumulative_kept_parameters": Figure(
         "Kept parameters", "summed over the megabatches", count, _share
