@@ -370,6 +370,17 @@ def as_tensor(value):
     return ops.convert_to_tensor(value, sparse=False)
 
 
+def known(variable):
+    """A scalar variable's value as a Python value, where steps see values.
+
+    `None` inside the compiled steps of TensorFlow and JAX. PyTorch computes
+    step by step and can leave out what a flag says is not needed.
+    """
+    if keras.backend.backend() != "torch":
+        return None
+    return variable.value.item()
+
+
 def count_of_writes(variable):
     """How often a variable was written, or `None` where nobody counts.
 

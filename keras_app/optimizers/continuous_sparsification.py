@@ -387,8 +387,8 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         decays = self.decay_on == "all" or selection.is_kernel(known)
         decay = self.coupled_decay if decays else 0.0
 
-        def descend(x, g, b):
-            b = mu * b + g if mu else g
+        def descend(x, g, b, mu=mu, tau=tau):
+            b = mu * b + g if self.momentum else g
             return x - tau * (g + mu * b), b
 
         if not self._masked[index]:
@@ -401,26 +401,31 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
             return
         c = self.scale
         beta = ops.cast(self._temperature, b_w.dtype)
-        hard = enforcement.as_tensor(self._hard)
         lam = self.lam if self.penalty_on == "scaled" else self.lam / c
+        # Under a hard mask s rests. Numbers say so, because a condition would
+        # keep compilers from computing everything in one pass.
+        hard = enforcement.as_tensor(self._hard)
+        slope = ops.where(hard, 0.0, c * beta)
+        resting = {
+            "mu": ops.where(hard, 1.0, mu),
+            "tau": ops.where(hard, 0.0, tau),
+        }
 
-        def soft(w, s, g, b_w, b_s):
+        def rule(w, s, g, b_w, b_s):
             x = beta * s
-            sigmoid = ops.sigmoid(x)
-            g = g * sigmoid
+            gate = self._gate(s, ops.sigmoid(x))
+            g = g * gate
             # sigmoid(-x) is 1 - sigmoid(x) without cancellation.
-            g_s = (c * beta) * (g * w + lam * sigmoid) * ops.sigmoid(-x)
+            g_s = slope * (g * w + lam * gate) * ops.sigmoid(-x)
             w, b_w = descend(w, c * g + decay * w, b_w)
-            s, b_s = descend(s, g_s, b_s)
-            return c * (w * ops.sigmoid(beta * s)), w, s, b_w, b_s
-
-        def fixed(w, s, g, b_w, b_s):
-            m = c * ops.cast(s > 0, s.dtype)
-            w, b_w = descend(w, g * m + decay * w, b_w)
-            return w * m, w, s, b_w, b_s
-
-        def rule(*arrays):
-            return ops.cond(hard, lambda: fixed(*arrays), lambda: soft(*arrays))
+            s, b_s = descend(s, g_s, b_s, **resting)
+            return (
+                self._gate(s, ops.sigmoid(beta * s)) * (c * w),
+                w,
+                s,
+                b_w,
+                b_s,
+            )
 
         w = self._weight(index, variable)
         s, b_s = self._logits[index], self._logit_momenta[index]
@@ -432,12 +437,20 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         )
         self._watch.remember(index, variable)
 
+    def _gate(self, s, sigmoid):
+        """The unscaled mask: a step at s > 0 if it is hard, or the sigmoid."""
+        hard = enforcement.known(self._hard)
+        if hard is False:
+            return sigmoid
+        step = ops.cast(s > 0, s.dtype)
+        if hard is True:
+            return step
+        return ops.where(enforcement.as_tensor(self._hard), step, sigmoid)
+
     def _mask(self, s):
         """m at the tensor s."""
-        hard = enforcement.as_tensor(self._hard)
-        step = ops.cast(s > 0, s.dtype)
-        soft = ops.sigmoid(ops.cast(self._temperature, s.dtype) * s)
-        return self.scale * ops.where(hard, step, soft)
+        beta = ops.cast(self._temperature, s.dtype)
+        return self.scale * self._gate(s, ops.sigmoid(beta * s))
 
     def _weight(self, index, variable):
         """w, made to fit if the kernel is not that of the last step."""
