@@ -48,6 +48,7 @@ setup(
     install_requires=[
         "absl-py>=1.4,<3",
         "gin-config==0.5.0",
+        "h5py>=3.14,<4",
         # Preparing a data set with tensorflow-datasets needs it undeclared.
         "importlib_resources>=6,<8",
         "keras>=3.15,<3.16",
@@ -57,6 +58,7 @@ setup(
         "tensorboard>=2.20,<2.22",
         "tensorflow>=2.21,<2.22",
         "tensorflow-datasets>=4.9.10,<5",
+        "zstandard>=0.25,<0.26",
     ],
     extras_require={**BACKENDS, "ray": RAY, "tfmot": TFMOT, "test": TEST},
 )

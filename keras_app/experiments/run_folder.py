@@ -4,7 +4,6 @@ Whatever happens to the process, a reader finds either the old or the new
 version of a file, and a checkpoint is used only if its checksum is right.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_app import files
 from keras_app.version import __version__
 
 METRICS = "metrics.jsonl"
@@ -72,23 +72,11 @@ class RunFolder:
 
     def write_bytes(self, name, data):
         """Writes a file atomically: a temporary name, then a rename."""
-        with self.replacing(name) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+        files.write_bytes(self.path / name, data)
 
-    @contextlib.contextmanager
     def replacing(self, name):
-        """Yields a path to write to, which becomes `name` at the end."""
-        target = self.path / name
-        # Keras chooses the format by the suffix, so that it stays last.
-        temporary = target.with_name(f".writing-{target.name}")
-        try:
-            yield temporary
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """A context with a path to write to; it becomes `name` at the end."""
+        return files.replacing(self.path / name)
 
     def write_json(self, name, value):
         """Writes a JSON file atomically."""

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 
 import numpy as np
 
+from keras_app import files
 from keras_app.lottery.prac import check_ids
 
 _FORMAT = 1
@@ -91,13 +91,9 @@ class PracSets:
             "settings": self.settings,
         }
         arrays["about"] = np.frombuffer(json.dumps(about).encode(), "uint8")
-        temporary = path.with_name(f".writing-{path.name}")
-        try:
+        with files.replacing(path) as temporary:
             with open(temporary, "wb") as file:
                 np.savez_compressed(file, **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path):

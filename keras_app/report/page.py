@@ -8,6 +8,7 @@ import os
 import pathlib
 from html import escape
 
+from keras_app import files
 from keras_app.report import charts
 from keras_app.report import front
 from keras_app.report import runs as runs_lib
@@ -66,12 +67,7 @@ def write_page(run_dirs, path=None, summaries=None, notes=()):
         )
     runs = runs_lib.load(folders, summaries)
     path = pathlib.Path(path) if path else folders[0] / PAGE
-    temporary = path.with_name(f".writing-{path.name}")
-    try:
-        temporary.write_bytes(_page(runs, notes).encode("utf-8", "replace"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    files.write_bytes(path, _page(runs, notes).encode("utf-8", "replace"))
     return path
 
 

@@ -1,0 +1,345 @@
+"""A smaller model with the same outputs, without the dead channels."""
+
+import warnings
+
+import keras
+import numpy as np
+from keras import layers
+from keras import ops
+from keras import tree
+
+from keras_app import enforcement
+from keras_app.checks import check_int
+from keras_app.export import graph
+
+_TOLERANCE = 1e-5
+# Half precision rounds every sum, and a shorter sum rounds differently.
+_HALF_TOLERANCE = 1e-2
+_SAMPLES = 4
+_UNKNOWN_SIZE = 32
+
+
+def shrink(model, data=None, multiple_of=1):
+    """Returns a smaller, ordinary model with the same outputs.
+
+    A masked model is as slow as a dense one. This cuts out of the weights what
+    the outputs do not depend on: channels and neurons that are always the same
+    number, because their weights (or their scale in a batch normalization) are
+    zero, and those that nothing reads. The number that a dead channel always
+    gives, its bias after normalization and activation, moves into the bias
+    of the layers that read it:
+
+        b_j <- b_j + sum over dead i of (c_i * sum over positions of W_ij)
+
+    Where a padded convolution reads it the border would show, so it is cut
+    only if it is zero. Channels that are added, multiplied or otherwise
+    merged are cut together or not at all, as are those of a residual stream.
+    A layer keeps one channel at the least. Inputs and outputs of the model
+    stay as they are.
+
+    Layers that are cut: `Dense`, `Embedding`, convolutions (transposed,
+    depthwise and separable ones too), `BatchNormalization`,
+    `GroupNormalization` by whole groups, `PReLU`. Activations,
+    pooling, padding, merges, `Concatenate`, `Flatten` and the like pass the
+    cut on, in nested models too. All other layers, those with
+    channels first, and convolutions in groups keep all of their channels. One
+    warning names the layers where zeros stayed for such a reason.
+
+    Args:
+        model: A built Sequential or functional `keras.Model`; it is left as
+            it is, except that masked weights are zero.
+        data: Sample inputs, an array or what else the model takes, on which
+            both models are compared; the first 32 are used. Needed where
+            random inputs make no sense. Defaults to random inputs.
+        multiple_of: Layers keep a multiple of this many channels, if they
+            have as many; 8 or 16 is fast on most hardware. Defaults to `1`.
+
+    Returns:
+        An uncompiled `keras.Model` whose layers have the same names.
+
+    Raises:
+        ValueError: A subclassed model, whose graph cannot be known (shrink
+            its functional parts); or outputs that differ by more than 1e-5 of
+            the largest one (1e-2 for layers that compute in half precision).
+
+    Example:
+
+    >>> model = keras.Sequential([
+    ...     keras.Input((2,)), keras.layers.Dense(8), keras.layers.Dense(3)])
+    >>> kernel = np.array([[1.0] * 3 + [0.0] * 5] * 2)
+    >>> model.layers[0].set_weights([kernel, np.zeros(8)])
+    >>> shrink(model).count_params()
+    21
+    """
+    multiple_of = check_int("multiple_of", multiple_of, 1)
+    if not graph.is_graph(model):
+        raise ValueError(
+            "`model` must be a built Sequential or functional model: the graph "
+            "of a subclassed one is not known. Shrink its functional parts. "
+            f"Received: model={model} of type {type(model).__name__}"
+        )
+    state = enforcement.state_of(model)
+    if state is not None:
+        state.zero()
+    analysis = graph.Analysis(model, multiple_of)
+    smaller = _Builder(analysis).build(model)
+    _check_same(model, smaller, data, analysis)
+    notes = analysis.notes()
+    if notes:
+        lines = [f"{name}: {reason}" for name, reason in notes.items()]
+        warnings.warn("`shrink` could not cut all.\n" + "\n".join(lines))
+    return smaller
+
+
+class _Builder:
+    """Makes the layers of the smaller model, each once."""
+
+    def __init__(self, analysis):
+        self.analysis = analysis
+        self.copies = {}
+        self.weights = []
+
+    def build(self, model):
+        result = self._model(model)
+        # Only now is every layer built.
+        for layer, values in self.weights:
+            if isinstance(values, list):
+                layer.set_weights(values)
+                continue
+            for name, value in values.items():
+                getattr(layer, name).assign(value)
+        return result
+
+    def _model(self, model):
+        inputs = []
+        channels = self.analysis.model_inputs[id(model)]
+        for tensor, known in zip(model.inputs, channels):
+            shape = list(tensor.shape)
+            if known.atoms is not None:
+                shape[-1] = int(self.analysis.kept(known).sum())
+            inputs.append(
+                keras.Input(
+                    batch_shape=shape,
+                    dtype=tensor.dtype,
+                    sparse=tensor.sparse,
+                    name=tensor.name,
+                )
+            )
+        if isinstance(model, keras.Sequential):
+            stack = [self._copy(layer) for layer in model.layers]
+            return keras.Sequential([*inputs, *stack], name=model.name)
+
+        def call(node, args, kwargs):
+            return self._copy(node.operation)(*args, **kwargs)
+
+        outputs = graph.walk(model, inputs, call)
+        return keras.Model(
+            tree.pack_sequence_as(model.input, inputs),
+            tree.pack_sequence_as(model.output, outputs),
+            name=model.name,
+        )
+
+    def _copy(self, layer):
+        if id(layer) not in self.copies:
+            self.copies[id(layer)] = self._new(layer)
+        return self.copies[id(layer)]
+
+    def _new(self, layer):
+        record = self.analysis.records.get(id(layer))
+        uncut = id(layer) in self.analysis.uncut
+        if graph.is_graph(layer) and not uncut:
+            return self._model(layer)
+        changes, values = {}, None
+        if record is not None:
+            changes, values = _CUTS[type(layer)](record, self.analysis)
+        elif isinstance(layer, keras.Layer):
+            values = layer.get_weights()
+        try:
+            new = type(layer).from_config({**layer.get_config(), **changes})
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"Layer {layer.name!r} of type {type(layer).__name__} cannot "
+                f"be copied from its configuration: {error}"
+            ) from error
+        if values:
+            self.weights.append((new, values))
+        return new
+
+
+# What is left of the layers: changes of the configuration, and weights.
+
+
+def _cut_reader(size_name, **axes_of):
+    """Cuts a layer that mixes channels.
+
+    Args:
+        size_name: The argument that says how many outputs there are.
+        axes_of: For each kernel, its input and its output axis; `None` for
+            an axis that has all of its entries left.
+    """
+
+    def cut(record, analysis):
+        layer = record.layer
+        inputs = analysis.kept(record.inputs)
+        outputs = analysis.kept(record.outputs)
+        values = {}
+        for name, axes in axes_of.items():
+            kernel = ops.convert_to_numpy(getattr(layer, name))
+            for axis, kept in zip(axes, (inputs, outputs)):
+                if axis is None:
+                    continue
+                # The pointwise kernel has several rows for each input.
+                kept = np.repeat(kept, kernel.shape[axis] // len(kept))
+                kernel = kernel.compress(kept, axis=axis)
+            values[name] = kernel
+        bias = analysis.fold(record)
+        changes = {size_name: int(outputs.sum())}
+        if layer.use_bias:
+            bias = bias + graph.numpy_of(layer.bias)
+        if layer.use_bias or bias[outputs].any():
+            changes["use_bias"] = True
+            values["bias"] = bias[outputs]
+        return changes, values
+
+    return cut
+
+
+def _cut_last_axis(*names):
+    """Cuts a layer whose weights end in the axis of the channels."""
+
+    def cut(record, analysis):
+        kept = analysis.kept(record.outputs)
+        values = {}
+        for name in names:
+            variable = getattr(record.layer, name, None)
+            if variable is not None:
+                values[name] = ops.convert_to_numpy(variable)[..., kept]
+        return {}, values
+
+    return cut
+
+
+def _cut_embedding(record, analysis):
+    _, values = _cut_last_axis("embeddings")(record, analysis)
+    return {"output_dim": values["embeddings"].shape[-1]}, values
+
+
+def _cut_depthwise(record, analysis):
+    kernel = ops.convert_to_numpy(record.layer.kernel)
+    _, values = _cut_last_axis("bias")(record, analysis)
+    values["kernel"] = kernel[..., analysis.kept(record.inputs), :]
+    return {}, values
+
+
+def _cut_group_norm(record, analysis):
+    kept = analysis.kept(record.outputs)
+    groups = int(kept.sum()) * record.layer.groups // len(kept)
+    _, values = _cut_last_axis("gamma", "beta")(record, analysis)
+    return {"groups": groups}, values
+
+
+def _cut_reshape(record, analysis):
+    target = list(record.layer.target_shape)
+    if target[-1] != -1:
+        target[-1] = int(analysis.kept(record.outputs).sum())
+    return {"target_shape": tuple(target)}, None
+
+
+_CUTS = {
+    layers.Dense: _cut_reader("units", kernel=(0, 1)),
+    layers.Embedding: _cut_embedding,
+    layers.BatchNormalization: _cut_last_axis(
+        "gamma", "beta", "moving_mean", "moving_variance"
+    ),
+    layers.GroupNormalization: _cut_group_norm,
+    layers.PReLU: _cut_last_axis("alpha"),
+    layers.Reshape: _cut_reshape,
+}
+for _kinds, _cut in (
+    (
+        (layers.Conv1D, layers.Conv2D, layers.Conv3D),
+        _cut_reader("filters", kernel=(-2, -1)),
+    ),
+    (
+        (
+            layers.Conv1DTranspose,
+            layers.Conv2DTranspose,
+            layers.Conv3DTranspose,
+        ),
+        _cut_reader("filters", kernel=(-1, -2)),
+    ),
+    (
+        (layers.SeparableConv1D, layers.SeparableConv2D),
+        _cut_reader(
+            "filters", depthwise_kernel=(-2, None), pointwise_kernel=(-2, -1)
+        ),
+    ),
+    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _cut_depthwise),
+):
+    for _kind in _kinds:
+        _CUTS[_kind] = _cut
+
+
+# The proof.
+
+
+def _check_same(model, smaller, data, analysis):
+    """Raises unless both models give the same outputs."""
+    if data is None:
+        samples = _random_inputs(model, analysis)
+    else:
+        size = model.inputs[0].shape[0] or 32
+        samples = tree.map_structure(lambda x: x[:size], data)
+    try:
+        expected = _outputs(model, samples)
+    except Exception as error:
+        if data is not None:
+            raise
+        raise ValueError(
+            "The model does not take random inputs, on which the smaller one "
+            f"would be compared: {error} Pass some inputs as `data`."
+        ) from error
+    cut = [record.layer for record in analysis.records.values()]
+    half = {"float16", "bfloat16"} & {
+        layer.compute_dtype for layer in [*model.layers, *cut]
+    }
+    tolerance = _HALF_TOLERANCE if half else _TOLERANCE
+    for old, new in zip(expected, _outputs(smaller, samples)):
+        scale = max(np.abs(old).max(initial=0.0), np.finfo("float32").tiny)
+        difference = np.abs(new - old).max(initial=0.0) / scale
+        # Written so that NaN fails.
+        if not difference <= tolerance:
+            raise ValueError(
+                "The smaller model must give the outputs of the model to "
+                f"{tolerance:g} of the largest. Received: a difference of "
+                f"{difference:g}. If the samples are at fault (not finite, or "
+                "unlike real inputs), pass others as `data`."
+            )
+
+
+def _outputs(model, samples):
+    outputs = tree.flatten(model(samples, training=False))
+    return [graph.numpy_of(x) for x in outputs]
+
+
+def _random_inputs(model, analysis):
+    generator = np.random.default_rng(0)
+    sizes = [
+        record.layer.input_dim
+        for record in analysis.records.values()
+        if isinstance(record.layer, layers.Embedding)
+    ]
+    samples = []
+    for tensor in model.inputs:
+        shape = [
+            size or (_UNKNOWN_SIZE if axis else _SAMPLES)
+            for axis, size in enumerate(tensor.shape)
+        ]
+        if "int" in tensor.dtype or sizes:
+            sample = generator.integers(0, min(sizes, default=2), shape)
+        else:
+            sample = generator.standard_normal(shape)
+        samples.append(ops.convert_to_tensor(sample, tensor.dtype))
+    if isinstance(model, keras.Sequential):
+        return samples[0]
+    return tree.pack_sequence_as(model.input, samples)
