@@ -30,7 +30,7 @@ pytestmark = pytest.mark.backend_free
 quick = settings(deadline=None, max_examples=50)
 
 
-def refused(call, *said):
+def assert_refused(call, *said):
     """Asserts one ValueError whose message holds all of `said`."""
     with pytest.raises(ValueError) as caught:
         call()
@@ -104,7 +104,7 @@ def test_counts_equal_a_walk_along_each_row(history):
     ],
 )
 def test_what_is_no_history_is_refused(history, said):
-    refused(lambda: forgetting_counts(history), "`history`", said)
+    assert_refused(lambda: forgetting_counts(history), "`history`", said)
 
 
 def test_nothing_forgotten_selects_nothing(golden):
@@ -138,11 +138,13 @@ def test_equal_counts_keep_the_higher_ids():
 
 
 def test_bad_counts_and_sizes_are_refused():
-    refused(lambda: critical_for_training([1], -1), "`threshold`", "-1")
-    refused(lambda: critical_for_training([0.5]), "`counts`", "float64")
-    refused(lambda: critical_for_training([[1]]), "`counts`", "(1, 1)")
-    refused(lambda: hardest_examples([1, -1], 2), "`num_examples`", "2 of 1")
-    refused(lambda: hardest_examples([1, -1], 0), "num_examples=0")
+    assert_refused(lambda: critical_for_training([1], -1), "`threshold`", "-1")
+    assert_refused(lambda: critical_for_training([0.5]), "`counts`", "float64")
+    assert_refused(lambda: critical_for_training([[1]]), "`counts`", "(1, 1)")
+    assert_refused(
+        lambda: hardest_examples([1, -1], 2), "`num_examples`", "2 of 1"
+    )
+    assert_refused(lambda: hardest_examples([1, -1], 0), "num_examples=0")
 
 
 # ---- sets --------------------------------------------------------------
@@ -172,19 +174,23 @@ def test_outputs_stand_for_their_largest_class():
 
 
 def test_what_are_no_predictions_is_refused():
-    refused(lambda: critical_for_pruning([1, 2], [1]), "2 and 1 examples")
-    refused(
+    assert_refused(
+        lambda: critical_for_pruning([1, 2], [1]), "2 and 1 examples"
+    )
+    assert_refused(
         lambda: critical_for_pruning([0, 1], [0.2, 0.8]),
         "`sparse_predictions`",
         "float64",
     )
-    refused(
+    assert_refused(
         lambda: critical_for_pruning([[0.0, np.nan]], [[0.0, 1.0]]),
         "`dense_predictions`",
         "NaN",
     )
     # One unit: the class depends on a threshold nobody knows here.
-    refused(lambda: critical_for_pruning([[0.2]], [[0.8]]), "shape (1, 1)")
+    assert_refused(
+        lambda: critical_for_pruning([[0.2]], [[0.8]]), "shape (1, 1)"
+    )
 
 
 ids = st.sets(st.integers(0, 30), max_size=12)
@@ -195,7 +201,7 @@ ids = st.sets(st.integers(0, 30), max_size=12)
 def test_sets_are_unions_whatever_the_order(first, second, random):
     shuffled = [random.sample(sorted(s), len(s)) for s in (first, second)]
     if not first | second:
-        refused(lambda: prac_set(*shuffled), "both be empty")
+        assert_refused(lambda: prac_set(*shuffled), "both be empty")
         return
     chosen = prac_set(*shuffled)
     assert chosen.dtype == np.int64
@@ -206,14 +212,16 @@ def test_sets_are_unions_whatever_the_order(first, second, random):
 
 
 def test_an_empty_set_raises_or_keeps_the_examples_of_the_round():
-    refused(lambda: prac_set([], []), "no example was forgotten")
+    assert_refused(lambda: prac_set([], []), "no example was forgotten")
     kept = prac_set([], [], on_empty="keep", current_ids=[4, 1])
     assert kept.tolist() == [1, 4]
     # Not used where there is something to take.
     kept = prac_set([7], [], on_empty="keep", current_ids=[4, 1])
     assert kept.tolist() == [7]
-    refused(lambda: prac_set([], [], on_empty="keep"), "`current_ids`")
-    refused(lambda: prac_set([1], [], on_empty="all"), "`on_empty`", "'all'")
+    assert_refused(lambda: prac_set([], [], on_empty="keep"), "`current_ids`")
+    assert_refused(
+        lambda: prac_set([1], [], on_empty="all"), "`on_empty`", "'all'"
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,21 +234,21 @@ def test_an_empty_set_raises_or_keeps_the_examples_of_the_round():
     ],
 )
 def test_bad_ids_are_refused(bad, said):
-    refused(lambda: prac_set(bad, [1]), "`training_ids`", said)
-    refused(lambda: prac_set([1], bad), "`pruning_ids`", said)
-    refused(lambda: overlap_rate([1], bad), "`pruning_ids`", said)
+    assert_refused(lambda: prac_set(bad, [1]), "`training_ids`", said)
+    assert_refused(lambda: prac_set([1], bad), "`pruning_ids`", said)
+    assert_refused(lambda: overlap_rate([1], bad), "`pruning_ids`", said)
 
 
 def test_ids_of_validation_examples_are_refused():
     train_ids = np.array([5, 3, 1])
     assert check_ids("ids", [5, 1], within=train_ids).tolist() == [1, 5]
-    refused(
+    assert_refused(
         lambda: prac_set([1], [4, 6], within=train_ids),
         "`pruning_ids`",
         "4 and 1 others",
         "no validation examples",
     )
-    refused(lambda: overlap_rate([1], []), "`pruning_ids`", "empty")
+    assert_refused(lambda: overlap_rate([1], []), "`pruning_ids`", "empty")
 
 
 # ---- mask distance and the stop rule -----------------------------------
@@ -384,13 +392,13 @@ def test_the_rule_round_trips_through_its_config():
     ],
 )
 def test_bad_arguments_of_the_rule_are_refused(arguments, said):
-    refused(lambda: MaskDistanceStop(**arguments), said)
+    assert_refused(lambda: MaskDistanceStop(**arguments), said)
 
 
 def test_bad_distances_are_refused():
     stop = MaskDistanceStop()
     for bad in (-0.1, float("nan"), None):
-        refused(lambda: stop.update(bad), "`distance`", str(bad))  # noqa: B023
+        assert_refused(lambda: stop.update(bad), "`distance`", str(bad))  # noqa: B023
     assert stop.state() == MaskDistanceStop().state()
 
 
@@ -422,12 +430,16 @@ def test_distance_counts_over_all_tensors(a, b):
 
 def test_masks_that_cannot_be_compared_are_refused():
     one = np.ones(3, bool)
-    refused(lambda: mask_distance(one, one, 0), "remaining=0")
-    refused(lambda: mask_distance(one, one, 0.5), "remaining=0.5")
-    refused(lambda: mask_distance(one, one[:2], 3), "(3,) and (2,)")
-    refused(lambda: mask_distance({"a": one}, {"b": one}, 3), "['a'] and ['b']")
-    refused(lambda: mask_distance(one, [0.5, 1, 1], 3), "same tensors")
-    refused(lambda: mask_distance(one, np.array([0.5, 1, 1]), 3), "`b`", "0.5")
+    assert_refused(lambda: mask_distance(one, one, 0), "remaining=0")
+    assert_refused(lambda: mask_distance(one, one, 0.5), "remaining=0.5")
+    assert_refused(lambda: mask_distance(one, one[:2], 3), "(3,) and (2,)")
+    assert_refused(
+        lambda: mask_distance({"a": one}, {"b": one}, 3), "['a'] and ['b']"
+    )
+    assert_refused(lambda: mask_distance(one, [0.5, 1, 1], 3), "same tensors")
+    assert_refused(
+        lambda: mask_distance(one, np.array([0.5, 1, 1]), 3), "`b`", "0.5"
+    )
 
 
 # ---- pruning what remains ----------------------------------------------
@@ -500,7 +512,7 @@ def test_pruning_equals_one_sort_of_all_kept_weights(weights, random, rate):
     ]
     k = round(rate * len(kept))
     if not k:
-        refused(
+        assert_refused(
             lambda: prune_remaining(weights, masks, rate),
             f"{len(kept)} remaining weights",
         )
@@ -529,7 +541,7 @@ def test_counts_are_exact_for_many_weights(size):
 
 @pytest.mark.parametrize("rate", [0, 1, -0.2, 20, float("nan"), "0.2", True])
 def test_bad_rates_are_refused(rate):
-    refused(
+    assert_refused(
         lambda: prune_remaining(np.ones(4), np.ones(4, bool), rate),
         "`rate` must be a number in (0, 1)",
         repr(rate),
@@ -538,11 +550,11 @@ def test_bad_rates_are_refused(rate):
 
 def test_weights_that_cannot_be_pruned_are_refused():
     one = np.ones(4, bool)
-    refused(
+    assert_refused(
         lambda: prune_remaining(np.ones(4), one, 0.1),
         "rate=0.1 of 4 remaining weights",
     )
-    refused(
+    assert_refused(
         lambda: prune_remaining(
             {"a": np.array([1.0, np.nan])}, {"a": one[:2]}, 0.5
         ),
@@ -554,12 +566,16 @@ def test_weights_that_cannot_be_pruned_are_refused():
         np.array([np.nan, 2.0, 1.0]), np.array([False, True, True]), 0.5
     )
     assert hidden.tolist() == [False, True, False]
-    refused(lambda: prune_remaining(np.ones(3), one, 0.5), "(3,) and (4,)")
-    refused(
+    assert_refused(
+        lambda: prune_remaining(np.ones(3), one, 0.5), "(3,) and (4,)"
+    )
+    assert_refused(
         lambda: prune_remaining({"a": np.ones(4)}, {"b": one}, 0.5),
         "`weights` and `masks`",
     )
-    refused(lambda: prune_remaining(np.ones(4), np.ones(4) * 2, 0.5), "`masks`")
+    assert_refused(
+        lambda: prune_remaining(np.ones(4), np.ones(4) * 2, 0.5), "`masks`"
+    )
 
 
 # ---- schedules and accounts --------------------------------------------
@@ -659,7 +675,7 @@ def test_the_papers_448_thousand_iterations():
     ],
 )
 def test_numbers_out_of_range_are_refused(call, said):
-    refused(call, said)
+    assert_refused(call, said)
 
 
 # ---- a whole recorded run ----------------------------------------------
