@@ -8,8 +8,9 @@ Untrained networks with magnitude masks: bytes and time depend on where the
 zeros are, not on how the weights were found. Versions:
 
 - masked: single weights, in every kernel.
-- shrunk: as many channels as keep that share of the weights, zero in every
-  layer and then cut out by `shrink`. "half the channels" keeps one in two.
+- shrunk: the channels with the largest weights, as many as hold that share of
+  all weights, the others cut out by `shrink`. "half the channels" keeps one in
+  two.
 - blocks: Dense kernels in blocks of 4 inputs (int8: 16).
 - int8: full integer files of the above.
 
@@ -37,6 +38,8 @@ from training_overhead import versions
 from keras_app import export
 from keras_app import masks
 from keras_app import models
+from keras_app import pruners
+from keras_app import schedules
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 HALF = 0.75  # of the weights go with half the channels
@@ -98,20 +101,13 @@ def masked(model, sparsity, structure=None):
 def shrunk(model, sparsity):
     """Without the channels that hold `sparsity` of the weights."""
     model = copy_of(model)
-    kept = (1.0 - sparsity) ** 0.5
-    last = kernels(model)[-1]
-    for layer in model.layers:
-        if layer is last or isinstance(layer, layers.Normalization):
-            continue
-        depthwise = isinstance(layer, layers.DepthwiseConv2D)
-        for weight in layer.weights:
-            # A depthwise kernel has its channels before the last axis.
-            axis = -2 if depthwise and len(weight.shape) > 1 else -1
-            values = np.array(keras.ops.convert_to_numpy(weight))
-            ending = [slice(None)] * values.ndim
-            ending[axis] = slice(round(kept * values.shape[axis]), None)
-            values[tuple(ending)] = 0.0
-            weight.assign(values)
+    model.compile("sgd")
+    gone = 1.0 - (1.0 - sparsity) ** 0.5
+    pruner = pruners.MagnitudePruner(
+        schedules.OneShot(gone), structure=masks.GraphChannel()
+    )
+    pruner.set_model(model)
+    pruner.prune(gone)
     with warnings.catch_warnings():
         # Nothing may stay uncut.
         warnings.filterwarnings("error", "`shrink` could not")

@@ -5,9 +5,12 @@ Pure functions on NumPy arrays. A mask is a bool array of its weight's shape,
 who wins a tie is decided here and nowhere else.
 """
 
+import functools
+
 import keras
 import numpy as np
 
+from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_sparsity
 
@@ -61,9 +64,10 @@ def mask_from_scores(
             f"`ties` must be 'exact' or 'le'. Received: ties={ties!r}"
         )
     structure = Unstructured() if structure is None else structure
-    if not isinstance(structure, _Structure):
+    if not isinstance(structure, _Structure) or isinstance(structure, _OfModel):
         raise TypeError(
-            "`structure` must be None, or one of NM, Block, Channel. "
+            "`structure` must be None, or one of NM, Block, Channel; what is "
+            "pruned together in a model only a pruner knows. "
             f"Received: structure={structure!r}"
         )
     names, arrays = _unpack(scores)
@@ -332,6 +336,9 @@ class Unstructured(_Structure):
 class Channel(_Structure):
     """Whole channels, scored by the sum of the scores over the channel.
 
+    Each weight by itself: `GraphChannel` prunes the channels of all layers that
+    only go together.
+
     Args:
         axis: Axis of the channels. Defaults to `-1`, the output channels or
             neurons of Keras's kernels.
@@ -378,12 +385,155 @@ class Channel(_Structure):
         return np.broadcast_to(unit_mask.reshape(view), shape).copy()
 
 
+class _OfModel(_Structure):
+    """What only a model can tell: pruners find the units, in `units.py`."""
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class GraphChannel(_OfModel):
+    """Channels and neurons that can only be cut together, in all layers.
+
+    In a network with additions, depthwise convolutions or normalizations a
+    channel is not the business of one layer. A pruner with this structure
+    follows the channels through the graph of the model, as
+    `keras_app.export.shrink` does, and prunes a channel wherever it is:
+
+        score of a channel = sum of the scores of all weights that make it
+
+    over the kernels of all layers whose outputs are joined, one mask for all
+    of them. The biases, scales and shifts of the channel and its depthwise
+    kernels are zero from then on too, so that it is always zero and
+    `keras_app.export.shrink` cuts it.
+
+    With `scope="layer"` the channels that the same layer makes compete, and
+    with it those of every layer joined to it: `int(sparsity * N)` of N are
+    pruned. With `scope="global"` all channels do. Inputs and outputs of the
+    model are left alone, as is what meets a layer that cannot be cut, such as
+    the stream of a transformer (its feed-forward neurons are pruned), and what
+    is joined to a kernel that `filters` leave out. `report.skipped` says why.
+
+    It needs a Sequential or functional model, and a pruner that brings nothing
+    back: a channel whose weights are all zero has no gradient.
+
+    Example:
+
+    >>> from keras_app.pruners import MagnitudePruner
+    >>> from keras_app.schedules import OneShot
+    >>> inputs = keras.Input((4,))
+    >>> x = keras.layers.Dense(6, name="a")(inputs)
+    >>> x = x + keras.layers.Dense(6, name="b")(keras.ops.relu(x))
+    >>> model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    >>> model.compile("sgd", "mse")
+    >>> pruner = MagnitudePruner(OneShot(0.5), structure=GraphChannel())
+    >>> x, y = np.ones((8, 4)), np.ones((8, 2))
+    >>> history = model.fit(x, y, verbose=0, callbacks=[pruner])
+    >>> smaller = keras_app.export.shrink(model)
+    >>> smaller.get_layer("a").units, smaller.get_layer("b").units
+    (3, 3)
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class AttentionHead(_OfModel):
+    """Whole heads of `MultiHeadAttention` and `GroupQueryAttention`.
+
+    Of a head go its slices of the query, key, value and gate kernels and
+    biases, and of the kernel that reads it, so that
+    `keras_app.export.shrink` cuts it:
+
+        score of a head = sum of the scores of its slices of the kernels
+
+    With `scope="layer"` the heads of a layer compete, with `scope="global"`
+    all heads. Under grouped queries a head of keys and values goes with the
+    queries that share it. Other kernels are left alone; a second pruner, with
+    `GraphChannel`, can prune the feed-forward neurons in the same `fit`.
+
+    It needs a Sequential or functional model, and a pruner that brings nothing
+    back.
+
+    Example:
+
+    >>> from keras_app.pruners import MagnitudePruner
+    >>> from keras_app.schedules import OneShot
+    >>> x = inputs = keras.Input((5, 8))
+    >>> attention = keras.layers.MultiHeadAttention(4, 2, name="attention")
+    >>> model = keras.Model(inputs, attention(x, x))
+    >>> model.compile("sgd", "mse")
+    >>> pruner = MagnitudePruner(OneShot(0.5), structure=AttentionHead())
+    >>> x = np.ones((8, 5, 8))
+    >>> history = model.fit(x, x, verbose=0, callbacks=[pruner])
+    >>> keras_app.export.shrink(model).get_layer("attention").num_heads
+    2
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class TargetBlock(_OfModel):
+    """Blocks that a runtime computes faster, along the right axes by layer.
+
+    | target | `Dense`, `EinsumDense`, attention | 1x1 `Conv2D` |
+    | --- | --- | --- |
+    | `"litert"` (float32) | 4 inputs to an output | 4 outputs of an input |
+    | `"litert_int8"` | 16 inputs to an output | single weights |
+
+    A kernel of more than two axes is seen as the matrix that the runtime
+    multiplies by: the axes that are summed over are its inputs. All other
+    kernels are pruned by single weights, as are matrices whose number of inputs
+    is no multiple of the block, which LiteRT's converter stores wrongly. The
+    blocks of convolutions are those
+    of the sparse kernels that LiteRT has on ARM and in browsers, for networks
+    of the kind that docs/export.md names.
+
+    Args:
+        target: `"litert"` or `"litert_int8"`.
+        pooling: As in `Block`. Defaults to `"avg"`.
+
+    Example:
+
+    >>> from keras_app.pruners import MagnitudePruner
+    >>> from keras_app.schedules import OneShot
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+    >>> model.compile("sgd", "mse")
+    >>> pruner = MagnitudePruner(OneShot(0.5), structure=TargetBlock("litert"))
+    >>> pruner.set_model(model)
+    >>> pruner.prune(0.5)
+    >>> [mask] = pruner.masks.values()
+    >>> print(mask.reshape(2, 4, 2).sum(axis=1).ravel() % 4)
+    [0 0 0 0]
+    """
+
+    def __init__(self, target, pooling="avg"):
+        check_choice("target", target, tuple(_TARGETS))
+        check_choice("pooling", pooling, ("avg", "max"))
+        self.target = target
+        self.pooling = pooling
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {"target": self.target, "pooling": self.pooling}
+
+    @property
+    def of_matrix(self):
+        """The `Block` of a matrix `(inputs, outputs)`."""
+        return Block((_TARGETS[self.target][0], 1), self.pooling)
+
+    @property
+    def of_pointwise(self):
+        """The `Block` of a 1x1 convolution."""
+        return Block((1, _TARGETS[self.target][1]), self.pooling)
+
+
+# Inputs of a matrix, and outputs of a 1x1 convolution, to a block.
+_TARGETS = {"litert": (4, 4), "litert_int8": (16, 1)}
+
+
 @keras.saving.register_keras_serializable(package="keras_app")
 class Block(_Structure):
     """Blocks over the last two axes of a kernel.
 
     Blocks at a ragged edge are smaller and are pooled over the entries that
-    exist, so that a padding never makes them look weak.
+    exist, so that a padding never makes them look weak. `TargetBlock` takes
+    the shape and the axes that a runtime wants.
 
     Args:
         block_shape: `(rows, columns)` of a block, both >= 1.
@@ -463,18 +613,40 @@ class NM(_Structure):
     Where m does not divide the axis, the shorter last group keeps its `n`
     best as well (all of them, if it has no more).
 
+    With `transposable=True` the mask is n:m along both of the last two axes, so
+    that hardware for n:m multiplies by the weight and, in the backward pass, by
+    its transpose. Of all such masks, each m x m block gets the one with the
+    largest sum of scores, by trying them all (90 of 2:4). Smaller blocks at a
+    ragged edge keep as many entries as n to a row and to a column allow.
+
     Args:
         n: Entries **kept** in each group, 1 <= n <= m.
-        m: Size of a group, >= 1.
-        axis: Axis along which groups lie. Defaults to `-1`.
+        m: Size of a group, >= 1; at most 4 with `transposable=True`.
+        axis: Axis along which groups lie. Defaults to `-1`. The inputs of a
+            `Dense` kernel lie along `-2`.
+        transposable: Whether the last two axes both have groups; `axis` is then
+            `-1`. Of blocks with equal sums the one is taken that prunes the
+            first entry, in flat order, at which they differ; sums are taken to
+            2^-48 of the largest score of a block. Defaults to `False`.
 
     Example:
 
     >>> mask_from_scores(np.array([4.0, 1.0, 3.0, 2.0]), 0.5, NM(2, 4))
     array([ True, False,  True, False])
+    >>> scores = np.array([[9.0, 8.0], [7.0, 1.0]])
+    >>> mask_from_scores(scores, 0.5, NM(1, 2))
+    array([[ True, False],
+           [ True, False]])
+    >>> mask_from_scores(scores, 0.5, NM(1, 2, transposable=True))
+    array([[False,  True],
+           [ True, False]])
+
+    Reference, of transposable masks: [Hubara et al.,
+    2021](https://arxiv.org/abs/2102.08124). Differs: the best masks are found
+    by enumeration, not as a flow or by its approximation.
     """
 
-    def __init__(self, n, m, axis=-1):
+    def __init__(self, n, m, axis=-1, transposable=False):
         self.m = check_int("m", m, 1)
         self.n = check_int("n", n, 1)
         if self.n > self.m:
@@ -484,14 +656,41 @@ class NM(_Structure):
             )
         if not isinstance(axis, int):
             raise TypeError(f"`axis` must be an integer. Received: axis={axis}")
+        if not isinstance(transposable, bool):
+            raise TypeError(
+                "`transposable` must be True or False. "
+                f"Received: transposable={transposable!r}"
+            )
+        if transposable and self.m > 4:
+            raise ValueError(
+                "`m` must be <= 4 with transposable=True, which tries all "
+                f"masks of a block. Received: m={m}"
+            )
+        if transposable and axis != -1:
+            raise ValueError(
+                "`axis` must be -1 with transposable=True, which groups both "
+                f"of the last two axes. Received: axis={axis}"
+            )
         self.axis = axis
+        self.transposable = transposable
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        return {"n": self.n, "m": self.m, "axis": self.axis}
+        return {
+            "n": self.n,
+            "m": self.m,
+            "axis": self.axis,
+            "transposable": self.transposable,
+        }
 
     def sparsity_of(self, shape):
         """Returns the sparsity that n:m gives a weight of this shape."""
+        if self.transposable:
+            kept = sum(
+                blocks * int(_patterns(self.n, *block)[0].sum())
+                for _, block, blocks in self._regions(shape)
+            )
+            return 1.0 - kept / (shape[-2] * shape[-1])
         length = shape[self.axis]
         full, rest = divmod(length, self.m)
         return 1.0 - (full * self.n + min(rest, self.n)) / length
@@ -504,6 +703,8 @@ class NM(_Structure):
                 if previous is None
                 else previous.copy()
             )
+        if self.transposable:
+            return self._transposable_mask(scores, previous)
         if not -scores.ndim <= self.axis < scores.ndim:
             raise ValueError(
                 f"`axis` must be an axis of the weight. Received: "
@@ -531,3 +732,93 @@ class NM(_Structure):
         if previous is not None:
             mask &= previous
         return mask
+
+    def _regions(self, shape):
+        """`[(slices of the last two axes, their block, number of blocks)]`."""
+        if len(shape) < 2:
+            raise ValueError(
+                "`NM(transposable=True)` needs weights of rank 2 or more. "
+                f"Received: a weight of shape {shape}"
+            )
+        # Along each axis: whole groups, and the shorter one at the end.
+        parts = [
+            [
+                (slice(0, length - length % self.m), self.m, length // self.m),
+                (slice(length - length % self.m, length), length % self.m, 1),
+            ]
+            for length in shape[-2:]
+        ]
+        return [
+            ((..., rows, columns), (height, width), down * across)
+            for rows, height, down in parts[0]
+            for columns, width, across in parts[1]
+            if down * across and height * width
+        ]
+
+    def _transposable_mask(self, scores, previous):
+        mask = np.empty(scores.shape, bool)
+        for where, (height, width), _ in self._regions(scores.shape):
+            patterns = _patterns(self.n, height, width)
+            region = scores[where]
+            # The two axes of a block, made the last one.
+            split = (
+                *region.shape[:-2],
+                region.shape[-2] // height,
+                height,
+                region.shape[-1] // width,
+                width,
+            )
+            ranked = _flat_blocks(region, split)
+            alive = (
+                np.ones(ranked.shape, bool)
+                if previous is None
+                else _flat_blocks(previous[where], split)
+            )
+            kept = np.empty(ranked.shape, bool)
+            size = _CHUNK // len(patterns)
+            for start in range(0, len(ranked), size):
+                here = slice(start, start + size)
+                kept[here] = _best_patterns(patterns, ranked[here], alive[here])
+            kept = kept.reshape(
+                *split[:-4], split[-4], split[-2], height, width
+            )
+            mask[where] = kept.swapaxes(-3, -2).reshape(region.shape)
+        return mask
+
+
+@functools.cache
+def _patterns(n, height, width):
+    """All masks that a block may get, flat, the preferred first."""
+    codes = np.arange(1 << height * width)[:, None]
+    # The first entry is the highest bit: of two masks the smaller number
+    # prunes the first entry at which they differ.
+    bits = codes >> np.arange(height * width)[::-1] & 1
+    masks = bits.reshape(-1, height, width)
+    valid = (masks.sum(1).max(1) <= n) & (masks.sum(2).max(1) <= n)
+    counts = masks.sum((1, 2)) * valid
+    return bits[counts == counts.max()]
+
+
+def _flat_blocks(region, split):
+    blocks = region.reshape(split).swapaxes(-3, -2)
+    return blocks.reshape(-1, split[-3] * split[-1])
+
+
+def _best_patterns(patterns, scores, alive):
+    """The pattern of the largest sum for each block, without what was pruned.
+
+    As many as possible of those alive are kept, then as many infinite scores.
+    """
+    counts = alive & np.isfinite(scores)
+    chosen = patterns.T.astype(np.float64)
+    # Whole numbers of up to 48 bits: sums of 16 of them are exact in double
+    # precision, in whatever order they are added, so that ties are ties.
+    values = np.where(counts, scores, 0.0).astype(np.float64)
+    exponent = np.frexp(np.abs(values).max(1, keepdims=True))[1]
+    sums = np.rint(np.ldexp(values, 48 - exponent)) @ chosen
+    if not counts.all():
+        # 33 is more than what the infinite of 16 entries can add up to.
+        level = alive * (33.0 + np.where(counts, 0.0, np.sign(scores)))
+        levels = level @ chosen
+        sums[levels < levels.max(1, keepdims=True)] = -np.inf
+    return patterns[sums.argmax(1)].astype(bool) & alive

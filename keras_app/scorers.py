@@ -170,6 +170,17 @@ def check_scorer(scorer, bn_mode=None):
     )
 
 
+def takes_data(scorer):
+    """Whether a scorer needs data; a callable may.
+
+    Example:
+
+    >>> takes_data("snip"), takes_data("synflow")
+    (True, False)
+    """
+    return callable(scorer) or scorer in NEEDS_DATA
+
+
 def check_data(scorer, data):
     """Raises if `scorer` needs data and there is none."""
     if scorer in NEEDS_DATA and data is None:

@@ -91,7 +91,9 @@ def select(model, filters=None):
     ['kernel']
     """
     check_filters(filters)
-    if not model.built:
+    # On TensorFlow the first step builds a Distiller, whose student is built.
+    distills = isinstance(model, keras.distillation.Distiller)
+    if not (model.student if distills else model).built:
         raise ValueError(
             "The model must be built before its weights can be selected. Call "
             "it once on a batch, or give it an `Input`."
@@ -107,6 +109,7 @@ def select(model, filters=None):
     if not chosen:
         raise ValueError(
             "There is nothing to prune: "
+            + _why_frozen(model)
             + (
                 "the model has no kernels of dense, attention or convolution "
                 "layers; name its weights with `filters`."
@@ -117,6 +120,42 @@ def select(model, filters=None):
             )
         )
     return Selection(chosen, skipped)
+
+
+def adapted_layers(model):
+    """Lists the layers whose weights LoRA froze, in the model's order."""
+    return [
+        layer
+        for layer in walk_layers(model)
+        if getattr(layer, "lora_enabled", False)
+    ]
+
+
+def some(names):
+    """The first names of a list, in a sentence."""
+    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + rest
+
+
+def _why_frozen(model):
+    """The beginning of a message, where a reason is known."""
+    adapted = [layer.path for layer in adapted_layers(model)]
+    if adapted:
+        return (
+            f"LoRA has frozen the weights of {some(adapted)}. Prune first; "
+            "what is zero stays zero under `enable_lora`. Of the rest, "
+        )
+    quantized = [
+        variable.path
+        for variable in model.non_trainable_variables
+        if variable.name == "kernel" and "int" in str(variable.dtype)
+    ]
+    if quantized:
+        return (
+            f"quantization has frozen {some(quantized)}. Prune first; what is "
+            "zero stays zero in `quantize`. Of the rest, "
+        )
+    return ""
 
 
 def convolution_kernels(model):
@@ -247,9 +286,14 @@ def _reason_to_skip(variable, owners, filters):
         return "a quantized weight (float8)"
     if len(variable.shape) < 2:
         return "a vector (bias, scale or offset)"
+    layer, attribute = owners.get(id(variable), (None, ""))
+    if attribute.startswith("lora_"):
+        return "an adapter of LoRA: a product of two matrices is dense"
     if filters is None:
-        layer, attribute = owners.get(id(variable), (None, ""))
         return _reason_by_default(layer, attribute)
+    if attribute == "bias":
+        # Those of attention have the rank of its heads.
+        return "a bias"
     return None if matches(variable, filters) else "not matched by `filters`"
 
 

@@ -1,5 +1,7 @@
 """Tests of the mask rules: exact counts, ties, structures, nested updates."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -741,6 +743,151 @@ def test_nm_equals_a_loop_over_groups(scores, n, extra, axis):
     np.testing.assert_array_equal(mask, expected)
 
 
+# ---- n:m of a kernel and of its transpose ------------------------------
+
+
+def best_of_all(scores, n, alive):
+    """The rule restated: every mask of a block, compared one by one.
+
+    Most entries alive, then the largest sum, then the first entry that
+    differs pruned.
+    """
+    height, width = scores.shape
+    rows = [
+        row for row in itertools.product((0, 1), repeat=width) if sum(row) <= n
+    ]
+    masks = [
+        mask
+        for mask in itertools.product(rows, repeat=height)
+        if all(sum(column) <= n for column in zip(*mask))
+    ]
+    most = max(sum(map(sum, mask)) for mask in masks)
+
+    def key(mask):
+        kept = np.array(mask, bool) & alive
+        return (
+            kept.sum(),
+            scores[kept].sum(),
+            [-i for row in mask for i in row],
+        )
+
+    masks = [mask for mask in masks if sum(map(sum, mask)) == most]
+    return np.array(max(masks, key=key), bool) & alive
+
+
+def test_a_transposable_mask_by_hand():
+    # Greedy by rows would keep 9, 8 in column 0; 8 + 7 beats 9 + 1.
+    scores = np.array([[9.0, 8.0], [7.0, 1.0]])
+    mask = mask_from_scores(scores, 0.5, NM(1, 2, transposable=True))
+    assert mask.tolist() == [[False, True], [True, False]]
+
+
+def test_transposable_masks_number_90_of_a_4_by_4_block():
+    assert len(masks._patterns(2, 4, 4)) == 90
+    assert len(masks._patterns(1, 4, 4)) == len(masks._patterns(3, 4, 4)) == 24
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(1, 3),
+    shape=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    m=st.integers(2, 3),
+    seed=st.integers(0, 2**32 - 1),
+    kind=st.sampled_from(["normal", "few", "equal", "infinite"]),
+    kept=st.sampled_from([None, 0.8, 0.3]),
+)
+def test_transposable_masks_are_the_best_of_all(n, shape, m, seed, kind, kept):
+    n = min(n, m)
+    generator = np.random.default_rng(seed)
+    scores = generator.standard_normal(shape)
+    if kind == "few":
+        scores = generator.integers(0, 3, shape) * 0.1
+    if kind == "equal":
+        scores = np.full(shape, 0.1)
+    if kind == "infinite":
+        scores[generator.random(shape) < 0.3] = np.inf
+    alive = generator.random(shape) < (kept or 1)
+    structure = NM(n, m, transposable=True)
+    mask = mask_from_scores(scores, 0.5, structure, previous=kept and alive)
+    expected = np.zeros(shape, bool)
+    # Tenths in whole numbers, because their sums would be rounded.
+    exact = np.round(scores * 10) if kind in ("few", "equal") else scores
+    exact = np.where(np.isinf(exact), 1e6, exact)
+    for row in range(0, shape[0], m):
+        for column in range(0, shape[1], m):
+            block = np.s_[row : row + m, column : column + m]
+            expected[block] = best_of_all(exact[block], n, alive[block])
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_transposable_masks_of_4_by_4_blocks_are_the_best_of_all(n):
+    generator = np.random.default_rng(n)
+    scores = generator.standard_normal((8, 7)).astype("float32")
+    mask = mask_from_scores(scores, 0.5, NM(n, 4, transposable=True))
+    for row, column in itertools.product((0, 4), (0, 4)):
+        block = np.s_[row : row + 4, column : column + 4]
+        alive = np.ones(scores[block].shape, bool)
+        np.testing.assert_array_equal(
+            mask[block],
+            best_of_all(scores[block].astype("float64"), n, alive),
+        )
+
+
+def test_transposable_ties_prune_the_first_entries():
+    expected = [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]
+    # Tenths: rounded sums of eight would differ with the order.
+    for value in (0.1, 0.0, np.inf, -np.inf):
+        mask = mask_from_scores(
+            np.full((4, 4), value), 0.5, NM(2, 4, transposable=True)
+        )
+        assert mask.astype(int).tolist() == expected
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    shape=npst.array_shapes(min_dims=2, max_dims=4, min_side=1, max_side=9),
+    n=st.integers(1, 4),
+    extra=st.integers(0, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_transposable_masks_are_n_m_both_ways(shape, n, extra, seed):
+    m = min(4, n + extra)
+    structure = NM(n, m, transposable=True)
+    scores = np.random.default_rng(seed).standard_normal(shape)
+    mask = mask_from_scores(scores, 0.5, structure)
+    for axis in (-1, -2):
+        lines = np.moveaxis(mask, axis, -1).reshape(-1, shape[axis])
+        for start in range(0, shape[axis], m):
+            assert lines[:, start : start + m].sum(1).max() <= n
+    inside = mask[..., : shape[-2] // m * m, : shape[-1] // m * m]
+    assert np.count_nonzero(inside) * m == inside.size * n
+    assert 1 - mask.mean() == pytest.approx(structure.sparsity_of(shape))
+
+
+def test_transposable_blocks_in_more_than_one_chunk():
+    scores = np.random.default_rng(0).standard_normal((32, 32))
+    structure = NM(2, 4, transposable=True)
+    expected = mask_from_scores(scores, 0.5, structure)
+    chunk = masks._CHUNK
+    masks._CHUNK = 7 * 90
+    try:
+        mask = mask_from_scores(scores, 0.5, structure)
+    finally:
+        masks._CHUNK = chunk
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_transposable_mask_is_kept_by_the_next_update():
+    generator = np.random.default_rng(0)
+    structure = NM(2, 4, transposable=True)
+    old = mask_from_scores(generator.random((8, 8)), 0.5, structure)
+    # Others would win now, were they not pruned.
+    scores = -generator.random((8, 8))
+    new = mask_from_scores(scores, 0.5, structure, previous=old)
+    np.testing.assert_array_equal(new, old)
+
+
 def test_structured_updates_with_previous_masks_are_nested():
     old = np.ones((4, 6), bool)
     old[:, 2] = False
@@ -760,14 +907,20 @@ def test_a_structure_keeps_single_weights_pruned_that_were():
 
 @pytest.mark.parametrize(
     "structure",
-    [Unstructured(), Channel(0), Block((2, 3), "max"), NM(2, 4, axis=0)],
+    [
+        Unstructured(),
+        Channel(0),
+        Block((2, 3), "max"),
+        NM(2, 4, axis=0),
+        NM(2, 4, transposable=True),
+    ],
 )
 def test_structures_round_trip_and_compare_by_value(structure):
     again = type(structure).from_config(structure.get_config())
     assert again == structure and hash(again) == hash(structure)
     stored = keras.saving.serialize_keras_object(structure)
     assert keras.saving.deserialize_keras_object(stored) == structure
-    assert structure != Channel(-1)
+    assert structure not in (Channel(-1), NM(2, 4))
 
 
 @pytest.mark.parametrize(
@@ -775,6 +928,20 @@ def test_structures_round_trip_and_compare_by_value(structure):
     [
         (lambda: NM(3, 2), ["`n` must be <= `m`", "n=3", "m=2"]),
         (lambda: NM(0, 2), ["`n`", "n=0"]),
+        (
+            lambda: NM(2, 8, transposable=True),
+            ["`m` must be <= 4 with transposable=True", "m=8"],
+        ),
+        (
+            lambda: NM(2, 4, axis=0, transposable=True),
+            ["`axis` must be -1", "axis=0"],
+        ),
+        (
+            lambda: mask_from_scores(
+                np.ones(4), 0.5, NM(2, 4, transposable=True)
+            ),
+            ["rank 2", "(4,)"],
+        ),
         (lambda: Block((0, 2)), ["`block_shape`", "block_shape=0"]),
         (lambda: Block((1, 2, 3)), ["`block_shape`", "(1, 2, 3)"]),
         (lambda: Block((1, 2), "mean"), ["`pooling`", "'mean'"]),

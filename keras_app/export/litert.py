@@ -11,10 +11,11 @@ from keras import ops
 
 from keras_app import enforcement
 from keras_app import files
+from keras_app import graph
+from keras_app import lora
 from keras_app.checks import check_choice
 from keras_app.cli import one_line
 from keras_app.export import fast_path
-from keras_app.export import graph
 from keras_app.export import litert_file
 from keras_app.export import saved_model
 from keras_app.export import verification
@@ -93,6 +94,7 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
     """
     path = pathlib.Path(path)
     _check(path, data, quantize, sparse)
+    lora.refuse_filled_zeros(model)
     state = enforcement.state_of(model)
     if state is not None:
         state.zero()

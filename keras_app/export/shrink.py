@@ -9,8 +9,8 @@ from keras import ops
 from keras import tree
 
 from keras_app import enforcement
+from keras_app import graph
 from keras_app.checks import check_int
-from keras_app.export import graph
 from keras_app.export import verification
 
 
@@ -34,11 +34,15 @@ def shrink(model, data=None, multiple_of=1):
 
     Layers that are cut: `Dense`, `Embedding`, convolutions (transposed,
     depthwise and separable ones too), `BatchNormalization`,
-    `GroupNormalization` by whole groups, `PReLU`. Activations,
-    pooling, padding, merges, `Concatenate`, `Flatten` and the like pass the
-    cut on, in nested models too. All other layers, those with
-    channels first, and convolutions in groups keep all of their channels. One
-    warning names the layers where zeros stayed for such a reason.
+    `GroupNormalization` by whole groups, `PReLU`, `MultiHeadAttention` and
+    `GroupQueryAttention` by whole heads. Activations, pooling, padding,
+    merges, `Concatenate`, `Flatten` and the like pass the cut on, in nested
+    models too. All other layers, those with channels first, and convolutions
+    in groups keep all of their channels. One warning names the layers where
+    zeros stayed for such a reason.
+
+    The structures that prune so that all of it can be cut are
+    `keras_app.masks.GraphChannel` and `keras_app.masks.AttentionHead`.
 
     Args:
         model: A built Sequential or functional `keras.Model`; it is left as
@@ -76,7 +80,8 @@ def shrink(model, data=None, multiple_of=1):
     state = enforcement.state_of(model)
     if state is not None:
         state.zero()
-    analysis = graph.Analysis(model, multiple_of)
+    analysis = graph.Analysis(model)
+    analysis.find_live(multiple_of)
     smaller = _Builder(analysis).build(model)
     _check_same(model, smaller, data)
     notes = analysis.notes()
@@ -233,6 +238,28 @@ def _cut_group_norm(record, analysis):
     return {"groups": groups}, values
 
 
+def _cut_heads(record, analysis):
+    layer = record.layer
+    kept = analysis.kept(record.outputs)
+    axes = {id(variable): axis for variable, axis in graph.heads_of(layer)}
+    values = []
+    for weight in layer.weights:
+        value = ops.convert_to_numpy(weight)
+        axis = axes.get(id(weight))
+        if axis is not None:
+            own = np.repeat(kept, value.shape[axis] // len(kept))
+            value = value.compress(own, axis=axis)
+        values.append(value)
+    count = int(kept.sum())
+    if isinstance(layer, layers.MultiHeadAttention):
+        return {"num_heads": count}, values
+    changes = {
+        "num_query_heads": count * layer.num_repeats,
+        "num_key_value_heads": count,
+    }
+    return changes, values
+
+
 def _cut_reshape(record, analysis):
     target = list(record.layer.target_shape)
     if target[-1] != -1:
@@ -248,6 +275,8 @@ _CUTS = {
     ),
     layers.GroupNormalization: _cut_group_norm,
     layers.PReLU: _cut_last_axis("alpha"),
+    layers.MultiHeadAttention: _cut_heads,
+    layers.GroupQueryAttention: _cut_heads,
     layers.Reshape: _cut_reshape,
 }
 for _kinds, _cut in (

@@ -92,6 +92,7 @@ class AnytimeProgressivePruner(Pruner):
         samples_per_class=10,
         seed=0,
     ):
+        self.revives = mask_update == "replace"
         super().__init__(
             schedule,
             scope,
@@ -140,6 +141,11 @@ class AnytimeProgressivePruner(Pruner):
         self.megabatch = 0
         self._pruned = -1
         self._latent = {}
+
+    @property
+    def needs_data(self):
+        """Whether the scorer may need `data`, and there is none."""
+        return self.data is None and scorers.takes_data(self.scorer)
 
     def set_model(self, model):
         """Selects the weights and gives the optimizer its masks."""

@@ -58,6 +58,8 @@ class DynamicPruner(Pruner):
         seed: Integer seed of all that is random, >= 0. Defaults to `0`.
     """
 
+    revives = True
+
     def __init__(
         self,
         schedule,
@@ -146,19 +148,14 @@ class DynamicPruner(Pruner):
         grow = self.grow_scores(variables)
         if grow is None:
             return kept
-        new = {}
-        for group, target in self._targets(sparsity):
-            new.update(
-                drop_and_grow(
-                    {path: kept[path] for path in group},
-                    magnitudes,
-                    grow,
-                    fraction,
-                    target,
-                    self.structure,
-                )
+        growing = grow if self._units is None else self._units.pool(grow)
+
+        def combine(magnitudes, target, kept, structure):
+            return drop_and_grow(
+                kept, magnitudes, growing, fraction, target, structure
             )
-        return new
+
+        return self.by_units(combine, sparsity, magnitudes, kept)
 
     def on_train_end(self, logs=None):
         """As in `Pruner`, but what is due now neither drops nor grows."""

@@ -12,6 +12,7 @@ from keras_app import enforcement
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
 from keras_app import selection
+from keras_app import units
 from keras_app.checks import check_sparsity
 from keras_app.distributions import DISTRIBUTIONS
 
@@ -39,7 +40,9 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             structure of `keras_app.masks`.
         distribution: With `scope="layer"`, how the sparsity is spread:
             `"uniform"`, `"erk"`, or a callable `(shapes, sparsity) ->
-            {path: sparsity}`. Defaults to `"uniform"`.
+            {path: sparsity}`. Defaults to `"uniform"`. With `GraphChannel`
+            and `AttentionHead` a callable gets `(number of units,)` for each
+            set of layers that are joined; `"erk"` has no meaning there.
         filters: Which weights: see `keras_app.selection.select`.
         custom_sparsity: `{regex: sparsity}` searched in `variable.path`; these
             weights get a final sparsity of their own, in proportion to the
@@ -56,6 +59,12 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         ValueError: Bad arguments, in the constructor. When `fit` starts:
             nothing selected, or a schedule that this training cannot complete.
     """
+
+    #: Whether weights that were pruned may come back.
+    revives = False
+
+    #: Whether it cannot work without `data`, and has none.
+    needs_data = False
 
     def __init__(
         self,
@@ -80,8 +89,9 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             )
         if structure is not None and not hasattr(structure, "get_config"):
             raise TypeError(
-                "`structure` must be None or one of keras_app.masks.NM, Block, "
-                f"Channel. Received: structure={structure!r}"
+                "`structure` must be None or a structure of keras_app.masks: "
+                "NM, Block, Channel, TargetBlock, GraphChannel, AttentionHead. "
+                f"Received: structure={structure!r}"
             )
         if not callable(distribution) and distribution not in DISTRIBUTIONS:
             raise ValueError(
@@ -94,6 +104,21 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 "meaning with scope='global'. "
                 f"Received: distribution={distribution!r}"
             )
+        if isinstance(structure, units.GRAPH_STRUCTURES):
+            if self.revives:
+                raise ValueError(
+                    "`structure` must not join channels or heads for a pruner "
+                    "that brings them back: with all of its weights at zero "
+                    "one has no gradient. Use MagnitudePruner. Received: "
+                    f"structure={structure!r} for {type(self).__name__}"
+                )
+            if distribution == "erk":
+                raise ValueError(
+                    "`distribution` must be 'uniform' or a callable for "
+                    "channels and heads that the graph joins: ERK knows single "
+                    f"kernels. Received: distribution={distribution!r}, "
+                    f"structure={structure!r}"
+                )
         if on_miss not in ("warn", "raise", "ignore"):
             raise ValueError(
                 "`on_miss` must be 'warn', 'raise' or 'ignore'. "
@@ -111,6 +136,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         self.custom_sparsity = custom_sparsity
         self.on_miss = on_miss
         self._selection = None
+        self._units = None  # of a structure that only the model knows
         self._asked = {}
         self._sparsity = None  # what the schedule asked for last
         self._next_step = None  # the first step not looked at yet
@@ -160,6 +186,11 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         }
 
     @property
+    def variables(self):
+        """`{path: variable}` of the weights that `masks` are of."""
+        return dict(self._selection.variables)
+
+    @property
     def report(self):
         """A `PruningReport`: asked, achieved, and what was skipped and why."""
         if self._selection is None:
@@ -168,9 +199,10 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 "it to `model.fit(callbacks=[pruner])`."
             )
         self._sync()
-        return report_lib.build(
-            self.model, self._selection, self._asked, self._notes
-        )
+        notes = list(self._notes)
+        if self._units is not None and self._units.followers:
+            notes.append(f"pruned along: {', '.join(self._units.followers)}")
+        return report_lib.build(self.model, self._selection, self._asked, notes)
 
     @property
     def _state(self):
@@ -182,12 +214,28 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         """Selects the weights and gives the optimizer its masks."""
         super().set_model(model)
         self._selection = self.select(model)
+        self._units = units.units_of(self.structure, model, self._selection)
+        followers = []
+        if self._units is not None:
+            self._selection = self.check_custom(self._units.selection)
+            followers = list(self._units.followers.values())
+        adapted = [each.path for each in selection.adapted_layers(model)]
+        if adapted:
+            warnings.warn(
+                f"{type(self).__name__}: LoRA has frozen the weights of "
+                f"{selection.some(adapted)}, which are not pruned. Prune "
+                "before `enable_lora`."
+            )
         known = enforcement.state_of(model)
-        before = known.variables_with_masks() if known else []
+        masked = known.variables_with_masks() if known else []
         variables = list(self._selection.variables.values())
-        state = enforcement.attach(model, variables)
+        # Another pruner may have put masks on weights of its own.
+        before = any(v is w for v in variables for w in masked)
+        state = enforcement.attach(model, [*variables, *followers])
         if not before:
             state.set(self._masks_to_start_from(variables))
+        if followers and not before:
+            self.apply(self.masks)
         # Kept here, because on JAX every look at `self.model` in the middle
         # of an epoch writes all variables back.
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -342,6 +390,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         return reached * total >= int(sparsity * total) - 1e-6
 
     def _unit_mask(self, path):
+        if self._units is not None:
+            return self._units.pool_masks(self.masks)[path]
         mask = self._state.get(self._selection.variables[path])
         if self.structure is None or isinstance(self.structure, masks_lib.NM):
             return mask
@@ -358,10 +408,10 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         new = self.propose(sparsity)
         if new is None:
             return
-        variables = self._selection.variables
         for group, target in self._targets(sparsity):
-            self._asked.update(dict.fromkeys(group, target))
-        self._state.set([(variables[path], new[path]) for path in variables])
+            for name in group:
+                self._asked.update(dict.fromkeys(self._paths_in(name), target))
+        self.apply(new)
         self._sparsity = float(sparsity)
         self._density = self._density_of(new)
         emptied = [path for path, mask in new.items() if not mask.any()]
@@ -371,6 +421,24 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 f"{', '.join(emptied)} (layer collapse). Lower the sparsity, "
                 "or use scope='layer'."
             )
+
+    def apply(self, masks):
+        """Sets the masks of all `variables`, now.
+
+        Args:
+            masks: `{path: bool array}`, `True` kept.
+        """
+        variables = self._selection.variables
+        pairs = [(variables[path], masks[path]) for path in variables]
+        if self._units is not None:
+            kept = self._units.pool_masks(masks)
+            spread = self._units.spread(kept)
+            pairs += [
+                (variable, spread[path])
+                for path, variable in self._units.followers.items()
+            ]
+            self._units.settle(kept)
+        self._state.set(pairs)
 
     def propose(self, sparsity):
         """Returns the masks that `prune` would set, and changes nothing.
@@ -388,17 +456,38 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         scores = self.scores(self._selection.variables)
         if scores is None:
             return None
+        return self.by_units(self.combine, sparsity, scores, old)
+
+    def by_units(self, combine, sparsity, scores, old):
+        """Combines scores and masks of what shares a threshold.
+
+        Where only the model knows the units, both are of units, and there is
+        nothing left for a structure to say.
+
+        Args:
+            combine: As the method `combine`.
+            sparsity: Sparsity over the selected weights, in [0, 1).
+            scores: `{path: array}`.
+            old: `{path: mask}` before the update.
+
+        Returns:
+            `{path: mask}` of all weights.
+        """
+        own, structure, before = self._units, self.structure, old
+        if own is not None:
+            scores, before = own.pool(scores), own.pool_masks(old)
+            structure = None
         new = {}
         for group, target in self._targets(sparsity):
             new.update(
-                self.combine(
+                combine(
                     {path: scores[path] for path in group},
                     target,
-                    {path: old[path] for path in group},
-                    self.structure,
+                    {path: before[path] for path in group},
+                    structure,
                 )
             )
-        return new
+        return new if own is None else own.expand(new, old)
 
     @staticmethod
     def _density_of(masks):
@@ -406,11 +495,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         return kept / sum(mask.size for mask in masks.values())
 
     def _targets(self, sparsity):
-        """`[(paths that share a threshold, their sparsity)]`."""
-        shapes = {
-            path: tuple(variable.shape)
-            for path, variable in self._selection.variables.items()
-        }
+        """`[(paths, or sets of units, of one threshold, their sparsity)]`."""
+        shapes = self._shapes()
         custom = self._custom_targets(shapes, sparsity)
         if isinstance(self.structure, masks_lib.NM) and sparsity > 0:
             return [
@@ -427,14 +513,25 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             spread = DISTRIBUTIONS[self.distribution](shapes, sparsity, custom)
         return [([path], spread[path]) for path in shapes]
 
+    def _shapes(self):
+        if self._units is not None:
+            return self._units.shapes
+        return {
+            path: tuple(variable.shape)
+            for path, variable in self._selection.variables.items()
+        }
+
+    def _paths_in(self, name):
+        return [name] if self._units is None else self._units.kernels[name]
+
     def _custom_targets(self, shapes, sparsity):
         final = self._final_sparsity() or sparsity
         progress = min(1.0, sparsity / final) if final else 1.0
         return {
-            path: value * progress
-            for path in shapes
+            name: value * progress
+            for name in shapes
             for pattern, value in (self.custom_sparsity or {}).items()
-            if re.search(pattern, path)
+            if any(re.search(pattern, path) for path in self._paths_in(name))
         }
 
     # ---- time ----------------------------------------------------------

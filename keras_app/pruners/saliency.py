@@ -64,6 +64,11 @@ class SaliencyPruner(Pruner):
         self.samples_per_class = samples_per_class
         self.seed = seed
 
+    @property
+    def needs_data(self):
+        """Whether the scorer may need `data`, and there is none."""
+        return self.data is None and scorers.takes_data(self.scorer)
+
     def set_model(self, model):
         """Selects the weights and gives the optimizer its masks."""
         if model is not self.model:

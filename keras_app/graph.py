@@ -13,6 +13,9 @@ cut, or a nonzero weight toward a live channel, except that a constant is not
 read but folded into the bias of the reader, where that is exact. All others
 can go.
 
+The heads of an attention layer are atoms of their own, which no other layer
+sees. A head is live if neither its values nor what reads them are all zero.
+
 The private names of Keras that `shrink` needs are in this file: `arguments`
 and `is_input` of a node, `_nodes_by_depth`, `_functional`.
 """
@@ -26,6 +29,8 @@ import numpy as np
 from keras import layers
 from keras import ops
 from keras import tree
+
+from keras_app import selection
 
 # Activations that look at one entry at a time.
 _ELEMENTWISE = {
@@ -78,12 +83,35 @@ class Reader:
 
 @dataclasses.dataclass
 class Record:
-    """One layer, over all of its calls."""
+    """One layer, over all of its calls; of attention, its heads."""
 
     layer: object
     inputs: Channels
     outputs: Channels
     reader: Reader | None = None
+
+    @property
+    def is_attention(self):
+        """Whether its inputs and outputs are heads, not channels."""
+        return type(self.layer) in _HEADS
+
+
+@dataclasses.dataclass
+class Member:
+    """Where a weight has the atoms of a record.
+
+    Attributes:
+        variable: The weight.
+        axis: Its axis.
+        atoms: The atom of each position along this axis.
+        makes: Whether the weight makes these channels, rather than change
+            what others made.
+    """
+
+    variable: object
+    axis: int
+    atoms: np.ndarray
+    makes: bool
 
 
 @functools.cache
@@ -130,16 +158,17 @@ def walk(model, values, call):
 
 
 def count_dead(model):
-    """Returns how many channels and neurons `shrink` would cut.
+    """Returns how many channels, neurons and heads `shrink` would cut.
 
     Args:
         model: A model of which `is_graph` is true.
     """
-    analysis = Analysis(model, multiple_of=1)
+    analysis = Analysis(model)
+    analysis.find_live()
     return sum(
         int(np.count_nonzero(~analysis.kept(record.outputs)))
         for record in analysis.records.values()
-        if record.reader is not None
+        if record.reader is not None or record.is_attention
     )
 
 
@@ -149,14 +178,13 @@ def numpy_of(variable):
 
 
 class Analysis:
-    """The atoms of a model, and which of them are live.
+    """The atoms of a model and, after `find_live`, which of them are live.
 
     Args:
         model: A model of which `is_graph` is true.
-        multiple_of: Layers keep a multiple of this many channels if they can.
     """
 
-    def __init__(self, model, multiple_of):
+    def __init__(self, model):
         # A layer that cannot be cut in one of its calls cannot in another:
         # start again with what is known by then.
         self.uncut = {}
@@ -165,11 +193,35 @@ class Analysis:
             self._follow(model)
             if len(self.uncut) == known:
                 break
-        self._find_live(multiple_of)
 
     def kept(self, channels):
         """Which positions stay, bool."""
-        return self._live[self._roots(channels.atoms)]
+        return self._live[self.roots(channels.atoms)]
+
+    def members(self, heads=False):
+        """Returns a `Member` for each axis of a weight that holds atoms.
+
+        Args:
+            heads: Whether of attention heads, or of channels. Defaults to
+                `False`.
+        """
+        return [
+            member
+            for record in self.records.values()
+            if record.is_attention == heads
+            for member in _members_of(record)
+        ]
+
+    def must_stay(self):
+        """Returns `{root: why}` of the atoms that can never be cut."""
+        ends = "they are inputs or outputs of the model"
+        reasons = dict.fromkeys(self.roots(self._ends).tolist(), ends)
+        for channels, layer, reason in self._pins:
+            for root in self.roots(channels.atoms).tolist():
+                reasons.setdefault(root, f"{layer.name}: {reason}")
+        for root in self.roots(self._pinned).tolist():
+            reasons.setdefault(root, "they meet channels that must")
+        return reasons
 
     def fold(self, record):
         """What the constants that go add to the bias of a reader."""
@@ -180,10 +232,10 @@ class Analysis:
     def notes(self):
         """What looks dead and was kept, `{name of the layer: reason}`."""
         notes = {}
-        ends = np.isin(np.arange(len(self._parents)), self._roots(self._ends))
+        ends = np.isin(np.arange(len(self._parents)), self.roots(self._ends))
         for channels, layer, reason in self._pins:
             # Nobody expects the model to lose an input or output.
-            inside = ~ends[self._roots(channels.atoms)]
+            inside = ~ends[self.roots(channels.atoms)]
             dead = np.count_nonzero(~np.isnan(channels.constants) & inside)
             if dead:
                 notes[layer.name] = f"{dead} constant channels kept: {reason}"
@@ -227,7 +279,8 @@ class Analysis:
             atom = self._parents[atom]
         return atom
 
-    def _roots(self, atoms):
+    def roots(self, atoms):
+        """The atom that stands for all those joined with each, int64."""
         return np.array([self._root(atom) for atom in atoms], "int64")
 
     def join(self, first, second):
@@ -289,6 +342,8 @@ class Analysis:
         return outputs
 
     def _cuttable(self, layer, node, args, others):
+        if type(layer) in _HEADS:
+            return self._attention(layer, node, [*args, *others.values()])
         if any(x is not None and x is not False for x in others.values()):
             raise Uncut("called with arguments beside its input")
         inputs = [x for x in tree.flatten(args) if isinstance(x, Channels)]
@@ -303,10 +358,7 @@ class Analysis:
             ]:
                 raise Uncut("called on another shape than it was built for")
             return self._enter(layer, inputs)
-        if getattr(layer, "quantization_mode", None) or getattr(
-            layer, "lora_enabled", False
-        ):
-            raise Uncut("quantized, or adapted by LoRA")
+        _check_plain(layer)
         if type(layer) in _UNCUT:
             raise Uncut(_UNCUT[type(layer)])
         if type(layer) in _MERGES:
@@ -321,6 +373,31 @@ class Analysis:
         if len(args) != 1 or not isinstance(args[0], Channels):
             raise Uncut("called on several inputs")
         return handler(self, layer, args[0], node)
+
+    def _attention(self, layer, node, values):
+        """The channels around attention stay; its heads are by themselves."""
+        known = node.arguments.kwargs
+        mask = known.get("attention_mask")
+        if known.get("return_attention_scores") or len(node.arguments.args) > 3:
+            raise Uncut("called for more than its output")
+        # A mask of rank 3 is the same for all heads.
+        if mask is not None and len(mask.shape) != 3:
+            raise Uncut("called with a mask that may differ between heads")
+        for dense in selection.walk_layers(layer):
+            _check_plain(dense)
+        for channels in values:
+            if isinstance(channels, Channels):
+                self.pin(channels, layer, "attention reads all channels")
+        old = self.records.get(id(layer))
+        if old is None:
+            count = getattr(layer, _HEADS[type(layer)])
+            dead = _dead_heads(layer, count)
+            heads = Channels(self._new(count), np.where(dead, 0.0, np.nan))
+            self.record(layer, heads, heads)
+        outputs = [self._fresh(tensor) for tensor in node.outputs]
+        for channels in outputs:
+            self.pin(channels)
+        return outputs
 
     def _operation(self, operation, args, inputs, node):
         """A function of `keras.ops`, or an operator."""
@@ -391,14 +468,20 @@ class Analysis:
 
     # The way back.
 
-    def _find_live(self, multiple_of):
+    def find_live(self, multiple_of=1):
+        """Finds what stays.
+
+        Args:
+            multiple_of: Layers keep a multiple of this many channels if they
+                can. Defaults to `1`.
+        """
         self._live = np.zeros(len(self._parents), bool)
-        self._live[self._roots(self._pinned)] = True
+        self._live[self.roots(self._pinned)] = True
         readers = [
             (
                 record.reader.reads,
-                self._roots(record.inputs.atoms),
-                self._roots(record.outputs.atoms),
+                self.roots(record.inputs.atoms),
+                self.roots(record.outputs.atoms),
                 ~np.isnan(record.inputs.constants)
                 & ((record.inputs.constants == 0) | (not record.reader.padded)),
             )
@@ -406,11 +489,16 @@ class Analysis:
             if record.reader is not None
         ]
         producers = [
-            self._roots(record.outputs.atoms)
+            self.roots(record.outputs.atoms)
             for record in self.records.values()
             if record.reader is not None
             or type(record.layer) is layers.Embedding
         ]
+        for record in self.records.values():
+            if record.is_attention:
+                heads = self.roots(record.outputs.atoms)
+                self._live[heads[np.isnan(record.outputs.constants)]] = True
+                self._round_up(heads, 1)
         while True:
             before = np.count_nonzero(self._live)
             for reads, inputs, outputs, foldable in readers:
@@ -522,6 +610,13 @@ def _separable(layer):
     )
     sums = np.einsum("im,imo->io", depthwise.sum(space), pointwise)
     return reads > 0, sums, _is_padded(layer)
+
+
+def _check_plain(layer):
+    if getattr(layer, "quantization_mode", None) or getattr(
+        layer, "lora_enabled", False
+    ):
+        raise Uncut("quantized, or adapted by LoRA")
 
 
 def _check_last(layer):
@@ -786,3 +881,82 @@ for _kind in (
     layers.RepeatVector,
 ):
     _HANDLERS[_kind] = _pass
+
+
+# Where the atoms are in the weights.
+
+# The number of heads; of grouped queries, those of keys and values, of which
+# each goes with the queries that share it.
+_HEADS = {
+    layers.MultiHeadAttention: "num_heads",
+    layers.GroupQueryAttention: "num_key_value_heads",
+}
+
+_OUTPUT = "attention_output"
+
+
+def heads_of(layer):
+    """Returns `[(variable, axis)]`: where an attention layer has its heads."""
+    found = []
+    for dense in selection.walk_layers(layer):
+        if not isinstance(dense, layers.EinsumDense):
+            continue
+        if dense.name == _OUTPUT:
+            found.append((dense.kernel, 0))
+            continue
+        found.append((dense.kernel, -2))
+        if dense.bias is not None:
+            found.append((dense.bias, -2))
+    return found
+
+
+def _dead_heads(layer, count):
+    """Which heads give zero, because of their values or of what reads them."""
+    alive = {"value": np.zeros(count, bool), _OUTPUT: np.zeros(count, bool)}
+    for dense in selection.walk_layers(layer):
+        if not isinstance(dense, layers.EinsumDense):
+            continue
+        for variable, axis in heads_of(dense):
+            heads = np.moveaxis(numpy_of(variable), axis, 0)
+            nonzero = heads.reshape(count, -1).any(axis=1)
+            if dense.name in alive:
+                alive[dense.name] |= nonzero
+    return ~(alive["value"] & alive[_OUTPUT])
+
+
+# Name of a weight, its axis, and whose channels these are.
+_KERNEL = ("kernel", -1, "outputs")
+_BIAS = ("bias", -1, "outputs")
+_SCALES = [("gamma", -1, "outputs"), ("beta", -1, "outputs")]
+_AXES = {
+    layers.Dense: [_KERNEL, _BIAS],
+    layers.Embedding: [("embeddings", -1, "outputs")],
+    layers.BatchNormalization: _SCALES,
+    layers.GroupNormalization: _SCALES,
+}
+for _kind in (1, 2, 3):
+    for _name, _axes in (
+        ("Conv{}D", [_KERNEL, _BIAS]),
+        ("Conv{}DTranspose", [("kernel", -2, "outputs"), _BIAS]),
+        ("SeparableConv{}D", [("pointwise_kernel", -1, "outputs"), _BIAS]),
+        ("DepthwiseConv{}D", [("kernel", -2, "inputs"), _BIAS]),
+    ):
+        if hasattr(layers, _name.format(_kind)):
+            _AXES[getattr(layers, _name.format(_kind))] = _axes
+_MAKERS = {"kernel", "pointwise_kernel", "embeddings"}
+
+
+def _members_of(record):
+    if record.is_attention:
+        for variable, axis in heads_of(record.layer):
+            atoms = record.outputs.atoms
+            # Several queries share a head of keys and values.
+            atoms = np.repeat(atoms, variable.shape[axis] // len(atoms))
+            yield Member(variable, axis, atoms, len(variable.shape) > 2)
+        return
+    for name, axis, side in _AXES.get(type(record.layer), ()):
+        variable = getattr(record.layer, name, None)
+        if variable is not None:
+            atoms = getattr(record, side).atoms
+            makes = name in _MAKERS and side == "outputs"
+            yield Member(variable, axis, atoms, makes)

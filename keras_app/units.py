@@ -1,0 +1,364 @@
+"""The units of a structure that only the model knows, for the pruners.
+
+The structures of `masks.py` say of an array by itself what is pruned together.
+`GraphChannel`, `AttentionHead` and `TargetBlock` say it of a model: the units
+here turn scores and masks of weights into those of units, and back.
+"""
+
+import abc
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_app import graph
+from keras_app import masks as masks_lib
+from keras_app import selection
+
+
+def units_of(structure, model, chosen):
+    """Returns the `Units` of a structure in a model.
+
+    Args:
+        structure: A structure of `keras_app.masks`, or `None`.
+        model: A built `keras.Model`.
+        chosen: The `selection.Selection` to prune.
+
+    Returns:
+        `None` for a structure that needs no model.
+
+    Raises:
+        ValueError: A model whose graph cannot be known, or in which there are
+            no such units.
+    """
+    if isinstance(structure, masks_lib.TargetBlock):
+        return BlockUnits(structure, model, chosen)
+    if isinstance(structure, GRAPH_STRUCTURES):
+        return GraphUnits(structure, model, chosen)
+    return None
+
+
+GRAPH_STRUCTURES = (masks_lib.GraphChannel, masks_lib.AttentionHead)
+
+
+class Units(abc.ABC):
+    """Units in sets; those of a set compete if each layer does by itself.
+
+    Attributes:
+        selection: The `selection.Selection` of the weights that are scored.
+        shapes: `{name of a set: shape}` for what spreads a sparsity over sets.
+        kernels: `{name of a set: [paths of the weights that make it]}`.
+        followers: `{path: variable}` of weights that are not scored, and are
+            pruned with their units.
+    """
+
+    selection: selection.Selection
+    shapes: dict
+    kernels: dict
+    followers: dict
+
+    @abc.abstractmethod
+    def pool(self, scores):
+        """Returns `{name of a set: scores of its units}`."""
+
+    @abc.abstractmethod
+    def pool_masks(self, masks):
+        """Returns `{name of a set: which units still keep anything}`."""
+
+    @abc.abstractmethod
+    def spread(self, units):
+        """Returns `{path: mask}` of scored weights and followers."""
+
+    @abc.abstractmethod
+    def settle(self, units):
+        """Adapts what is no weight to the units that are pruned."""
+
+    def expand(self, units, old):
+        """Returns the masks of the scored weights.
+
+        What is kept of a unit that stays is what was kept of it before.
+
+        Args:
+            units: `{name of a set: which units are kept}`.
+            old: `{path: mask}` before the update.
+        """
+        new, before = self.spread(units), self.spread(self.pool_masks(old))
+        return {path: new[path] & (old[path] | ~before[path]) for path in old}
+
+
+class BlockUnits(Units):
+    """Blocks whose axes depend on the layer; every weight is a set."""
+
+    def __init__(self, structure, model, chosen):
+        owners = selection.owners_of(model)
+        self.selection = chosen
+        self.followers = {}
+        self.shapes = {
+            path: tuple(variable.shape)
+            for path, variable in chosen.variables.items()
+        }
+        self.kernels = {path: [path] for path in self.shapes}
+        self._blocks = {
+            path: _block_of(structure, variable, owners.get(id(variable)))
+            for path, variable in chosen.variables.items()
+        }
+
+    def pool(self, scores):
+        """Returns `{path: scores of its blocks}`."""
+        return {
+            path: block.pool(_as_matrix(values, axes))
+            for path, values in scores.items()
+            for block, axes in [self._blocks[path]]
+        }
+
+    def pool_masks(self, masks):
+        """Returns `{path: which blocks still keep anything}`."""
+        return {
+            path: block.pool_mask(_as_matrix(values, axes))
+            for path, values in masks.items()
+            for block, axes in [self._blocks[path]]
+        }
+
+    def spread(self, units):
+        """Returns `{path: mask}`."""
+        masks = {}
+        for path, kept in units.items():
+            block, axes = self._blocks[path]
+            shape = self.shapes[path]
+            numbers = np.arange(math.prod(shape)).reshape(shape)
+            numbers = _as_matrix(numbers, axes)
+            mask = np.empty(shape, bool)
+            mask.reshape(-1)[numbers] = block.expand(kept, numbers.shape)
+            masks[path] = mask
+        return masks
+
+    def settle(self, units):
+        """Blocks change nothing but weights."""
+
+
+def _block_of(structure, kernel, owner):
+    """A structure, and the axes of the kernel that are its rows, if any."""
+    layer, name = owner or (None, "")
+    rows = _summed_over(layer) if name == "kernel" else ()
+    if rows:
+        inputs = math.prod(kernel.shape[axis] for axis in rows)
+        if inputs % structure.of_matrix.block_shape[0] == 0:
+            return structure.of_matrix, rows
+        return masks_lib.Unstructured(), None
+    pointwise = (
+        isinstance(layer, keras.layers.Conv2D)
+        and tuple(layer.kernel_size) == (1, 1)
+        or isinstance(layer, keras.layers.SeparableConv2D)
+    )
+    if pointwise and name in ("kernel", "pointwise_kernel"):
+        return structure.of_pointwise, None
+    return masks_lib.Unstructured(), None
+
+
+def _summed_over(layer):
+    """The axes of a kernel that are summed over; none if it is no matrix."""
+    if isinstance(layer, keras.layers.Dense):
+        return (0,)
+    if not isinstance(layer, keras.layers.EinsumDense):
+        return ()
+    given, kernel, result = layer.equation.replace("->", ",").split(",")
+    if set(kernel) & set(given) & set(result):
+        return ()  # a batch of products
+    return tuple(i for i, x in enumerate(kernel) if x not in result)
+
+
+def _as_matrix(array, rows):
+    """Puts the axes `rows` first, and makes a matrix of two kinds of axes."""
+    if rows is None:
+        return array
+    columns = [axis for axis in range(array.ndim) if axis not in rows]
+    height = math.prod(array.shape[axis] for axis in rows)
+    return array.transpose([*rows, *columns]).reshape(height, -1)
+
+
+class GraphUnits(Units):
+    """Channels, or heads, that the graph of the model joins.
+
+    A set holds what the layers make whose outputs are joined, under the path
+    of the first of their kernels.
+    """
+
+    def __init__(self, structure, model, chosen):
+        if not graph.is_graph(model):
+            raise ValueError(
+                f"`structure={structure!r}` needs the graph of a built "
+                "Sequential or functional model. Use `masks.Channel()` for a "
+                "subclassed one: it prunes each layer by itself. "
+                f"Received: model={model} of type {type(model).__name__}"
+            )
+        analysis = graph.Analysis(model)
+        heads = isinstance(structure, masks_lib.AttentionHead)
+        members = [
+            (member, analysis.roots(member.atoms))
+            for member in analysis.members(heads)
+        ]
+        paths = selection.paths_of(model.trainable_variables)
+        path_of = {id(variable): path for path, variable in paths.items()}
+        blocked = analysis.must_stay()
+        scored = {id(variable) for variable in chosen.variables.values()}
+        for member, roots in members:
+            path = path_of.get(id(member.variable))
+            if path is None:
+                reason = f"{member.variable.path} is frozen"
+            elif member.makes and id(member.variable) not in scored:
+                reason = f"{path}, which makes them too, is not selected"
+            else:
+                continue
+            for root in roots.tolist():
+                blocked.setdefault(root, reason)
+        # Where the units are in the weights: (path, axis, root of each place).
+        self._places = [
+            (path_of[id(member.variable)], member.axis, roots)
+            for member, roots in members
+            if not blocked.keys() >= set(roots.tolist())
+        ]
+        self._atoms = 1 + max((r.max() for *_, r in self._places), default=0)
+        makers = [
+            (path_of[id(member.variable)], roots)
+            for member, roots in members
+            if member.makes and id(member.variable) in path_of
+        ]
+        sets = _sets_of(makers, blocked)
+        self.kernels = {name: made_by for name, (made_by, _) in sets.items()}
+        self._roots = {name: np.array(list(r)) for name, (_, r) in sets.items()}
+        self.shapes = {name: each.shape for name, each in self._roots.items()}
+        placed = {path for path, *_ in self._places}
+        self._shapes = {path: tuple(paths[path].shape) for path in placed}
+        self.followers = {
+            path: variable
+            for path, variable in paths.items()
+            if path in placed and id(variable) not in scored
+        }
+        self.selection = selection.Selection(
+            {p: v for p, v in chosen.variables.items() if p in placed},
+            {p: why for p, why in chosen.skipped.items() if p not in placed},
+        )
+        why_not = _Reasons(structure, model, analysis, members, blocked)
+        self.selection.skipped.update(
+            (path, why_not(variable))
+            for path, variable in chosen.variables.items()
+            if path not in placed
+        )
+        if not self.selection.variables:
+            raise ValueError(
+                f"There is nothing to prune with structure={structure!r}: "
+                + "; ".join(
+                    f"{path}: {self.selection.skipped[path]}"
+                    for path in list(chosen.variables)[:8]
+                )
+            )
+        # Without a scale, what a dead channel gives in inference hangs on the
+        # mean that was recorded of it while it was alive.
+        self._means = [
+            (record.layer.moving_mean, analysis.roots(record.outputs.atoms))
+            for record in analysis.records.values()
+            if isinstance(record.layer, keras.layers.BatchNormalization)
+            and not record.layer.scale
+        ]
+
+    def pool(self, scores):
+        """Returns `{name of a set: sums of the scores of its units}`."""
+        totals = np.zeros(self._atoms)
+        for path, axis, roots in self._places:
+            if path in scores:
+                others = _all_but(axis, scores[path].ndim)
+                sums = scores[path].sum(others, dtype=np.float64)
+                np.add.at(totals, roots, sums)
+        return {name: totals[roots] for name, roots in self._roots.items()}
+
+    def pool_masks(self, masks):
+        """Returns `{name of a set: which units still keep anything}`."""
+        alive = np.zeros(self._atoms, bool)
+        for path, axis, roots in self._places:
+            if path in masks:
+                found = masks[path].any(_all_but(axis, masks[path].ndim))
+                alive[roots[found]] = True
+        return {name: alive[roots] for name, roots in self._roots.items()}
+
+    def spread(self, units):
+        """Returns `{path: mask}` of scored weights and followers."""
+        kept = self._kept(units)
+        masks = {path: np.ones(s, bool) for path, s in self._shapes.items()}
+        for path, axis, roots in self._places:
+            view = [1] * masks[path].ndim
+            view[axis] = len(roots)
+            masks[path] &= kept[roots].reshape(view)
+        return masks
+
+    def settle(self, units):
+        """Gives dead channels the mean of a constant zero."""
+        kept = self._kept(units)
+        for mean, roots in self._means:
+            values = ops.convert_to_numpy(mean)
+            mean.assign(np.where(kept[roots], values, np.zeros_like(values)))
+
+    def _kept(self, units):
+        kept = np.ones(self._atoms, bool)
+        for name, roots in self._roots.items():
+            kept[roots] = units[name]
+        return kept
+
+
+def _all_but(axis, rank):
+    return tuple(i for i in range(rank) if i != axis % rank)
+
+
+def _sets_of(makers, blocked):
+    """`{first path: (paths, roots)}` of weights that share a root.
+
+    Args:
+        makers: `[(path, roots of its channels)]`.
+        blocked: Roots that are in no set.
+    """
+    sets = {}
+    for path, roots in makers:
+        free = dict.fromkeys(r for r in roots.tolist() if r not in blocked)
+        if not free:
+            continue
+        parts = [
+            sets.pop(name)
+            for name, (_, others) in list(sets.items())
+            if others.keys() & free.keys()
+        ]
+        made_by = [each for part, _ in parts for each in part] + [path]
+        sets[made_by[0]] = (
+            made_by,
+            {root: None for _, part in parts for root in part} | free,
+        )
+    return sets
+
+
+class _Reasons:
+    """Why a weight has no units."""
+
+    def __init__(self, structure, model, analysis, members, blocked):
+        self._structure = structure
+        self._owners = selection.owners_of(model)
+        self._blocked = {
+            id(member.variable): blocked[roots[0]]
+            for member, roots in members
+            if member.makes and roots[0] in blocked
+        }
+        self._uncut = {
+            id(inner): reason
+            for layer, reason in analysis.uncut.values()
+            for inner in selection.walk_layers(layer)
+        }
+
+    def __call__(self, variable):
+        layer, _ = self._owners.get(id(variable), (None, ""))
+        reason = self._blocked.get(id(variable), self._uncut.get(id(layer)))
+        if reason is not None:
+            return f"what it makes must stay: {reason}"
+        if isinstance(self._structure, masks_lib.AttentionHead):
+            return "of no attention layer; see masks.GraphChannel"
+        return (
+            "of no layer whose channels the graph shows; of attention, see "
+            "masks.AttentionHead"
+        )
