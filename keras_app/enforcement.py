@@ -12,12 +12,17 @@ out of the optimizer's own file entry: Keras refuses a file whose number of
 variables differs, and so a checkpoint still loads where this package is not
 installed. A side-car at `optimizer.sparsity` stores them bit-packed instead.
 
+Beside the masks there may be *dormant values*, what pruned weights held. They
+are zero in the kernel and so in the forward and the backward pass, and train
+all the same: for the optimizer's update, and for that alone, they wake up.
+
 Private Keras names in use: `_backend_update_step`, `_distribution_strategy`,
 `_get_variable_index`, `_layout`, `_model_variables_moving_average`,
 `_trainable_variables`, `_untrack_variable`, `_variables`.
 """
 
 import contextlib
+import math
 import types
 
 import keras
@@ -53,7 +58,12 @@ class MaskState(keras.layers.Layer):
             optimizer=optimizer,
             masks={},
             compiled={},
-            gradients={},
+            dormant={},
+            learning={},
+            decay=(0.0, 0.0),
+            watched={},
+            rule=None,
+            stores_watched=False,
             watching=None,
         )
         object.__setattr__(self, "_held", held)
@@ -76,56 +86,49 @@ class MaskState(keras.layers.Layer):
 
     def add(self, variables):
         """Gives variables a mask of ones; returns those that had none."""
-        optimizer = self._held.optimizer
         added = []
         for variable in variables:
             index = self._index(variable)
             if index in self._masks:
                 continue
-            with _placed_like(optimizer, variable):
-                mask = optimizer.add_variable(
-                    shape=variable.shape,
-                    dtype="bool",
-                    initializer="ones",
-                    layout=getattr(variable, "_layout", None),
-                    name=f"{variable.path.replace('/', '_')}_mask",
-                )
-            self._masks[index] = mask
+            self._masks[index] = self._add_bools(variable, "mask")
             added.append(variable)
         return added
 
     def set(self, masks):
         """Writes new masks, zeroes what they prune, and forgets stale state.
 
+        Weights that come back have their dormant values, or zero where none
+        are kept.
+
         Args:
             masks: List of `(variable, bool array of its shape)`.
         """
         for variable, new in masks:
-            mask = self._masks[self._index(variable)]
-            new = np.asarray(new, dtype=bool)
-            if new.shape != tuple(variable.shape):
-                raise ValueError(
-                    f"The mask of {variable.path} must have shape "
-                    f"{tuple(variable.shape)}. Received: {new.shape}"
-                )
-            old = ops.convert_to_numpy(mask)
+            index = self._index(variable)
+            mask = self._masks[index]
+            new = _checked("mask", variable, new)
+            regrown = new & ~ops.convert_to_numpy(mask)
+            if index in self._held.dormant:
+                values = self.dense(variable)
+                self._held.dormant[index].assign(values)
+                if regrown.any():
+                    for each in self._with_average(index):
+                        now = ops.convert_to_numpy(each)
+                        woken = np.where(regrown, values, now)
+                        each.assign(woken.astype(now.dtype))
             mask.assign(new)
-            regrown = new & ~old
-            if regrown.any():
-                self._reset_momentum(variable, ~regrown)
+            # The momentum of what was learning is not stale.
+            if index not in self._held.learning:
+                self._reset_momentum(variable, regrown)
         self.zero()
 
     def zero(self):
         """Zeroes every pruned weight and its moving average now."""
-        averages = getattr(
-            self._held.optimizer, "_model_variables_moving_average", None
-        )
         for index, mask in self._masks.items():
-            variable = self._held.optimizer._trainable_variables[index]
             keep = ops.convert_to_numpy(mask)
-            _assign_where(variable, keep)
-            if averages and averages[index] is not None:
-                _assign_where(averages[index], keep)
+            for each in self._with_average(index):
+                _assign_where(each, keep)
 
     def leaks(self):
         """Returns `{path: count}` of pruned weights that are not zero."""
@@ -138,53 +141,146 @@ class MaskState(keras.layers.Layer):
                 leaks[variable.path] = int(count)
         return leaks
 
+    # ---- dormant values ------------------------------------------------
+
+    def keep_dormant(self, variables, learning, decay=None):
+        """Keeps what pruned weights hold, so that they can come back with it.
+
+        With `learning` they train like the others:
+
+            wake     w <- where(mask, w, dormant)
+            update   w <- the optimizer's, by the gradient at mask * w
+            sleep    dormant <- where(learning, w, dormant); w <- mask * w
+
+        Between two steps the kernel is zero where it is pruned. Where it is
+        kept it is the truth, so that weights may be set from outside. Weight
+        decay that an optimizer keeps out of the gradient comes before and does
+        not see dormant values; `decay` does.
+
+        Args:
+            variables: Variables with masks.
+            learning: Whether pruned weights train. `learn` says which; all
+                do until it is called.
+            decay: `(a, b)`: the gradient grows by a w where a weight is kept
+                and by b w where it is pruned. Defaults to `None`: as it was,
+                at first (0, 0).
+
+        Returns:
+            Whether a step that was compiled before is out of date.
+        """
+        held = self._held
+        changed = False
+        for variable in variables:
+            index = self._index(variable)
+            if index not in held.dormant:
+                held.dormant[index] = add_latent(
+                    held.optimizer, variable, "dormant"
+                )
+                changed = True
+            if learning and index not in held.learning:
+                held.learning[index] = self._add_bools(variable, "learning")
+                changed = True
+        if decay is not None and decay != held.decay:
+            held.decay = decay
+            changed = True
+        return changed
+
+    def learn(self, entries):
+        """Says which weights train, pruned ones included; kept ones always do.
+
+        The others stay what they are, and forget their momentum before they
+        train again.
+
+        Args:
+            entries: List of `(variable, bool array of its shape)`.
+        """
+        for variable, new in entries:
+            learning = self._held.learning[self._index(variable)]
+            new = _checked("learning entries", variable, new)
+            old = ops.convert_to_numpy(learning)
+            learning.assign(new)
+            self._reset_momentum(variable, new & ~old)
+
+    def learning(self, variable):
+        """Returns, as a bool array, which entries of `variable` train."""
+        learning = self._held.learning.get(self._index(variable))
+        if learning is None:
+            return self.get(variable)
+        return ops.convert_to_numpy(learning)
+
+    def dense(self, variable):
+        """Returns the weights as they were if nothing was pruned, in NumPy."""
+        values = ops.convert_to_numpy(variable)
+        dormant = self._held.dormant.get(self._index(variable))
+        if dormant is None:
+            return values
+        return np.where(
+            self.get(variable), values, ops.convert_to_numpy(dormant)
+        )
+
     # ---- gradients of the step -----------------------------------------
 
-    def watch(self, variables):
-        """Makes room for the gradients of variables; returns whether anew."""
+    def watch(self, variables, rule=None, store=False):
+        """Keeps something about the gradients of the steps, beside weights.
+
+            watched <- rule(watched, gradient, w)      while `watching`
+
+        w has its dormant values, where they are kept.
+
+        Args:
+            variables: Variables of the optimizer.
+            rule: Pure function of tensors of one shape. Defaults to `None`:
+                the gradient itself.
+            store: Whether files hold it. Defaults to `False`.
+
+        Returns:
+            Whether a step that was compiled before is out of date.
+        """
         held = self._held
-        missing = [v for v in variables if self._index(v) not in held.gradients]
-        for variable in missing:
-            slot = add_latent(held.optimizer, variable, "gradient")
-            held.gradients[self._index(variable)] = slot
-        if missing and held.watching is None:
-            held.watching = held.optimizer.add_variable(
-                (), initializer="zeros", dtype="bool", name="watching"
-            )
-        return bool(missing)
+        rule = _last_gradient if rule is None else rule
+        changed = rule is not held.rule
+        if changed and held.rule is not None:
+            for slot in held.watched.values():
+                slot.assign(np.zeros(tuple(slot.shape)))
+        for variable in variables:
+            changed = self._make_room(variable) or changed
+        held.rule, held.stores_watched = rule, store
+        return changed
+
+    def _make_room(self, variable):
+        held = self._held
+        index = self._index(variable)
+        if index in held.watched:
+            return False
+        held.watched[index] = add_latent(held.optimizer, variable, "watched")
+        if held.watching is None:
+            with outside_the_graph(), _placed_like(held.optimizer, variable):
+                held.watching = held.optimizer.add_variable(
+                    (), initializer="zeros", dtype="bool", name="watching"
+                )
+        return True
 
     @property
     def watching(self):
-        """Whether the next steps keep their gradients; costs one pass each."""
+        """Whether the next steps apply the rule; costs one pass each."""
         return bool(ops.convert_to_numpy(self._held.watching))
 
     @watching.setter
     def watching(self, value):
         self._held.watching.assign(value)
 
-    def gradient(self, variable):
-        """Returns the gradient of the last step watched; zeros before."""
-        slot = self._held.gradients[self._index(variable)]
+    def watched(self, variable):
+        """Returns what the rule made of the steps watched; zeros before."""
+        slot = self._held.watched[self._index(variable)]
         return ops.convert_to_numpy(slot)
-
-    def record(self, gradients, trainable_variables):
-        """Keeps the gradients that are watched (in the step)."""
-        held = self._held
-        for gradient, variable in zip(gradients, trainable_variables):
-            index = held.optimizer._get_variable_index(variable)
-            slot = held.gradients.get(index)
-            if slot is not None:
-                kept = ops.cast(as_tensor(gradient), slot.dtype)
-                slot.assign(
-                    ops.where(as_tensor(held.watching), kept, as_tensor(slot))
-                )
 
     @property
     def own_variables(self):
         """Everything it added to the optimizer."""
         held = self._held
         flag = [] if held.watching is None else [held.watching]
-        return [*held.masks.values(), *held.gradients.values(), *flag]
+        kinds = (held.masks, held.dormant, held.learning, held.watched)
+        return [*(v for kind in kinds for v in kind.values()), *flag]
 
     def _index(self, variable):
         for i, known in enumerate(self._held.optimizer._trainable_variables):
@@ -196,7 +292,29 @@ class MaskState(keras.layers.Layer):
             "changing which layers are trainable."
         )
 
-    def _reset_momentum(self, variable, keep):
+    def _add_bools(self, variable, name):
+        """Adds a bool for each entry of a variable, all true."""
+        optimizer = self._held.optimizer
+        with _placed_like(optimizer, variable):
+            return optimizer.add_variable(
+                shape=variable.shape,
+                dtype="bool",
+                initializer="ones",
+                layout=getattr(variable, "_layout", None),
+                name=f"{variable.path.replace('/', '_')}_{name}",
+            )
+
+    def _with_average(self, index):
+        """The weight and, where there is one, its moving average."""
+        optimizer = self._held.optimizer
+        averages = getattr(optimizer, "_model_variables_moving_average", None)
+        average = averages[index] if averages else None
+        found = (optimizer._trainable_variables[index], average)
+        return [each for each in found if each is not None]
+
+    def _reset_momentum(self, variable, forget):
+        if not forget.any():
+            return
         optimizer = self._held.optimizer
         name = f"{variable.path.replace('/', '_')}_{_MOMENTUM_SLOT}"
         slots = [slot for slot in optimizer.variables if slot.name == name]
@@ -209,9 +327,60 @@ class MaskState(keras.layers.Layer):
         ]
         for known, slot in zip(twins, slots):
             if known is variable:
-                _assign_where(slot, keep)
+                _assign_where(slot, ~forget)
 
     # ---- the compiled step ---------------------------------------------
+
+    def before(self, gradient, variable):
+        """Comes before the update of a variable; returns its gradient."""
+        held = self._held
+        index = held.optimizer._get_variable_index(variable)
+        if index not in held.dormant and index not in held.watched:
+            return gradient
+        weight = as_tensor(variable)
+        if index in held.dormant:
+            mask = as_tensor(held.masks[index])
+            weight = ops.where(mask, weight, as_tensor(held.dormant[index]))
+        if index in held.watched:
+            self._record(held.watched[index], gradient, weight)
+        if index not in held.learning:
+            return gradient
+        held.optimizer.assign(variable, ops.cast(weight, variable.dtype))
+        if held.decay == (0.0, 0.0):
+            return gradient
+        gradient = as_tensor(gradient)
+        kept, asleep = held.decay
+        added = ops.where(mask, kept * weight, asleep * weight)
+        return gradient + ops.cast(added, gradient.dtype)
+
+    def _record(self, slot, gradient, weight):
+        held = self._held
+        if held.rule is None or known(held.watching) is False:
+            return
+        watching = as_tensor(held.watching)
+
+        def rule(watched, gradient, weight):
+            new = held.rule(
+                watched,
+                ops.cast(gradient, watched.dtype),
+                ops.cast(weight, watched.dtype),
+            )
+            return [ops.where(watching, new, watched)]
+
+        apply_rule(held.optimizer, rule, [slot, gradient, weight], [slot])
+
+    def after(self, variable):
+        """Comes behind the update of a variable: its weights fall asleep."""
+        held = self._held
+        index = held.optimizer._get_variable_index(variable)
+        if index in held.learning:
+            dormant = held.dormant[index]
+            apply_rule(
+                held.optimizer,
+                lambda learning, w, d: [ops.where(learning, w, d)],
+                [held.learning[index], variable, dormant],
+                [dormant],
+            )
 
     def enforce(self, trainable_variables):
         """Zeroes the pruned among the variables just updated (in the step)."""
@@ -237,18 +406,29 @@ class MaskState(keras.layers.Layer):
     # ---- files ---------------------------------------------------------
 
     def save_own_variables(self, store):
+        """Stores all that a training needs to go on."""
+        self.save_masks(store)
+        held = self._held
+        for index, dormant in held.dormant.items():
+            store[f"dormant_{index}"] = ops.convert_to_numpy(dormant)
+        for index, learning in held.learning.items():
+            store[f"learning_{index}"] = _as_bits(learning)
+        if held.stores_watched:
+            for index, slot in held.watched.items():
+                store[f"watched_{index}"] = ops.convert_to_numpy(slot)
+
+    def save_masks(self, store):
         """Stores each mask as bits, under the index of its variable."""
         for index in sorted(self._masks):
-            mask = ops.convert_to_numpy(self._masks[index])
+            mask = self._masks[index]
             store[f"shape_{index}"] = np.asarray(mask.shape, np.int64)
-            store[f"mask_{index}"] = np.packbits(mask.reshape(-1))
+            store[f"mask_{index}"] = _as_bits(mask)
 
     def load_own_variables(self, store):
-        """Restores the masks; one of another shape is an error."""
+        """Restores what a file has; a mask of another shape is an error."""
+        held = self._held
         keys = set(store.keys())
-        for index, variable in enumerate(
-            self._held.optimizer._trainable_variables
-        ):
+        for index, variable in enumerate(held.optimizer._trainable_variables):
             if f"mask_{index}" not in keys:
                 continue
             shape = tuple(int(d) for d in np.asarray(store[f"shape_{index}"]))
@@ -257,10 +437,23 @@ class MaskState(keras.layers.Layer):
                     f"The stored mask of {variable.path} has shape {shape}, "
                     f"but the variable has {tuple(variable.shape)}."
                 )
-            bits = np.asarray(store[f"mask_{index}"], np.uint8)
-            mask = np.unpackbits(bits, count=int(np.prod(shape)))
             self.add([variable])
-            self._masks[index].assign(mask.reshape(shape).astype(bool))
+            _assign_bits(self._masks[index], store[f"mask_{index}"])
+            if f"dormant_{index}" in keys:
+                learning = f"learning_{index}" in keys
+                self.keep_dormant([variable], learning)
+                held.dormant[index].assign(
+                    np.asarray(store[f"dormant_{index}"])
+                )
+                if learning:
+                    _assign_bits(
+                        held.learning[index], store[f"learning_{index}"]
+                    )
+            if f"watched_{index}" in keys:
+                self._make_room(variable)
+                held.watched[index].assign(
+                    np.asarray(store[f"watched_{index}"])
+                )
 
 
 def attach(model, variables=()):
@@ -273,14 +466,16 @@ def attach(model, variables=()):
         variables: Trainable variables of the model.
 
     Raises:
-        ValueError: The model is not compiled, or the combination of optimizer
-            and distribution is one that Keras itself cannot train.
+        ValueError: The model is not compiled; it was given other trainable
+            variables since; or the combination of optimizer and distribution
+            is one that Keras itself cannot train.
     """
     optimizer = _inner_optimizer(model)
     _refuse_what_finds_zeros(optimizer)
     distribution.check_model(model)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    _check_knows(optimizer, model)
     state = state_of(model)
     if state is None:
         state = MaskState(optimizer)
@@ -300,7 +495,7 @@ def detach(model):
         return
     optimizer = _inner_optimizer(model)
     for owner in {id(o): o for o in (optimizer, model.optimizer)}.values():
-        for name in ("_backend_update_step", *_FILE_METHODS):
+        for name in ("update_step", "_backend_update_step", *_FILE_METHODS):
             owner.__dict__.pop(name, None)
     for variable in state.own_variables:
         optimizer._untrack_variable(variable)
@@ -471,14 +666,42 @@ def _inner_optimizer(model):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def _check_knows(optimizer, model):
+    """Raises where Keras would fail in the middle of the first step."""
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    new = [v.path for v in model.trainable_variables if id(v) not in known]
+    if new:
+        raise ValueError(
+            f"The optimizer {optimizer.name!r} was built without "
+            f"{', '.join(new[:4])}. Compile the model again after changing "
+            "which layers are trainable, after `quantize` and after "
+            "`enable_lora`."
+        )
+
+
 def _wrap(optimizer, owner, state):
-    update = optimizer._backend_update_step
+    update, update_one = optimizer._backend_update_step, optimizer.update_step
+    # PyTorch updates some optimizers' variables all at once. On TensorFlow
+    # the devices' gradients are summed only when one variable is updated.
+    at_once = keras.backend.backend() == "torch"
+
+    def update_step(gradient, variable, learning_rate):
+        gradient = state.before(gradient, variable)
+        update_one(gradient, variable, learning_rate)
+        state.after(variable)
 
     def update_and_zero(grads, trainable_variables, learning_rate):
-        state.record(grads, trainable_variables)
+        if at_once:
+            pairs = zip(grads, trainable_variables)
+            grads = [state.before(*pair) for pair in pairs]
         update(grads, trainable_variables, learning_rate)
+        if at_once:
+            for variable in trainable_variables:
+                state.after(variable)
         state.enforce(trainable_variables)
 
+    if not at_once:
+        object.__setattr__(optimizer, "update_step", update_step)
     object.__setattr__(optimizer, "_backend_update_step", update_and_zero)
     # A LossScaleOptimizer writes its inner optimizer's variables too.
     for each in {id(o): o for o in (optimizer, owner)}.values():
@@ -511,6 +734,30 @@ def _placed_like(optimizer, variable):
     native = getattr(variable, "value", variable)
     with strategy.scope(), strategy.extended.colocate_vars_with(native):
         yield
+
+
+def _checked(what, variable, new):
+    new = np.asarray(new, dtype=bool)
+    if new.shape != tuple(variable.shape):
+        raise ValueError(
+            f"The {what} of {variable.path} must have shape "
+            f"{tuple(variable.shape)}. Received: {new.shape}"
+        )
+    return new
+
+
+def _as_bits(variable):
+    return np.packbits(ops.convert_to_numpy(variable).reshape(-1))
+
+
+def _assign_bits(variable, bits):
+    shape = tuple(variable.shape)
+    found = np.unpackbits(np.asarray(bits, np.uint8), count=math.prod(shape))
+    variable.assign(found.reshape(shape).astype(bool))
+
+
+def _last_gradient(watched, gradient, weight):
+    return gradient
 
 
 def _assign_where(variable, keep):

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 
 from keras_app.checks import check_int
+from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
 
 
@@ -321,6 +322,106 @@ class PiecewiseConstant(PruningSchedule):
     def get_config(self):
         """Returns the constructor's arguments."""
         return {"steps": list(self.steps), "sparsities": list(self.sparsities)}
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class CyclicSparsity(PruningSchedule):
+    """Sparse and dense phases in turn, and sparse in the end.
+
+        s(t) = s_i                       for t < t_0: dense warm-up
+        s(t) = s_f or s_i in turn        for t_0 <= t < t_n
+        s(t) = s_f                       for t >= t_n
+
+    From `begin_step` on each period begins with a sparse phase and ends with a
+    dense one. The schedule prunes where a phase begins. Steps before `end_step`
+    that are less than a period are added to the last dense phase. Choose it for
+    `ACDC`: other pruners do not give back what they pruned.
+
+    Args:
+        initial_sparsity: Sparsity of the warm-up and of the dense phases, in
+            [0, 1); usually 0.
+        final_sparsity: Sparsity of the sparse phases and from `end_step` on, in
+            [0, 1), > `initial_sparsity`.
+        begin_step: First step of the first sparse phase, >= 0.
+        end_step: First step of the last sparse phase, which goes on to the end
+            of the training; >= `begin_step + period`.
+        period: Steps of a sparse and a dense phase together, >= 2.
+        sparse_fraction: Share of each period that is sparse, in (0, 1), rounded
+            to whole steps; both phases have at least one. Defaults to `0.5`.
+
+    Example:
+
+    >>> schedule = CyclicSparsity(0.0, 0.9, 10, 85, period=10)
+    >>> [step for step in range(100) if schedule(step)[0]]
+    [10, 15, 20, 25, 30, 35, 40, 45, 50, 55, 60, 65, 70, 75, 85]
+    >>> [schedule(step)[1] for step in (9, 10, 15, 75, 84, 85, 99)]
+    [0.0, 0.9, 0.0, 0.0, 0.0, 0.9, 0.9]
+
+    Reference: [Peste et al., 2021](https://arxiv.org/abs/2106.12379); in epochs
+    instead of steps, the example is their schedule for ImageNet.
+    """
+
+    def __init__(
+        self,
+        initial_sparsity,
+        final_sparsity,
+        begin_step,
+        end_step,
+        period,
+        sparse_fraction=0.5,
+    ):
+        self.initial_sparsity = check_sparsity(
+            "initial_sparsity", initial_sparsity
+        )
+        self.final_sparsity = check_sparsity("final_sparsity", final_sparsity)
+        self.begin_step = check_int("begin_step", begin_step, 0)
+        self.end_step = check_int("end_step", end_step, 1)
+        self.period = check_int("period", period, 2)
+        self.sparse_fraction = check_number(
+            "sparse_fraction",
+            sparse_fraction,
+            lambda x: 0 < x < 1,
+            "in (0, 1)",
+        )
+        if self.final_sparsity <= self.initial_sparsity:
+            raise ValueError(
+                "`final_sparsity`, of the sparse phases, must be > "
+                "`initial_sparsity`, of the dense ones. Received: "
+                f"final_sparsity={final_sparsity}, "
+                f"initial_sparsity={initial_sparsity}"
+            )
+        if self.end_step < self.begin_step + self.period:
+            raise ValueError(
+                "`end_step` must be >= `begin_step + period`. Received: "
+                f"end_step={end_step}, begin_step={begin_step}, period={period}"
+            )
+
+    def __call__(self, step):
+        if step < self.begin_step:
+            return False, self.initial_sparsity
+        if step >= self.end_step:
+            return step == self.end_step, self.final_sparsity
+        periods = (self.end_step - self.begin_step) // self.period
+        passed = step - self.begin_step
+        place = passed - min(passed // self.period, periods - 1) * self.period
+        sparse_steps = round(self.sparse_fraction * self.period)
+        sparse_steps = min(max(sparse_steps, 1), self.period - 1)
+        is_sparse = place < sparse_steps
+        return (
+            place in (0, sparse_steps),
+            self.final_sparsity if is_sparse else self.initial_sparsity,
+        )
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "initial_sparsity": self.initial_sparsity,
+            "final_sparsity": self.final_sparsity,
+            "begin_step": self.begin_step,
+            "end_step": self.end_step,
+            "period": self.period,
+            "sparse_fraction": self.sparse_fraction,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_app")

@@ -183,6 +183,12 @@ METHODS = {
     "rigl": lambda: pruners.RigL(
         ConstantSparsity(0.5, 0, 6, frequency=3), batches()
     ),
+    "ste": lambda: pruners.STE(
+        ConstantSparsity(0.5, 0, 6, frequency=3), lam=0.1
+    ),
+    "movement": lambda: pruners.MovementPruner(
+        PolynomialDecay(0.0, 0.5, 2, 7, frequency=2)
+    ),
     "blocks_at_the_end": lambda: pruners.MagnitudePruner(
         OneShot(0.5, step=8), structure=masks.Block((2, 2))
     ),

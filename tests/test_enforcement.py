@@ -685,6 +685,237 @@ def test_detach_of_a_dense_model_does_nothing():
         assert enforcement.state_of(model) is None
 
 
+# ---- dormant values --------------------------------------------------------
+
+
+class Dormant(Masking):
+    """Keeps what it prunes, and lets a share of it train."""
+
+    def __init__(self, share=1.0, decay=None, **arguments):
+        super().__init__(**arguments)
+        self.share, self.decay = share, decay
+        self.learning, self.values = [], []
+
+    def set_model(self, model):
+        super().set_model(model)
+        if self.state.keep_dormant(self.variables, True, self.decay):
+            model.train_function = None
+
+    def draw(self, sparsity):
+        super().draw(sparsity)
+        self.learning = [
+            mask | (self.random.random(mask.shape) < self.share)
+            for mask in self.masks
+        ]
+        self.state.learn(list(zip(self.variables, self.learning)))
+        self.values = [self.state.dense(v).copy() for v in self.variables]
+
+
+def check_dormant(dormant):
+    """Beyond `check`: exactly what learns has moved, asleep or not."""
+    check(dormant)
+    for variable, mask, learning, values in zip(
+        dormant.variables, dormant.masks, dormant.learning, dormant.values
+    ):
+        found = dormant.state.dense(variable)
+        assert np.isfinite(found.astype("float64")).all()
+        np.testing.assert_array_equal(found[mask], to_numpy(variable)[mask])
+        np.testing.assert_array_equal(found[~learning], values[~learning])
+        asleep = learning & ~mask
+        assert np.mean(found[asleep] != values[asleep]) >= 0.9
+
+
+@pytest.mark.parametrize(
+    "share, decay", [(1.0, (0.0, 0.0)), (0.5, (0.2, 0.6))], ids=["all", "some"]
+)
+def test_dormant_weights_follow_the_gradient_at_the_masked_ones(share, decay):
+    # One linear layer, mean squared error: gradient and momentum by hand.
+    x, y = data(outputs=3)
+    inputs = keras.Input((8,))
+    outputs = keras.layers.Dense(3, use_bias=False)(inputs)
+    model = compiled(
+        keras.optimizers.SGD(0.1, momentum=0.9), keras.Model(inputs, outputs)
+    )
+    dormant = Dormant(share, decay, plan=[(0, 0.5), (2, 0.4)])
+    w = to_numpy(model.trainable_variables[0]).astype("float64")
+    fit(model, dormant, inputs=(x, y), epochs=1)
+    random = np.random.default_rng(0)
+    v, learned = np.zeros(w.shape), np.ones(w.shape, bool)
+    for step, start in enumerate(range(0, 32, 8)):
+        if step in (0, 2):
+            mask = random.random(w.shape) >= (0.5 if step == 0 else 0.4)
+            learning = mask | (random.random(w.shape) < share)
+            v[learning & ~learned] = 0
+            learned = learning
+        inputs, targets = x[start : start + 8], y[start : start + 8]
+        g = 2 / (8 * 3) * inputs.T @ (inputs @ (mask * w) - targets)
+        g += np.where(mask, *decay) * w
+        v = 0.9 * v - 0.1 * g
+        w = np.where(learning, w + v, w)
+    variable = model.trainable_variables[0]
+    found = dormant.state.dense(variable)
+    np.testing.assert_allclose(found, w, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(to_numpy(variable), found * mask)
+    check_dormant(dormant)
+
+
+@pytest.mark.parametrize("name", ["muon", "ema_overwrite", "all_at_once"])
+def test_dormant_weights_train_under(name):
+    model = compiled(OPTIMIZERS[name]())
+    dormant = Dormant(share=0.6)
+    fit(model, dormant)
+    check_dormant(dormant)
+
+
+def test_dormant_weights_train_under_loss_scaling(policy):
+    policy("mixed_float16")
+    model = compiled(keras.optimizers.Adam(0.01))
+    dormant = Dormant(share=0.6)
+    fit(model, dormant)
+    check_dormant(dormant)
+
+
+@not_torch
+def test_dormant_weights_train_in_several_compiled_steps():
+    model = compiled(
+        keras.optimizers.Adam(0.01), jit_compile=True, steps_per_execution=4
+    )
+    dormant = Dormant(share=0.6, plan=[(0, 0.3), (4, 0.6)])
+    fit(model, dormant, epochs=3)
+    check_dormant(dormant)
+
+
+def test_what_comes_back_has_its_value_its_average_and_its_momentum():
+    model = compiled(keras.optimizers.SGD(0.05, momentum=0.9, use_ema=True))
+    dormant = Dormant(plan=[(0, 0.5)])
+    fit(model, dormant, epochs=1)
+    held = [dormant.state.dense(v) for v in dormant.variables]
+    before = slots(model.optimizer)
+    ones = [np.ones_like(mask) for mask in dormant.masks]
+    dormant.state.set(list(zip(dormant.variables, ones)))
+    for variable, mask, values in zip(dormant.variables, dormant.masks, held):
+        assert values[~mask].all()
+        np.testing.assert_array_equal(to_numpy(variable), values)
+        average = to_numpy(slot(model.optimizer, variable, "average"))
+        np.testing.assert_array_equal(average[~mask], values[~mask])
+        momentum = slot(model.optimizer, variable, "momentum")
+        was = before[momentum.path]
+        assert was[~mask].all()
+        np.testing.assert_array_equal(to_numpy(momentum), was)
+
+
+def test_kept_weights_may_be_set_from_outside():
+    model = compiled(keras.optimizers.SGD(0.0))
+    dormant = Dormant(plan=[(0, 0.5)])
+    fit(model, dormant, epochs=1)
+    variable, mask = dormant.variables[0], dormant.masks[0]
+    held = dormant.state.dense(variable)
+    variable.assign(np.where(mask, 7.0, 0.0))
+    fit(model, epochs=1)
+    found = dormant.state.dense(variable)
+    np.testing.assert_array_equal(found, np.where(mask, 7.0, held))
+    assert dormant.state.leaks() == {}
+
+
+def test_frozen_dormant_weights_stay_what_they_are_until_they_come_back():
+    model = compiled(keras.optimizers.SGD(0.05, momentum=0.9))
+    masking = Masking(plan=[(2, 0.5)])
+    masking.set_model(model)
+    assert masking.state.keep_dormant(masking.variables, learning=False)
+    assert not masking.state.keep_dormant(masking.variables, learning=False)
+    # Nothing is pruned before the third step: the same weights as without.
+    expected = compiled(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        keras.models.clone_model(model),
+    )
+    expected.set_weights(model.get_weights())
+    x, y = data()
+    fit(expected, inputs=(x[:16], y[:16]), epochs=1)
+    fit(model, masking, epochs=1)
+    check(masking)
+    for variable, mask, layer in zip(
+        masking.variables, masking.masks, dense_layers(expected)
+    ):
+        held = to_numpy(layer.kernel)
+        found = masking.state.dense(variable)
+        np.testing.assert_allclose(found[~mask], held[~mask], rtol=1e-5)
+        np.testing.assert_array_equal(masking.state.learning(variable), mask)
+        masking.state.set([(variable, np.ones_like(mask))])
+        np.testing.assert_array_equal(to_numpy(variable), found)
+        momentum = to_numpy(slot(model.optimizer, variable, "momentum"))
+        assert not momentum[~mask].any() and momentum[mask].all()
+
+
+def test_learning_entries_of_another_shape_are_refused():
+    model = compiled()
+    kernel = model.get_layer("hidden").kernel
+    state = enforcement.attach(model, [kernel])
+    state.keep_dormant([kernel], learning=True)
+    with pytest.raises(ValueError, match=r"learning entries of .*\(16, 8\)"):
+        state.learn([(kernel, np.ones((16, 8), bool))])
+
+
+def sum_of_products(watched, gradient, weight):
+    return watched + gradient * weight
+
+
+def test_a_rule_adds_up_gradients_at_the_masked_weights_times_the_dense():
+    x, y = data(outputs=3)
+    inputs = keras.Input((8,))
+    outputs = keras.layers.Dense(3, use_bias=False)(inputs)
+    model = compiled(keras.optimizers.SGD(0.1), keras.Model(inputs, outputs))
+    dormant = Dormant(plan=[(0, 0.5)])
+    dormant.set_model(model)
+    [variable] = dormant.variables
+    assert dormant.state.watch([variable], sum_of_products)
+    assert not dormant.state.watch([variable], sum_of_products)
+    dormant.state.watching = True
+    w = to_numpy(variable).astype("float64")
+    fit(model, dormant, inputs=(x, y), epochs=1)
+    [mask], expected = dormant.masks, np.zeros(w.shape)
+    for start in range(0, 32, 8):
+        inputs, targets = x[start : start + 8], y[start : start + 8]
+        g = 2 / (8 * 3) * inputs.T @ (inputs @ (mask * w) - targets)
+        expected += g * w
+        w = w - 0.1 * g
+    found = dormant.state.watched(variable)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    # Another rule starts from zero, and an end of watching ends it.
+    assert dormant.state.watch([variable])
+    dormant.state.watching = False
+    fit(model, inputs=(x, y), epochs=1)
+    assert not dormant.state.watched(variable).any()
+
+
+def test_load_weights_restores_dormant_values_and_what_was_watched(tmp_path):
+    def prepared(**arguments):
+        model = compiled(keras.optimizers.Adam(0.01))
+        dormant = Dormant(share=0.6, **arguments)
+        dormant.set_model(model)
+        dormant.state.watch(dormant.variables, sum_of_products, store=True)
+        dormant.state.watching = True
+        return model, dormant
+
+    model, dormant = prepared(plan=[(0, 0.5)])
+    fit(model, dormant, epochs=1)
+    model.save_weights(tmp_path / "a.weights.h5")
+    other, fresh = prepared(plan=[])
+    other.load_weights(tmp_path / "a.weights.h5")
+    fit(model, epochs=1)
+    fit(other, epochs=1)
+    assert_same_weights(model, other)
+    own = zip(dormant.state.own_variables, fresh.state.own_variables)
+    for a, b in own:
+        assert a.name == b.name
+        np.testing.assert_array_equal(to_numpy(a), to_numpy(b), a.name)
+    model.save(tmp_path / "model.keras")
+    assert_same_weights(model, load(tmp_path / "model.keras"))
+    enforcement.detach(model)
+    # Steps, learning rate, and two slots of each of four variables.
+    assert len(model.optimizer.variables) == 10
+    assert "update_step" not in vars(model.optimizer)
+
+
 # ---- what is refused -------------------------------------------------------
 
 
@@ -1044,16 +1275,21 @@ MIRRORED = (
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     assert strategy.num_replicas_in_sync == 2
 
-    def train(optimizer, policy=None):
+    def train(optimizer, policy=None, kind=tests.Masking):
         def case():
             if policy:
                 keras.config.set_dtype_policy(policy)
             with strategy.scope():
                 model = tests.compiled(optimizer())
             keras.config.set_dtype_policy("float32")
-            masking = tests.Masking()
+            masking = kind()
             tests.fit(model, masking)
             tests.check(masking)
+            if kind is tests.Dormant:
+                tests.check_dormant(masking)
+                for own in masking.state.own_variables:
+                    a, b = strategy.experimental_local_results(own.value)
+                    assert (a.numpy() == b.numpy()).all(), own.name
             for variable, mask in zip(masking.variables, masking.masks):
                 copies = strategy.experimental_local_results(variable.value)
                 assert len(copies) == 2
@@ -1105,6 +1341,7 @@ MIRRORED = (
         "adamw_clipped": train(lambda: O.AdamW(0.01, global_clipnorm=0.5)),
         "ema": train(lambda: O.Adam(0.01, use_ema=True)),
         "loss_scale": train(lambda: O.Adam(0.01), "mixed_float16"),
+        "dormant": train(lambda: O.Adam(0.01), kind=tests.Dormant),
         "files": files,
         "gradient_accumulation_steps":
             refuse(lambda: O.Adam(gradient_accumulation_steps=2)),
@@ -1125,7 +1362,15 @@ def mirrored():
 
 @tensorflow_only
 @pytest.mark.parametrize(
-    "case", ["sgd_momentum", "adamw_clipped", "ema", "loss_scale", "files"]
+    "case",
+    [
+        "sgd_momentum",
+        "adamw_clipped",
+        "ema",
+        "loss_scale",
+        "dormant",
+        "files",
+    ],
 )
 def test_zeros_stay_zero_on_two_mirrored_devices(mirrored, case):
     assert mirrored[case] == "ok", mirrored[case]
@@ -1160,13 +1405,15 @@ MESH = (
     assert len(devices) == 4, devices
     names = keras.distribution.list_devices()
 
-    def train(distribution, optimizer, **arguments):
+    def train(distribution, optimizer, kind=tests.Masking, **arguments):
         def case():
             keras.distribution.set_distribution(distribution)
             model = tests.compiled(optimizer(), **arguments)
-            masking = tests.Masking(plan=[(0, 0.3), (4, 0.6)])
+            masking = kind(plan=[(0, 0.3), (4, 0.6)])
             tests.fit(model, masking, epochs=3)
             tests.check(masking)
+            if kind is tests.Dormant:
+                tests.check_dormant(masking)
             state = masking.state
             for variable, mask in zip(masking.variables, masking.masks):
                 held = state._masks[state._index(variable)].value
@@ -1203,6 +1450,7 @@ MESH = (
         "data_steps": train(data, adam(), steps_per_execution=4),
         "model_adam": train(model, adam()),
         "model_muon": train(model, lambda: O.Muon(0.01)),
+        "model_dormant": train(model, adam(), tests.Dormant),
         "model_accumulation":
             train(model, adam(gradient_accumulation_steps=2)),
     }
@@ -1226,6 +1474,7 @@ def mesh():
         "data_steps",
         "model_adam",
         "model_muon",
+        "model_dormant",
         "model_accumulation",
     ],
 )

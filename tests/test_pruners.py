@@ -14,7 +14,6 @@ from keras import ops
 import keras_app
 from keras_app import masks
 from keras_app import pruners
-from keras_app.pruners.dynamic import DynamicPruner
 from keras_app.pruners.pruner import Pruner
 from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import OneShot
@@ -26,7 +25,7 @@ METHODS = [
     for cls in (getattr(pruners, name) for name in pruners.__all__)
     if issubclass(cls, Pruner)
 ]
-NESTED = [cls for cls in METHODS if not issubclass(cls, DynamicPruner)]
+NESTED = [cls for cls in METHODS if not cls.revives]
 KERNELS = ["conv/kernel", "dense/kernel"]
 
 
@@ -316,6 +315,8 @@ def test_there_is_no_report_before_a_model(method):
         (pruners.MagnitudePruner, "global", "6846c42250ca"),
         (pruners.RandomPruner, "layer", "76e4340d9a5d"),
         (pruners.RandomPruner, "global", "fbc2a0f65883"),
+        (pruners.ACDC, "layer", "658bc6de53bb"),
+        (pruners.WandaPruner, "layer", "cb4f5a0b1573"),
         (pruners.SaliencyPruner, "layer", "899828a910b4"),
         (pruners.SaliencyPruner, "global", "09602cffe3bf"),
         (pruners.AnytimeProgressivePruner, "global", "09602cffe3bf"),
@@ -323,6 +324,9 @@ def test_there_is_no_report_before_a_model(method):
         (pruners.SET, "global", "d7a3b577ce8e"),
         (pruners.RigL, "layer", "9a227f6dfc65"),
         (pruners.RigL, "global", "d7a3b577ce8e"),
+        (pruners.STE, "global", "6846c42250ca"),
+        (pruners.TopKAST, "layer", "658bc6de53bb"),
+        (pruners.MovementPruner, "global", "6846c42250ca"),
     ],
 )
 def test_masks_are_the_same_on_every_backend(method, scope, expected):

@@ -12,6 +12,7 @@ from keras_app import schedules
 from keras_app.schedules import AnytimeSchedule
 from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import CosineDecay
+from keras_app.schedules import CyclicSparsity
 from keras_app.schedules import ExponentialDecay
 from keras_app.schedules import OneShot
 from keras_app.schedules import PiecewiseConstant
@@ -28,6 +29,8 @@ EXAMPLES = [
     CosineDecay(0.0, 0.5, 0, 1),
     ExponentialDecay(0.1, 0.9, 3, 40, frequency=7),
     ExponentialDecay(0.9, 0.2, 0, 50),
+    CyclicSparsity(0.0, 0.9, 4, 30, period=6),
+    CyclicSparsity(0.25, 0.5, 0, 7, period=3, sparse_fraction=0.7),
     OneShot(0.9),
     OneShot(0.25, step=12),
     PiecewiseConstant([4, 20, 30], [0.3, 0.3, 0.8]),
@@ -129,6 +132,38 @@ def test_piecewise_constant_prunes_at_its_steps_only():
     values = [schedule(step)[1] for step in (0, 2, 3, 9, 10, 11, 12, 99)]
     assert values == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
     assert (schedule.begin_step, schedule.end_step) == (3, 12)
+
+
+def test_cyclic_sparsity_by_hand():
+    # Warm-up 0-2; sparse 3-4, dense 5-6, sparse 7-8, dense 9-10 and one step
+    # more, because 12 is no whole period; sparse from 12 on.
+    schedule = CyclicSparsity(0.1, 0.8, begin_step=3, end_step=12, period=4)
+    assert steps_that_prune(schedule) == [3, 5, 7, 9, 12]
+    sparse = [step for step in range(20) if schedule(step)[1] == 0.8]
+    assert sparse == [3, 4, 7, 8, *range(12, 20)]
+    dense = [step for step in range(20) if schedule(step)[1] == 0.1]
+    assert dense == [0, 1, 2, 5, 6, 9, 10, 11]
+
+
+def test_cyclic_sparsity_of_the_imagenet_runs_in_steps_of_an_epoch():
+    # Compressed at these epochs, decompressed at those, of the authors' file.
+    schedule = CyclicSparsity(0.0, 0.9, 10, 85, period=10)
+    found = {step: schedule(step)[1] for step in steps_that_prune(schedule)}
+    pruned = [*range(10, 71, 10), 85]
+    restored = [*range(15, 66, 10), 75]
+    assert found == {
+        **dict.fromkeys(pruned, 0.9),
+        **dict.fromkeys(restored, 0.0),
+    }
+
+
+@pytest.mark.parametrize("fraction, steps", [(0.5, 2), (0.9, 3), (0.01, 1)])
+def test_the_sparse_fraction_of_a_period_is_rounded(fraction, steps):
+    # Of 4 steps, one at least remains to each phase; a half rounds to even.
+    schedule = CyclicSparsity(0.0, 0.5, 0, 4, 4, sparse_fraction=fraction)
+    assert [schedule(step)[1] for step in range(4)] == (
+        [0.5] * steps + [0.0] * (4 - steps)
+    )
 
 
 def test_one_shot_prunes_at_its_step_only():
@@ -309,6 +344,22 @@ def test_one_shot_at_the_final_density_matches_the_recorded_count(golden):
             ["`sparsities` must be in [0, 1)", "Did you mean 0.9?"],
         ),
         (
+            lambda: CyclicSparsity(0.9, 0.0, 0, 10, 5),
+            ["`final_sparsity`", "final_sparsity=0.0", "initial_sparsity=0.9"],
+        ),
+        (
+            lambda: CyclicSparsity(0.0, 0.9, 10, 19, 10),
+            ["`end_step` must be >= `begin_step + period`", "end_step=19"],
+        ),
+        (
+            lambda: CyclicSparsity(0.0, 0.9, 0, 10, 1),
+            ["`period` must be an integer >= 2", "period=1"],
+        ),
+        (
+            lambda: CyclicSparsity(0.0, 0.9, 0, 10, 5, sparse_fraction=1.0),
+            ["`sparse_fraction` must be a number in (0, 1)", "=1.0"],
+        ),
+        (
             lambda: AnytimeSchedule(8, 0.5),
             ["`level` must be >= 1", "level=0.5"],
         ),
@@ -478,6 +529,27 @@ def test_piecewise_constant_is_the_last_value_reached(pairs):
     for step in range(70):
         reached = [s for at, s in zip(steps, sparsities) if at <= step]
         assert schedule(step)[1] == (reached[-1] if reached else 0.0)
+
+
+@given(
+    begin=st.integers(0, 20),
+    length=st.integers(2, 80),
+    period=st.integers(2, 40),
+    fraction=st.floats(0.01, 0.99),
+)
+def test_cyclic_sparsity_prunes_where_it_changes_and_ends_sparse(
+    begin, length, period, fraction
+):
+    period = min(period, length)
+    schedule = CyclicSparsity(0.0, 0.9, begin, begin + length, period, fraction)
+    values = [schedule(step)[1] for step in range(begin + length + 20)]
+    changes = [t for t in range(1, len(values)) if values[t] != values[t - 1]]
+    assert steps_that_prune(schedule, 150) == (
+        changes if begin else [0, *changes]
+    )
+    assert len(changes) % 2 == (begin > 0)
+    assert values[begin + length - 1] == 0.0
+    assert set(values[begin + length :]) == {0.9}
 
 
 @given(

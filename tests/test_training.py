@@ -15,7 +15,9 @@ from keras_app.models import mlp
 from keras_app.optimizers import LinBreg
 from keras_app.pruners import LambdaController
 from keras_app.pruners import MagnitudePruner
+from keras_app.pruners import SaliencyPruner
 from keras_app.regularizers import L1
+from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
 
 
@@ -216,6 +218,17 @@ def test_a_pruner_reaches_its_target_and_is_resumed(tmp_path, monkeypatch):
             pruned(tmp_path / "killed")
     again = pruned(tmp_path / "killed", resume=True)
     assert again["methods"] == summary["methods"]
+
+
+@pytest.mark.backend_free
+def test_a_pruner_that_needs_data_is_given_the_training_part(tmp_path):
+    pruner = SaliencyPruner(OneShot(0.5))
+    summary = train(
+        holdout, small, tmp_path / "run", pruner=pruner, epochs=1, verbose=False
+    )
+    # 108 to train on, 12 held out.
+    assert [len(y) for _, y in pruner.data] == [16] * 6 + [12]
+    assert summary["effective_density"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_cannot_be_trained_leaves_no_folder(tmp_path):

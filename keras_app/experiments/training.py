@@ -54,7 +54,7 @@ def train(
         optimizer: An optimizer's name, or a callable without arguments that
             makes one. Defaults to `"adam"`.
         pruner: One of `keras_app.pruners`. Its steps are training steps. One
-            that takes `data` and has none is given the training part, not
+            that needs `data` and has none is given the training part, not
             augmented and always in the same order. Defaults to `None`.
         callbacks: Further Keras callbacks, such as controllers and learning
             rate rules. Those with `state()` and `restore(state)` (plain
@@ -113,7 +113,7 @@ def train(
         **_objective(data),
     )
     distribution.check_model(model)
-    if getattr(pruner, "data", ()) is None:
+    if getattr(pruner, "needs_data", False):
         pruner.data = data.in_order(data.train_ids)
     # Everything that can be wrong shows before the first file is written.
     model.optimizer.build(model.trainable_variables)
@@ -125,6 +125,7 @@ def train(
         "backend": keras.backend.backend(),
         "data": data.name,
         "training_examples": len(data.train_ids),
+        "batch_size": data.batch_size,
         "model": model.name,
         "parameters": int(model.count_params()),
         "method": label,
@@ -136,10 +137,9 @@ def train(
         "epochs": epochs,
         "seed": seed,
     }
-    session = Session(folder, settings, resume, verbose)
-    return _Run(session, data, model, pruner, callbacks, label, epochs).go(
-        on_start, discover
-    )
+    with Session(folder, settings, resume, verbose) as session:
+        run = _Run(session, data, model, pruner, callbacks, label, epochs)
+        return run.go(on_start, discover)
 
 
 def _objective(data):

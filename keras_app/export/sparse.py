@@ -33,6 +33,7 @@ from keras import ops
 
 from keras_app import enforcement
 from keras_app import files
+from keras_app import selection
 from keras_app.report.exports import ExportReport
 from keras_app.version import __version__
 
@@ -70,7 +71,8 @@ def save_sparse(model, path, optimizer=True):
     Raises:
         ValueError: The model is not built, cannot be described by its
             configuration, or was given other trainable layers after it was
-            compiled.
+            compiled; what Keras itself would load as something else: layers
+            with LoRA, float8 layers, a `Distiller`.
         OSError: The file cannot be written.
 
     Example:
@@ -92,6 +94,7 @@ def save_sparse(model, path, optimizer=True):
             f"`model` must be built: {model.name} has no weights yet. Call it "
             "on some data first."
         )
+    _check_restorable(model)
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
     # An optimizer that was never built has nothing to remember.
@@ -101,7 +104,8 @@ def save_sparse(model, path, optimizer=True):
     if keep or state is not None:
         _check_trainable(model)
     if state is not None:
-        state.save_own_variables(masks)
+        # What pruned weights held is of use to the training alone.
+        (state.save_own_variables if keep else state.save_masks)(masks)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         try:
@@ -205,6 +209,35 @@ def export_sparse(model, path):
         dense_bytes=sum(v.nbytes for v in values),
         notes=("it is compressed, and dense are the weights in memory",),
     ).write()
+
+
+def _check_restorable(model):
+    """Refuses what Keras would save, and load as something else."""
+    adapted = [layer.path for layer in selection.adapted_layers(model)]
+    if adapted:
+        raise ValueError(
+            "`model` must have no layers with LoRA, which Keras merges when it "
+            "saves: call `export.merge_lora(model)` first. "
+            f"Received: LoRA in {selection.some(adapted)}"
+        )
+    if isinstance(model, keras.distillation.Distiller):
+        raise ValueError(
+            "`model` must not be a Distiller, which Keras loads without its "
+            "optimizer: save `model.student`. "
+            f"Received: {model.name}"
+        )
+    float8 = [
+        layer.path
+        for layer in selection.walk_layers(model)
+        if layer.quantization_mode == "float8"
+    ]
+    if float8:
+        raise ValueError(
+            "`model` must not be in float8, which Keras loads with its "
+            "variables in another order than they were trained in: save it "
+            "with `model.save`; a pruner finds the zeros again. "
+            f"Received: float8 in {selection.some(float8)}"
+        )
 
 
 def _optimizer(model):

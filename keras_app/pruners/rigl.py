@@ -28,9 +28,11 @@ class RigL(DynamicPruner):
             training mode, say where to grow. A data set that mixes itself anew
             shows others at each update. Not part of the configuration: set
             `pruner.data` after `from_config`. Defaults to `None`: the gradients
-            of the training itself, on one device.
+            of the training itself.
         batches_per_update: How many of them, counted from the first, each
-            update looks at, >= 1. Defaults to `None`: all.
+            update looks at, >= 1; without `data` an error when `fit` starts,
+            and in `keras_app.experiments.train` a request for the training
+            part. Defaults to `None`: all of `data`.
         schedule, scope, structure, distribution, filters, custom_sparsity,
             on_miss, drop_fraction, seed: See
             `keras_app.pruners.dynamic.DynamicPruner`.
@@ -88,8 +90,19 @@ class RigL(DynamicPruner):
         self._is_watching = False
         self._steps_per_execution = 1
 
+    @property
+    def needs_data(self):
+        """Whether batches are to be looked at, and there are none."""
+        return self.data is None and self.batches_per_update is not None
+
     def set_model(self, model):
         """Selects the weights and gives the optimizer its masks."""
+        if self.needs_data:
+            raise ValueError(
+                "`batches_per_update` counts batches of `data`; without them "
+                "it must be None. Received: batches_per_update="
+                f"{self.batches_per_update}, data=None"
+            )
         if model is not self.model:
             self._compiled = {}
         super().set_model(model)
@@ -97,19 +110,8 @@ class RigL(DynamicPruner):
         self._steps_per_execution = model.steps_per_execution
         self._is_watching = None  # as an earlier fit left it
         if self.data is None and self.drop_fraction > 0:
-            self._check_one_device()
             if self._state.watch(self._selection.variables.values()):
                 model.train_function = None
-
-    def _check_one_device(self):
-        strategy = getattr(self.model.optimizer, "_distribution_strategy", None)
-        replicas = getattr(strategy, "num_replicas_in_sync", 1)
-        if replicas > 1:
-            raise ValueError(
-                "RigL needs `data`, a re-iterable of (x, y) batches, to say "
-                f"where to grow under a strategy of {replicas} devices, where "
-                "each step has several gradients. Received: data=None"
-            )
 
     def on_train_batch_begin(self, batch, logs=None):
         """Prunes if it is time, and looks out for the step before the next."""
@@ -137,7 +139,7 @@ class RigL(DynamicPruner):
         """
         if self.data is None:
             seen = {
-                path: np.abs(self._state.gradient(variable))
+                path: np.abs(self._state.watched(variable))
                 for path, variable in variables.items()
             }
             return seen if any(g.any() for g in seen.values()) else None

@@ -1,0 +1,64 @@
+"""The base of methods whose pruned weights keep their values."""
+
+import numpy as np
+
+from keras_app import masks as masks_lib
+from keras_app.pruners.pruner import Pruner
+
+
+class DormantPruner(Pruner):
+    """Chooses the masks anew at each update, from what all weights are worth.
+
+    Between updates the kernel is zero where it is pruned, as under every
+    pruner. What a pruned weight held is kept beside it, and a weight that comes
+    back goes on from there. Subclasses say what its value does in between.
+
+    It costs one value beside each weight. Decoupled weight decay
+    (`weight_decay=` of a Keras optimizer) acts on kept weights only. Like the
+    masks, dormant values belong to the optimizer: they are there, and train,
+    in a later `fit` too, until the model is compiled again.
+
+    A file read by `keras.saving.load_model` brings neither masks nor dormant
+    values: what is zero in it counts as pruned, and starts from zero. Sparse
+    checkpoints, `load_weights` into a model that has been pruned, and run
+    folders continue exactly.
+
+    Args:
+        schedule: Its steps are the updates: the masks move as long as it
+            prunes. `ConstantSparsity` trains at one density; a ramp such as
+            `PolynomialDecay` fixes the masks at its `end_step`.
+        scope, structure, distribution, filters, custom_sparsity, on_miss: See
+            `Pruner`.
+    """
+
+    revives = True
+
+    #: Whether dormant weights train.
+    learning = True
+
+    def decay(self):
+        """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
+        return 0.0, 0.0
+
+    def set_model(self, model):
+        """Selects the weights and gives the optimizer its masks."""
+        super().set_model(model)
+        if self._state.keep_dormant(
+            self.variables.values(), self.learning, self.decay()
+        ):
+            model.train_function = None
+
+    def magnitudes(self, variables):
+        """Returns `{path: |w|}` of kept and of dormant weights."""
+        return {
+            path: np.abs(self._state.dense(variable))
+            for path, variable in variables.items()
+        }
+
+    def scores(self, variables):
+        """Returns `{path: |w|}` of kept and of dormant weights."""
+        return self.magnitudes(variables)
+
+    def combine(self, scores, sparsity, old, structure):
+        """Returns new masks; what was pruned may come back."""
+        return masks_lib.mask_from_scores(scores, sparsity, structure)

@@ -1,0 +1,137 @@
+"""Top-KAST: a sparse forward pass, and a little less sparse updates."""
+
+import keras
+
+from keras_app import masks as masks_lib
+from keras_app.checks import check_number
+from keras_app.checks import check_sparsity
+from keras_app.pruners.dormant import DormantPruner
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class TopKAST(DormantPruner):
+    """Always sparse, forward and backward: score = `|w|`.
+
+    Two sets are chosen by magnitude at each update: A, of density D, with
+    which the network computes, and B, larger, which trains. All other weights
+    stay what they are. Weights of B that outgrow the smallest of A take their
+    places at the next update.
+
+        A = top-D of |w|       forward, and in the kernel
+        B = top-(D + M) of |w|       updated; the others stay
+        penalty = lam * (sum over A of w^2 + sum over B, not A, of w^2 / D)
+
+    The penalty makes what is used compete with what is not: A shrinks, and
+    weights of B that do not help shrink faster.
+
+    D is here the density that the schedule ends at. It costs a value and a
+    bool beside each weight, and three passes over the weights in each step.
+
+    Args:
+        schedule: When the sets are chosen anew, and the sparsity of A. Usually
+            `ConstantSparsity`, with a small `frequency`: between two updates
+            what is in B and not in A grows and nothing answers, which at high
+            sparsity and with momentum can ruin the network.
+        backward_sparsity: Sparsity of B, in [0, 1). Where it is not below
+            that of A, B is A. Defaults to `0.5`.
+        lam: Strength of the penalty, >= 0. Defaults to `1e-4`.
+        structure: As in `Pruner`, without n:m, whose groups leave no room for
+            a larger B. Defaults to `None`.
+        scope, distribution, filters, custom_sparsity, on_miss: See `Pruner`;
+            they hold for A and B.
+
+    Example:
+
+    >>> from keras_app.schedules import ConstantSparsity
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5)])
+    >>> model.compile("sgd", "mse")
+    >>> pruner = TopKAST(ConstantSparsity(0.75, 0), backward_sparsity=0.5)
+    >>> x, y = np.ones((8, 4)), np.ones((8, 5))
+    >>> history = model.fit(x, y, verbose=0, callbacks=[pruner])
+    >>> pruner.report.sparsity
+    0.75
+    >>> [int(mask.sum()) for mask in pruner.backward_masks.values()]
+    [10]
+
+    Reference: [Jayakumar et al., 2020](https://arxiv.org/abs/2106.03517).
+    Differs: gradients are computed for all weights and
+    used for B, because Keras's layers have dense gradients; the optimizer's
+    second moments see all of them; momentum starts at zero when a weight
+    enters B.
+    """
+
+    def __init__(
+        self,
+        schedule,
+        backward_sparsity=0.5,
+        lam=1e-4,
+        scope="layer",
+        structure=None,
+        distribution="uniform",
+        filters=None,
+        custom_sparsity=None,
+        on_miss="warn",
+    ):
+        super().__init__(
+            schedule,
+            scope,
+            structure,
+            distribution,
+            filters,
+            custom_sparsity,
+            on_miss,
+        )
+        if isinstance(structure, masks_lib.NM):
+            raise ValueError(
+                "`structure` must be None, Block or Channel: the groups of n:m "
+                "leave no room for a larger backward set. "
+                f"Received: structure={structure!r}"
+            )
+        self.backward_sparsity = check_sparsity(
+            "backward_sparsity", backward_sparsity
+        )
+        self.lam = check_number("lam", lam, lambda x: x >= 0)
+
+    @property
+    def backward_masks(self):
+        """`{path: bool array}`, `True` in B; empty before the first `fit`."""
+        if not self.masks:
+            return {}
+        return {
+            path: self._state.learning(variable)
+            for path, variable in self.variables.items()
+        }
+
+    def decay(self):
+        """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
+        forward_density = 1 - self._final_sparsity()
+        return 2 * self.lam, 2 * self.lam / forward_density
+
+    def prune(self, sparsity):
+        """Chooses both sets by magnitude, now.
+
+        Args:
+            sparsity: Sparsity of the forward set, in [0, 1).
+        """
+        super().prune(sparsity)
+        variables, forward = self.variables, self.masks
+        backward = self.by_units(
+            self.combine,
+            min(sparsity, self.backward_sparsity),
+            self.magnitudes(variables),
+            forward,
+        )
+        self._state.learn(
+            [
+                (variable, backward[path] | forward[path])
+                for path, variable in variables.items()
+            ]
+        )
+
+    def get_config(self):
+        """Returns the constructor's arguments, serialized."""
+        return {
+            **super().get_config(),
+            "backward_sparsity": self.backward_sparsity,
+            "lam": self.lam,
+        }
