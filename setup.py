@@ -21,10 +21,13 @@ BACKENDS = {
 RAY = ["ray>=2.60,<2.61"]
 # Each backend converts with another one: PyTorch with onnx alone.
 ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.31,<2", "tf2onnx>=1.17,<2"]
+# Brings tensorflow-text, which follows TensorFlow's versions.
+HUB = ["keras-hub>=0.32,<0.33"]
 # tfmot needs the legacy Keras and an old absl; only the comparison uses it.
 TFMOT = ["tensorflow-model-optimization==0.8.1", "tf-keras>=2.21,<2.22"]
 TEST = [
     *BACKENDS["jax"],
+    *HUB,
     *ONNX,
     *RAY,
     "hypothesis>=6.100,<7",
@@ -71,6 +74,7 @@ setup(
     ],
     extras_require={
         **BACKENDS,
+        "hub": HUB,
         "onnx": ONNX,
         "onnx-jax": [*ONNX, "jax2onnx>=0.17,<0.18"],
         "ray": RAY,

@@ -37,6 +37,7 @@ import keras
 import numpy as np
 from keras import layers
 
+_HUB = "keras_hub.models."
 _VGG16_FILTERS = (
     (64, 64),
     (128, 128),
@@ -577,18 +578,106 @@ def application(
     return model
 
 
-def get(name, input_shape, num_classes, **kwargs):
-    """A network by name: one of this module, or of `keras.applications`.
+def hub_backbone(
+    name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
+):
+    """Any backbone of KerasHub that takes images, untrained, with logits.
 
-    Upper and lower case are the same, except where both places have a network
-    of that name: `"resnet50"` is the one of this module, for small images, and
-    `"ResNet50"` the one of `keras.applications`.
+    The logits are a linear layer on the average of the backbone's outputs over
+    all positions, class token included. Needs the extra `hub`. With a `seed`,
+    `initialize` draws what it finds outside of KerasHub's own layers; within
+    them the first weights are Keras's, and follow
+    `keras.utils.set_random_seed`.
 
     Args:
-        name: Name of a function of this module, or of `keras.applications`.
+        name: Name of a class of `keras_hub.models`, in upper or lower case,
+            such as `"ViTBackbone"`.
+        input_shape: `(height, width, channels)`.
+        num_classes: Number of logits.
+        mean: Mean to subtract, per channel. Defaults to `None`.
+        std: Standard deviation to divide by, per channel. Defaults to `None`.
+        seed: Seed of the initial weights. Defaults to `None`.
+        **kwargs: The configuration of the backbone.
+
+    Raises:
+        ImportError: KerasHub is not installed.
+        ValueError: If `name` is unknown, or the backbone takes no images or
+            gives other outputs than one tensor.
+
+    Example:
+
+    ```python
+    model = hub_backbone(
+        "ViTBackbone",
+        (32, 32, 3),
+        10,
+        patch_size=(4, 4),
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=64,
+        mlp_dim=128,
+    )
+    ```
+    """
+    backbones = _hub_backbones()
+    match = _match_name(
+        name, backbones, "a backbone of `keras_hub.models` that takes images"
+    )
+    constructor, shape_argument = backbones[match]
+
+    def body(x):
+        backbone = constructor(**{shape_argument: tuple(input_shape)}, **kwargs)
+        x = backbone(x)
+        rank = len(getattr(x, "shape", ()))
+        if rank not in (2, 3, 4):
+            raise ValueError(
+                f"`name` must be a backbone with one tensor of 2 to 4 axes as "
+                f"its output. Received: name={name!r}, which gives {x}"
+            )
+        if rank == 3:
+            return layers.GlobalAveragePooling1D(
+                data_format="channels_last", name="global_pool"
+            )(x)
+        return _global_pool(x) if rank == 4 else x
+
+    return _classifier(
+        match.lower(), body, input_shape, num_classes, mean, std, seed
+    )
+
+
+def _hub_backbones():
+    """`{name: (class, its argument for the shape of an image)}`."""
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            "The networks of KerasHub need the extra `hub`: "
+            "pip install 'keras_app[hub]'"
+        ) from error
+    found = {}
+    for name, each in inspect.getmembers(keras_hub.models, inspect.isclass):
+        arguments = inspect.signature(each).parameters
+        for shape in ("image_shape", "input_shape"):
+            if name.endswith("Backbone") and shape in arguments:
+                found.setdefault(name, (each, shape))
+    return found
+
+
+def get(name, input_shape, num_classes, **kwargs):
+    """A network by name: of this module, `keras.applications`, or KerasHub.
+
+    `"keras_hub.models.ViTBackbone"`, with the module in front, is the one of
+    KerasHub (see `hub_backbone`). For the others, upper and lower case are the
+    same, except where both places have a network of that name: `"resnet50"` is
+    the one of this module, for small images, and `"ResNet50"` the one of
+    `keras.applications`.
+
+    Args:
+        name: Name of a function of this module or of `keras.applications`, or
+            of a class, `"keras_hub.models.<class>"`.
         input_shape: Shape of one input, without the batch.
         num_classes: Number of logits.
-        **kwargs: Further arguments of that function.
+        **kwargs: Further arguments of that function or class.
 
     Raises:
         ValueError: If `name` is unknown; the message suggests close ones.
@@ -600,6 +689,9 @@ def get(name, input_shape, num_classes, **kwargs):
     >>> get("mobilenetv2", (32, 32, 3), 10, alpha=0.35).output_shape
     (None, 10)
     """
+    if str(name).startswith(_HUB):
+        name = name.removeprefix(_HUB)
+        return hub_backbone(name, input_shape, num_classes, **kwargs)
     own = {network.__name__: network for network in _NETWORKS}
     # Own names come last: `_match_name` prefers them in the wrong case.
     match = _match_name(

@@ -7,6 +7,7 @@ from keras_app.export.saved_model import export_saved_model
 from keras_app.export.shrink import shrink
 from keras_app.export.sparse import load_sparse
 from keras_app.export.sparse import save_sparse
+from keras_app.export.strip import merge_lora
 from keras_app.export.strip import strip_pruning
 from keras_app.report.exports import ExportReport
 
@@ -17,6 +18,7 @@ __all__ = [
     "export_run",
     "export_saved_model",
     "load_sparse",
+    "merge_lora",
     "save_sparse",
     "shrink",
     "strip_pruning",

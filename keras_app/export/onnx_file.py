@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_app import enforcement
 from keras_app import files
+from keras_app import lora
 from keras_app import selection
 from keras_app.cli import one_line
 from keras_app.export import saved_model
@@ -60,6 +61,7 @@ def export_onnx(model, path, data=None):
             "`path` must name a file in a folder that exists. "
             f"Received: path={path}"
         )
+    lora.refuse_filled_zeros(model)
     state = enforcement.state_of(model)
     if state is not None:
         state.zero()

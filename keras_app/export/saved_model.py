@@ -15,6 +15,7 @@ import numpy as np
 from keras import tree
 
 from keras_app import enforcement
+from keras_app import lora
 from keras_app.cli import one_line
 from keras_app.export import verification
 from keras_app.export.fresh_process import run_on_tensorflow
@@ -91,6 +92,7 @@ def export_saved_model(model, path, data=None):
         )
     target = pathlib.Path(path).resolve()
     _check_target(target, path)
+    lora.refuse_filled_zeros(model)
     state = enforcement.state_of(model)
     if state is not None:
         state.zero()

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import lora
 from keras_app import selection
 
 
@@ -235,7 +236,9 @@ def build(model, chosen, asked=None, notes=()):
                 asked_sparsity=(asked or {}).get(path),
             )
         )
-    return PruningReport(rows, dict(chosen.skipped), list(notes))
+    filled = lora.filled_zeros(model)
+    notes = [*notes, *([filled] if filled else [])]
+    return PruningReport(rows, dict(chosen.skipped), notes)
 
 
 def flops_per_sample(model):
