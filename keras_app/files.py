@@ -8,7 +8,8 @@ import os
 def replacing(target):
     """Yields a path to write to, which becomes `target` at the end.
 
-    Whatever happens, a reader finds either the old or the new file.
+    Whatever happens, to the process or to the machine's power, a reader finds
+    either the old or the new file.
 
     Args:
         target: A `pathlib.Path`.
@@ -17,7 +18,12 @@ def replacing(target):
     temporary = target.with_name(f".writing-{target.name}")
     try:
         yield temporary
+        # The name must not reach the disk before the content does.
+        _sync(temporary)
         os.replace(temporary, target)
+        # Some file systems cannot do this with a folder.
+        with contextlib.suppress(OSError):
+            _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -30,7 +36,12 @@ def write_bytes(target, data):
         data: Bytes.
     """
     with replacing(target) as temporary:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_bytes(data)
+
+
+def _sync(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

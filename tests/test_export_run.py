@@ -1,5 +1,6 @@
 """Tests of exporting runs: the command line, the run's end, the run page."""
 
+import dataclasses
 import json
 
 import keras
@@ -50,6 +51,36 @@ def test_a_run_folder_is_exported_into_itself(run_dir, capsys):
         np.testing.assert_array_equal(found, expected)
     printed = capsys.readouterr().out
     assert "bit by bit" in printed and "model.sparse" in printed
+
+
+def test_a_run_killed_between_two_exports_gets_the_missing_one(
+    run_dir, monkeypatch
+):
+    [whole] = export_run(run_dir, ("sparse",))
+    file = run_dir / "exports" / "model.sparse"
+    before = file.stat().st_mtime_ns
+    asked = []
+    monkeypatch.setattr(
+        "keras_app.export.run.export_saved_model",
+        lambda model, path, data: asked.append(path),
+    )
+    formats = ("sparse", "saved_model")
+    kept, _ = export_run(run_dir, formats, resume=True)
+    assert asked == [run_dir / "exports" / "model_saved_model"]
+    assert kept == whole and file.stat().st_mtime_ns == before
+    # A kill comes before the report; and a report may have lost its file.
+    for lost in ("model.sparse.report.json", "model.sparse"):
+        (run_dir / "exports" / lost).unlink()
+        [again] = export_run(run_dir, ("sparse",), resume=True)
+        # The model inside is an archive with times: a byte more or less.
+        sizes = {"bytes": whole.bytes}
+        sizes["compressed_bytes"] = whole.compressed_bytes
+        assert dataclasses.replace(again, **sizes) == whole
+        assert file.is_file()
+    # Without being asked to resume, all are made.
+    after = file.stat().st_mtime_ns
+    export_run(run_dir, ("sparse",))
+    assert file.stat().st_mtime_ns > after > before
 
 
 def test_the_run_page_shows_the_exports(run_dir):
@@ -129,17 +160,18 @@ def test_a_run_ends_with_its_exports(run_dir):
     def experiment(run_dir, resume, on_start):
         return summary
 
-    def fails(folder):
+    def fails(folder, resume):
         raise ValueError("not this one")
 
     found = train.run(experiment, run_dir, False, None, export=fails)
     assert found["missed"] == ["a target", "export: not this one"]
 
-    def exports(folder):
-        return export_run(folder, ("sparse",))
+    def exports(folder, resume):
+        return export_run(folder, ("sparse",), resume=resume)
 
+    file = run_dir / "exports" / "model.sparse"
     found = train.run(experiment, run_dir, False, None, export=exports)
     assert found == summary
-    assert (run_dir / "exports" / "model.sparse").is_file()
-    # Done already: it would fail.
-    assert train.run(experiment, run_dir, True, None, export=fails) == summary
+    before = file.stat().st_mtime_ns
+    assert train.run(experiment, run_dir, True, None, export=exports) == summary
+    assert file.stat().st_mtime_ns == before

@@ -1,6 +1,7 @@
 """Anytime learning over megabatches: APP, one-shot pruning, and dense."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -158,8 +159,8 @@ def anytime(
     for method in methods:
         _Learner(method, settings).check(model)
     fingerprint = settings.fingerprint(methods, model)
-    session = Session(folder, fingerprint, resume, verbose)
-    return _Run(session, methods, settings).go(on_start)
+    with Session(folder, fingerprint, resume, verbose) as session:
+        return _Run(session, methods, settings).go(on_start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +194,7 @@ class _Settings:
             "training_examples": int(
                 sum(len(m.train_ids) for m in self.megabatches)
             ),
+            "steps_per_epoch": self.megabatches[0].steps_per_epoch,
             "model": model.name,
             "parameters": int(model.count_params()),
             "level": float(self.level),
@@ -480,6 +482,12 @@ class _Run:
         step = index * s.epochs + epoch + 1
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
             self.session.scalar(f"epoch/{name}", event[name], step)
+        if not math.isfinite(event["loss"]):
+            raise FloatingPointError(
+                f"The loss is {event['loss']} in epoch {epoch + 1} of "
+                f"megabatch {index + 1}: lower the learning rate and start "
+                "again."
+            )
         self.checkpoint(
             number, index, epoch + 1, model_state(model), pruner, best
         )

@@ -60,6 +60,16 @@ class MilestoneLearningRate(keras.callbacks.Callback):
         rate = self.model.optimizer.learning_rate
         logs["learning_rate"] = float(ops.convert_to_numpy(rate))
 
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            "learning_rate": self.learning_rate,
+            "milestones": list(self.milestones),
+            "warmup_epochs": self.warmup_epochs,
+            "factor": self.factor,
+            "period": self.period,
+        }
+
     def _set(self, rate):
         self.model.optimizer.learning_rate = rate
 

@@ -14,7 +14,6 @@ from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
-from keras_app.enforcement import state_of
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import model_state
@@ -242,8 +241,8 @@ def lottery(
         seed=seed,
     )
     fingerprint = settings.fingerprint(methods)
-    session = Session(folder, fingerprint, resume, verbose)
-    return _Run(session, methods, settings).go(on_start)
+    with Session(folder, fingerprint, resume, verbose) as session:
+        return _Run(session, methods, settings).go(on_start)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,6 +301,7 @@ class _Settings:
                 "methods": list(methods),
                 "data": self.data.name,
                 "training_examples": len(self.data.train_ids),
+                "batch_size": self.data.batch_size,
                 "model": search.model.name,
                 "parameters": int(search.model.count_params()),
                 "prunable": search.total,
@@ -371,7 +371,7 @@ class _Search:
             for name, value in model_state(self.model).items()
             if name.startswith("optimizer/") and value.dtype != bool
         }
-        self.variables = self.pruner.select(self.model).variables
+        self.variables = self.pruner.variables
         self.total = sum(math.prod(v.shape) for v in self.variables.values())
         # After k prunings: {path: mask}.
         self.masks = [
@@ -392,7 +392,7 @@ class _Search:
             self.model, {**model_state(self.model), **self.fresh}
         )
         masks = self.masks[prunings]
-        state_of(self.model).set([(self.variables[p], masks[p]) for p in masks])
+        self.pruner.apply(masks)
         # Behind the new mask: the old one may prune what it keeps.
         lottery_lib.rewind(self.model, self.start)
 
@@ -715,6 +715,12 @@ class _Training:
     def epoch_done(self, epoch, logs):
         """Trial mask, early stop, log and checkpoint. Called by `fit`."""
         search, stage, session = self.search, self.stage, self.run.session
+        # Before the trial mask, which would ask the weights for their order.
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} in epoch {epoch + 1}: lower the "
+                "learning rate and start again."
+            )
         self.epoch = epoch + 1
         if self._keeps_a_start() and epoch == self.run.settings.rewind_epoch:
             search.start = lottery_lib.snapshot(search.model)
@@ -743,11 +749,6 @@ class _Training:
         )
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
             session.scalar(f"epoch/{name}", event[name], step)
-        if not math.isfinite(event["loss"]):
-            raise FloatingPointError(
-                f"The loss is {event['loss']} in epoch {epoch + 1}: lower the "
-                "learning rate and start again."
-            )
         self._checkpoint()
         what = "ticket" if stage.judged else "round"
         at = stage.prunings if stage.judged else stage.number + 1

@@ -2,8 +2,10 @@
 
 Whatever happens to the process, a reader finds either the old or the new
 version of a file, and a checkpoint is used only if its checksum is right.
+Checkpoints are written by a thread, while the training goes on.
 """
 
+import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
@@ -43,6 +45,8 @@ class RunFolder:
         self.path = pathlib.Path(path)
         self.keep = keep
         self.writes = distribution.is_chief()
+        self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._written = None  # the future of the last checkpoint
 
     def check(self, resume):
         """Raises if the folder holds another run, or cannot be written.
@@ -136,35 +140,56 @@ class RunFolder:
         if not self.writes:
             return
         with open(self.path / METRICS, "a") as file:
-            file.write(json.dumps(event) + "\n")
+            file.write(_line(event))
 
-    def log_size(self):
-        """Returns the log's length in bytes, to be kept in a checkpoint."""
-        path = self.path / METRICS
-        return path.stat().st_size if path.exists() else 0
+    def write_log(self, events):
+        """Replaces the log: what was logged after a checkpoint is forgotten.
 
-    def truncate_log(self, size):
-        """Forgets what was logged after a checkpoint was taken."""
-        if not self.writes:
-            return
-        path = self.path / METRICS
-        path.touch()
-        os.truncate(path, size)
+        Args:
+            events: Dicts of plain values, as `log` takes them.
+        """
+        self.write_text(METRICS, "".join(map(_line, events)))
 
     # ---- checkpoints ---------------------------------------------------
 
     def save_checkpoint(self, arrays, meta):
-        """Writes one checkpoint and drops the oldest.
+        """Takes one checkpoint, which a thread writes; drops the oldest.
+
+        Everything is copied before this returns. At most one is being written:
+        the next one waits for it.
 
         Args:
             arrays: `{name: NumPy array}`, any dtype, kept bit for bit.
             meta: Plain values, ready for JSON.
+
+        Raises:
+            OSError: The checkpoint before could not be written.
         """
         if not self.writes:
             return
+        self.flush()
+        # Backends may hand out the very memory that the next step changes.
+        arrays = {n: np.array(a, order="C") for n, a in arrays.items()}
+        described = _describe(arrays, meta)
+        self._written = self._writer.submit(
+            self._write_checkpoint, list(arrays.values()), described
+        )
+
+    def flush(self):
+        """Waits until the last checkpoint is on the disk.
+
+        Raises:
+            OSError: It could not be written. The one before is still there.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def _write_checkpoint(self, arrays, described):
         number = max((n for n, _ in self._checkpoints()), default=-1) + 1
-        name = f"{CHECKPOINTS}/{number:06d}.ckpt"
-        self.write_bytes(name, _pack(arrays, meta))
+        path = self.path / CHECKPOINTS / f"{number:06d}.ckpt"
+        with files.replacing(path) as temporary:
+            _pack(temporary, arrays, described)
         for _, old in self._checkpoints()[: -self.keep]:
             old.unlink()
 
@@ -177,6 +202,7 @@ class RunFolder:
         Raises:
             ValueError: All checkpoints are damaged.
         """
+        self.flush()
         skipped = []
         for _, path in reversed(self._checkpoints()):
             try:
@@ -210,22 +236,54 @@ def versions():
     return found
 
 
+def _line(event):
+    return json.dumps(event) + "\n"
+
+
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def _pack(arrays, meta):
+def _describe(arrays, meta):
+    described = {
+        name: [index, str(array.dtype), list(array.shape)]
+        for index, (name, array) in enumerate(arrays.items())
+    }
+    return json.dumps({"arrays": described, "meta": meta})
+
+
+def _pack(path, arrays, described):
     """A checksum, then a zip of raw arrays and one JSON description."""
-    body = io.BytesIO()
-    described = {}
-    with zipfile.ZipFile(body, "w", zipfile.ZIP_STORED) as archive:
-        for index, (name, array) in enumerate(arrays.items()):
-            array = np.asarray(array)
-            described[name] = [index, str(array.dtype), list(array.shape)]
-            archive.writestr(str(index), np.ascontiguousarray(array).tobytes())
-        text = json.dumps({"arrays": described, "meta": meta})
-        archive.writestr("meta.json", text)
-    data = body.getvalue()
-    return hashlib.sha256(data).digest() + data
+    with open(path, "wb") as file:
+        file.write(bytes(_DIGEST_BYTES))  # until it is known
+        body = _Hashed(file)
+        with zipfile.ZipFile(body, "w") as archive:
+            for index, array in enumerate(arrays):
+                entry = zipfile.ZipInfo(str(index))
+                entry.file_size = array.nbytes
+                with archive.open(entry, "w") as raw:
+                    raw.write(array.reshape(-1).view("uint8"))
+            archive.writestr("meta.json", described)
+        file.seek(0)
+        file.write(body.digest.digest())
+
+
+class _Hashed:
+    """Hashes what passes on its way to a file.
+
+    It cannot seek, so that an archive is written from front to back, without
+    a copy of it in memory.
+    """
+
+    def __init__(self, file):
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def write(self, data):
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self):
+        self._file.flush()
 
 
 def _unpack(data):

@@ -1,5 +1,6 @@
 """What every experiment does with its run folder, from start to summary."""
 
+import itertools
 import time
 
 import keras
@@ -29,6 +30,8 @@ def open_folder(run_dir, resume):
 class Session:
     """One run while it goes on: its log, checkpoints, terminal and summary.
 
+    A context: where it ends, however it ends, the last checkpoint is written.
+
     Args:
         folder: The `RunFolder`.
         settings: Plain values that must be equal for a run to be continued.
@@ -56,17 +59,26 @@ class Session:
         self._checkpoint = folder.load_checkpoint() if resume else None
         if self._checkpoint is not None:
             self._check_settings(self._checkpoint[1]["settings"])
-        distribution.check_agreement("checkpoint", self._log_size())
+        distribution.check_agreement("checkpoint", self._logged())
 
-    def _log_size(self):
-        """Of the checkpoint to go on from; it grows with every one."""
-        return self._checkpoint[1]["log_size"] if self._checkpoint else -1
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.folder.flush()
+
+    def _logged(self):
+        """Events before the checkpoint to go on from; grows with every one."""
+        if self._checkpoint is None:
+            return -1
+        return sum(map(len, self._checkpoint[1]["results"].values()))
 
     def _check_settings(self, stored):
+        # An earlier version may not have stored all of them.
         changed = [
-            f"{name}: {stored.get(name)} -> {value}"
+            f"{name}: {stored[name]} -> {value}"
             for name, value in self.settings.items()
-            if stored.get(name) != value
+            if name in stored and stored[name] != value
         ]
         if changed:
             raise ValueError(
@@ -85,7 +97,7 @@ class Session:
         if on_start is not None:
             on_start(self.folder)
         if self._checkpoint is None:
-            self.folder.truncate_log(0)
+            self.folder.write_log([])
             return None
         arrays, meta, skipped = self._checkpoint
         self._checkpoint = None
@@ -94,7 +106,8 @@ class Session:
         self.results = meta["results"]
         self.missed = meta["missed"]
         self._seconds_before = meta["seconds"]
-        self.folder.truncate_log(meta["log_size"])
+        # Methods follow each other, here as in the log.
+        self.folder.write_log(itertools.chain(*self.results.values()))
         return arrays, meta
 
     @property
@@ -108,22 +121,27 @@ class Session:
         self.folder.log(event)
 
     def checkpoint(self, arrays, meta):
-        """Writes what `begin` returns when the run is continued.
+        """Keeps what `begin` returns when the run is continued.
+
+        It is written while the training goes on.
 
         Raises:
-            interruption.Interrupted: SIGTERM has come.
+            interruption.Interrupted: SIGTERM has come, and it is written.
+            OSError: The checkpoint before could not be written.
         """
         meta = {
             **meta,
             "settings": self.settings,
             "results": self.results,
             "missed": self.missed,
-            "log_size": self.folder.log_size(),
             "seconds": self.seconds,
         }
         self.folder.save_checkpoint(arrays, meta)
         # One process alone would leave the others waiting for it.
         if distribution.anywhere(interruption.was_asked()):
+            self.folder.flush()
+            # A launcher may end all processes with the first that leaves.
+            distribution.anywhere(False)
             raise interruption.Interrupted(
                 "stopped by SIGTERM behind a checkpoint; go on with "
                 f"--run_dir={self.folder.path} --resume"
@@ -154,6 +172,7 @@ class Session:
         Returns:
             The whole summary.
         """
+        self.folder.flush()
         if self._writer is not None:
             self._writer.close()
         summary = {

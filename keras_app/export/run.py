@@ -36,6 +36,7 @@ def export_run(
     sparse="auto",
     shrink=False,
     multiple_of=1,
+    resume=False,
 ):
     """Exports the model of a run folder or of a `.keras` file.
 
@@ -54,6 +55,8 @@ def export_run(
         quantize, sparse: For LiteRT; see `export_litert`.
         shrink: Whether to cut dead channels first. Defaults to `False`.
         multiple_of: For that; see `keras_app.export.shrink`.
+        resume: Whether to keep exports that are whole, those with a report
+            beside them, and to make only the others. Defaults to `False`.
 
     Returns:
         A list of `ExportReport`s, one for each of `formats`.
@@ -84,29 +87,35 @@ def export_run(
             f"`source` must be a run folder with a {_MODEL}, or a .keras file. "
             f"Received: source={source}"
         )
-    data = _samples(source, data)
-    model = _load(path)
-    if shrink:
-        model = shrink_model(model, data, multiple_of)
+    folder = source / exports.FOLDER if source.is_dir() else source.parent
+    if output is not None and len(formats) > 1:
+        folder = pathlib.Path(output)
+    targets = {
+        each: folder / _name(path.stem, each, quantize) for each in formats
+    }
+    if output is not None and len(formats) == 1:
+        targets = {formats[0]: pathlib.Path(output)}
+    found = {}
+    if resume:
+        found = {each: exports.read_one(targets[each]) for each in formats}
+    missing = [each for each in formats if found.get(each) is None]
+    if missing:
+        data = _samples(source, data)
+        model = _load(path)
+        if shrink:
+            model = shrink_model(model, data, multiple_of)
     writers = {
         "litert": lambda to: export_litert(model, to, data, quantize, sparse),
         "saved_model": lambda to: export_saved_model(model, to, data),
         "sparse": lambda to: export_sparse(model, to),
         "onnx": lambda to: export_onnx(model, to, data),
     }
-    folder = source / exports.FOLDER if source.is_dir() else source.parent
-    if output is not None and len(formats) > 1:
-        folder = pathlib.Path(output)
-    reports = []
-    for each in formats:
-        target = folder / _name(path.stem, each, quantize)
-        if output is not None and len(formats) == 1:
-            target = pathlib.Path(output)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        reports.append(writers[each](target))
+    for each in missing:
+        targets[each].parent.mkdir(parents=True, exist_ok=True)
+        found[each] = writers[each](targets[each])
     if (source / SUMMARY).is_file():
         report_lib.write_page(source)
-    return reports
+    return [found[each] for each in formats]
 
 
 def _name(stem, kind, quantize):

@@ -163,6 +163,17 @@ def sizes(path):
     return sum(map(len, contents)), sum(map(compressed_size, contents))
 
 
+def read_one(path):
+    """Returns the `ExportReport` of an exported file or folder.
+
+    `None` if it is not whole: the report is written last of all.
+    """
+    report = pathlib.Path(f"{path}{_SUFFIX}")
+    if not report.is_file() or not pathlib.Path(path).exists():
+        return None
+    return ExportReport.from_dict(json.loads(report.read_text()))
+
+
 def read(run_dir):
     """Returns the `ExportReport`s of a run folder, in the order of names."""
     found = sorted((pathlib.Path(run_dir) / FOLDER).glob(f"*{_SUFFIX}"))

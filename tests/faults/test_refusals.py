@@ -1,0 +1,252 @@
+"""What stops a run, told in one line: disk, lock, configuration, SIGTERM."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import gin
+from keras_app import cli
+from keras_app import data
+from keras_app import experiments
+from keras_app import train
+from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.session import open_folder
+from keras_app.experiments.session import Session
+from keras_app.pruners import MagnitudePruner
+from keras_app.schedules import ConstantSparsity
+
+pytestmark = pytest.mark.backend_free
+
+# ---- the command line, around an experiment that trains nothing ------------
+
+
+def tiny(run_dir, resume, on_start, seed=0, steps=2, sigterm_after=None):
+    """Takes checkpoints as every experiment does."""
+    folder, _ = open_folder(run_dir, resume)
+    with Session(folder, {"seed": seed}, resume, verbose=False) as session:
+        session.begin(on_start)
+        for step in range(steps):
+            session.log({"event": "epoch", "method": "tiny", "epoch": step})
+            session.checkpoint({"a": np.full(9, step)}, {"step": step})
+            if step == sigterm_after:
+                os.kill(os.getpid(), signal.SIGTERM)
+    return {}
+
+
+tiny.__module__ = "keras_app.experiments"  # where gin looks
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Calls the command line on `tiny` in a folder named run."""
+    monkeypatch.setattr(experiments, "tiny", tiny, raising=False)
+    file = tmp_path / "tiny.gin"
+    file.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from keras_app import experiments\n"
+        "from keras_app import train\n"
+        "train.run.experiment = @experiments.tiny\n"
+    )
+
+    def call(*arguments, **parameters):
+        gin.clear_config()
+        parameters = [
+            f"--gin_param=experiments.tiny.{name}={value}"
+            for name, value in parameters.items()
+        ]
+        first = ["t", f"--gin_file={file}", f"--run_dir={tmp_path / 'run'}"]
+        return train.main([*first, *parameters, *arguments])
+
+    yield call
+    gin.clear_config()
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_disk_that_fills_behind_the_run_ends_it_in_one_line(
+    call, tmp_path, monkeypatch, capsys, steps
+):
+    # Of the last checkpoint, or of one before the last.
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "_write_checkpoint", full)
+        assert call(steps=steps) == train.EXIT_FAILED
+    [line] = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+    assert str(tmp_path / "run") in line
+    assert call("--resume", steps=steps) == 0
+    assert RunFolder(tmp_path / "run").load_checkpoint()[1]["step"] == steps - 1
+
+
+def test_sigterm_ends_with_its_checkpoint_on_the_disk(call, tmp_path, capsys):
+    # Noted once the first checkpoint is under way.
+    status = call(steps=9, sigterm_after=0)
+    assert status == train.EXIT_INTERRUPTED
+    assert "go on with" in capsys.readouterr().err
+    # Nothing waits here: it has to be there.
+    files = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    assert [p.name for p in files] == ["000000.ckpt", "000001.ckpt"]
+
+
+def refused(call, *arguments, **parameters):
+    with pytest.raises(cli.UsageError) as error:
+        call(*arguments, **parameters)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_run_folder_in_use_is_refused_in_one_line(call, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    program = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'a+')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('mine', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-S", "-c", program, str(run / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "mine\n"
+    before = sorted(path.name for path in run.iterdir())
+    text = refused(call, "--resume")
+    other.communicate("")
+    assert "in use by another process" in text and str(run) in text
+    # The configuration of the other run is still its own.
+    after = {path.name for path in run.iterdir()}
+    assert after.difference(before) <= {"checkpoints"}
+
+
+def test_a_folder_that_cannot_be_written_is_refused_in_one_line(
+    call, tmp_path, monkeypatch
+):
+    access = os.access
+
+    def read_only(path, mode):
+        return mode != os.W_OK and access(path, mode)
+
+    # Whoever runs the tests may be allowed to write everywhere.
+    monkeypatch.setattr(os, "access", read_only)
+    text = refused(call)
+    assert "must be writable" in text and str(tmp_path / "run") in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_configuration_is_refused_in_one_line(call):
+    assert call() == 0
+    text = refused(call, "--resume", seed=5)
+    assert "another configuration (seed: 0 -> 5)" in text
+
+
+# ---- what is another configuration, for each experiment --------------------
+
+
+def arrays():
+    images = np.random.default_rng(0).normal(size=(60, 6, 6, 1))
+    return images.astype("float32"), (np.arange(60) % 3).astype("int32")
+
+
+def model(input_shape, num_classes, mean, std, seed):
+    return keras.Sequential(
+        [
+            keras.Input(input_shape),
+            keras.layers.Conv2D(4, 3, name="conv"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(num_classes, name="logits"),
+        ],
+        name="small",
+    )
+
+
+def holdout(batch_size=16):
+    return data.Holdout(
+        arrays(), 0.2, test=arrays(), batch_size=batch_size, shuffle=False
+    )
+
+
+def anytime(path, batch_size=16, **kwargs):
+    stream = data.Megabatches(arrays(), 2, batch_size=batch_size)
+    return experiments.anytime(stream, model, path, test=arrays(), **kwargs)
+
+
+def training(path, batch_size=16, sparsity=0.5, **kwargs):
+    pruner = MagnitudePruner(ConstantSparsity(sparsity, 0, frequency=1))
+    kwargs = {"pruner": pruner, **kwargs}
+    return experiments.train(holdout(batch_size), model, path, **kwargs)
+
+
+def lottery(path, batch_size=16, **kwargs):
+    return experiments.lottery(holdout(batch_size), model, path, **kwargs)
+
+
+def ticket_search(path, batch_size=16, **kwargs):
+    return experiments.ticket_search(holdout(batch_size), model, path, **kwargs)
+
+
+def exploding():
+    return keras.optimizers.SGD(1e30)
+
+
+@pytest.mark.parametrize(
+    "experiment, method",
+    [
+        (anytime, {"methods": "dense"}),
+        (training, {"pruner": None}),
+        (lottery, {"rewind_epoch": 0}),
+    ],
+)
+def test_a_loss_that_is_no_number_ends_each_experiment(
+    tmp_path, experiment, method
+):
+    with pytest.raises(FloatingPointError, match="The loss is (nan|inf) in ep"):
+        experiment(
+            tmp_path, optimizer=exploding, epochs=2, verbose=False, **method
+        )
+
+
+class Killed(BaseException):
+    """Stands for a process that ends."""
+
+
+@pytest.mark.parametrize(
+    "experiment, before, after, words",
+    [
+        (anytime, {}, {"batch_size": 4}, "steps_per_epoch: 2 -> 7"),
+        (training, {}, {"batch_size": 8}, "batch_size: 16 -> 8"),
+        (training, {}, {"sparsity": 0.6}, "callbacks: .*0.5.* -> .*0.6"),
+        (lottery, {}, {"rate": 0.3}, "rate: 0.2 -> 0.3"),
+        (lottery, {}, {"batch_size": 8}, "batch_size: 16 -> 8"),
+        (
+            ticket_search,
+            {"milestones": (9,)},
+            {"milestones": (8,)},
+            r"callbacks: .*\[9\].* -> .*\[8\]",
+        ),
+    ],
+)
+def test_each_experiment_knows_another_configuration(
+    tmp_path, monkeypatch, experiment, before, after, words
+):
+    def begin(self, on_start):
+        self.folder.begin()
+        self.checkpoint({}, {})
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "begin", begin)
+        with pytest.raises(Killed):
+            experiment(tmp_path, verbose=False, **before)
+    with pytest.raises(ValueError, match=f"another configuration.*{words}"):
+        experiment(tmp_path, verbose=False, resume=True, **{**before, **after})
