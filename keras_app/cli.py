@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import sys
+import tempfile
 import warnings
 
 EXIT_USAGE = 2
@@ -47,13 +48,14 @@ def start_command():
         return
     module = argv[argv.index("-m") + 1]
     if module.split(".")[0] == "keras_app":
-        _send_native_stderr_to(os.devnull, first=True)
+        _silence()
 
 
 def keep_native_chatter_in(folder):
     """From here on it goes to a file of the run, and warnings are shown."""
     if _silenced:
-        _send_native_stderr_to(pathlib.Path(folder) / NATIVE_LOG)
+        with open(pathlib.Path(folder) / NATIVE_LOG, "a+b") as file:
+            _send_native_stderr_to(file)
         logging.disable(logging.NOTSET)
         warnings.simplefilter("default", UserWarning)
 
@@ -61,20 +63,23 @@ def keep_native_chatter_in(folder):
 _silenced = False
 
 
-def _send_native_stderr_to(path, first=False):
+def _silence():
     """Redirects file descriptor 2 but not Python's own `sys.stderr`.
 
     TensorFlow's C++ side writes to the descriptor past every setting, which
     would bury the one line that matters.
     """
     global _silenced
-    if first:
-        _silenced = True
-        sys.stderr.flush()
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-        # The same for Python's loggers and warnings, until training starts.
-        logging.disable(logging.WARNING)
-        warnings.simplefilter("ignore")
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(file, 2)
-    os.close(file)
+    _silenced = True
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    # The same for Python's loggers and warnings, until training starts.
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    # `distribution.explain_aborts` reads it; gone with the process.
+    with tempfile.TemporaryFile() as file:
+        _send_native_stderr_to(file)
+
+
+def _send_native_stderr_to(file):
+    os.dup2(file.fileno(), 2)

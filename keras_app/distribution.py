@@ -7,12 +7,21 @@ come out as on one device, up to rounding.
 Private Keras names in use, inside the scope only: on JAX
 `trainer._distribute_data`; on TensorFlow, with `mend_keras=True`,
 `trainer.reduce_per_replica` and `TensorFlowTrainer._maybe_symbolic_build`.
+
+When a process is lost, the others cannot go on: they stop with `ProcessLost`,
+and all are started again. On JAX that takes `explain_aborts`, too, because
+native code may end a process before Python hears of anything, and `leaving`.
 """
 
 import contextlib
+import ctypes
 import functools
 import os
 import re
+import signal
+import stat
+import sys
+import time
 
 import keras
 import numpy as np
@@ -31,10 +40,38 @@ BACKENDS = {
 }
 _SPELLED = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 _JAX_PROCESSES = "KERAS_DISTRIBUTION_"  # how Keras's variables begin
+# What JAX says when another process is gone: Gloo (on CPUs), NCCL (on GPUs),
+# and the service that watches over the processes.
+_LOST = re.compile(
+    "gloo/transport/"
+    "|remote process exited"
+    "|stopped sending heartbeats|heartbeat timeout"
+    "|remote target coordination_service"
+)
+_JAX_GAVE_UP = "JAX distributed service detected fatal errors"
+_IS_GONE = "another process of this training is gone"
+# JAX's own, except for the end: the first process may export for long, and
+# the others wait for it. One that is gone is noticed all the same.
+_HEARTBEAT_SECONDS = 100
+_SHUTDOWN_SECONDS = 24 * 60 * 60
+_LAST_WORDS_SECONDS = 5
 _WAY_OUT = (
     "Use the JAX backend with `keras.distribution.DataParallel` "
     "(keras_app.distribution.scope('data_parallel'))"
 )
+
+
+class ProcessLost(RuntimeError):
+    """Another process is gone, or never came; all must be started again.
+
+    Example:
+
+    >>> try:
+    ...     raise ProcessLost("another process is gone.")
+    ... except ProcessLost as error:
+    ...     print(error, "Start all of them again.")
+    another process is gone. Start all of them again.
+    """
 
 
 @contextlib.contextmanager
@@ -47,6 +84,7 @@ def scope(
     job_addresses=None,
     num_processes=None,
     process_id=None,
+    wait_seconds=300,
 ):
     """Trains what is made and fitted inside on several devices.
 
@@ -98,10 +136,13 @@ def scope(
             `keras.distribution.initialize`: address of the first process with
             its port, how many there are, and which one this is. Default to
             `None`: the variables above, or a single process.
+        wait_seconds: On JAX: how long to wait until all processes have come,
+            >= 1; JAX takes some seconds more to give up. Defaults to `300`.
 
     Raises:
         ValueError: A name that the backend does not know, devices that there
             are not, or what Keras cannot do.
+        ProcessLost: While all went on, another process ended.
 
     Example:
 
@@ -123,7 +164,7 @@ def scope(
             f"Received: name={name!r} inside {_open.name!r}"
         )
     if keras.backend.backend() == "jax":
-        _join(job_addresses, num_processes, process_id)
+        _join(job_addresses, num_processes, process_id, wait_seconds)
         chosen = _jax_distribution(name, devices, model_devices, layout)
         mend = _taking_whole_batches(chosen)
     else:
@@ -131,7 +172,7 @@ def scope(
         mend = _mended() if mend_keras else contextlib.nullcontext()
     _open = _Open(name, chosen, dict(layout or {}))
     try:
-        with mend:
+        with mend, _naming_lost_processes():
             _open.enter()
             try:
                 yield
@@ -303,21 +344,198 @@ def _process_count():
     return 1
 
 
-def _join(job_addresses, num_processes, process_id):
+def _join(job_addresses, num_processes, process_id, wait_seconds):
     """Meets the other processes of a JAX program, if there are any."""
     import jax
 
+    global _meeting, _lost
+    wait_seconds = check_whole("wait_seconds", wait_seconds, 1)
     given = [x is not None for x in (job_addresses, num_processes, process_id)]
     said = any(key.startswith(_JAX_PROCESSES) for key in os.environ)
     if jax.distributed.is_initialized() or not (any(given) or said):
         return
+    address = job_addresses or os.environ.get(f"{_JAX_PROCESSES}JOB_ADDRESSES")
+    _meeting = _Meeting(address)
     try:
-        keras.distribution.initialize(job_addresses, num_processes, process_id)
+        with _waiting(wait_seconds):
+            keras.distribution.initialize(
+                job_addresses, num_processes, process_id
+            )
+    except jax.errors.JaxRuntimeError as error:
+        _lost = True
+        raise ProcessLost(f"{_meeting.failure()} JAX says: {error}") from error
     except RuntimeError as error:
         raise ValueError(
             "The processes of a JAX program must meet before it computes "
             f"anything: open the scope first. JAX says: {error}"
         ) from error
+    finally:
+        _meeting = None
+
+
+@contextlib.contextmanager
+def _waiting(wait_seconds):
+    """Gives JAX the time limits that Keras has no arguments for."""
+    import jax
+
+    before = jax.distributed.initialize
+    jax.distributed.initialize = functools.partial(
+        before,
+        initialization_timeout=wait_seconds,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+    )
+    try:
+        yield
+    finally:
+        jax.distributed.initialize = before
+
+
+class _Meeting:
+    """Where the processes of a JAX program wait for each other."""
+
+    def __init__(self, address):
+        self._address = address or "the address that JAX found by itself"
+        self._started = time.monotonic()
+
+    def failure(self):
+        """What to say if they do not meet."""
+        waited = time.monotonic() - self._started
+        return (
+            f"the processes of this training did not meet at {self._address}: "
+            f"waited {waited:.0f} seconds."
+        )
+
+
+_meeting = None  # while this process waits
+
+
+# ---- when a process is lost ---------------------------------------------
+
+
+@contextlib.contextmanager
+def _naming_lost_processes():
+    """Turns what the backend raises when another process is gone."""
+    global _lost
+    try:
+        yield
+    except Exception as error:
+        if _process_count() == 1 or not _means_lost(error):
+            raise
+        _lost = True
+        raise ProcessLost(f"{_IS_GONE}.") from error
+
+
+_lost = False  # from then on no process can be asked anything
+
+
+def _means_lost(error):
+    text = str(error)
+    if keras.backend.backend() == "jax":
+        # Of many types, ValueError among them.
+        return bool(_LOST.search(text))
+    import tensorflow as tf
+
+    # Storage may be unavailable, too.
+    return isinstance(error, tf.errors.UnavailableError) and (
+        "Collective ops" in text or "/job:worker" in text
+    )
+
+
+def explain_aborts(say):
+    """Has a function called before JAX aborts this process over another one.
+
+    JAX's processes watch each other, in threads of native code. Where one of
+    those finds the first process gone, any other silent for 100 seconds, or
+    nobody at the meeting place, it aborts its own process, whatever Python is
+    doing. `say` is then called in that thread and may end the process in
+    its own way. An abort is JAX's if it says so at the end of the file behind
+    file descriptor 2, which must be open for reading; any other goes on.
+
+    Holds until the process ends. Does nothing on the other backends.
+
+    Args:
+        say: A callable of one argument, a sentence.
+
+    Example:
+
+    >>> explain_aborts(print)
+    """
+    global _handler
+    if keras.backend.backend() != "jax":
+        return
+
+    def handle(signum):
+        if _JAX_GAVE_UP in _fatal_line():
+            say(_IS_GONE + "." if _meeting is None else _meeting.failure())
+
+    # Python's own handlers run in the main thread, when it is next in Python:
+    # too late, because abort() ends the process when a handler returns.
+    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(handle)
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal(signal.SIGABRT, ctypes.cast(_handler, ctypes.c_void_p))
+
+
+_handler = None  # what C calls must stay alive
+
+
+def _fatal_line():
+    """The line with which native code died, if it wrote one to a file."""
+    status = os.fstat(2)
+    if not stat.S_ISREG(status.st_mode):
+        return ""
+    count = 1 << 14  # more than a stack trace
+    try:
+        end = os.pread(2, count, max(0, status.st_size - count))
+    except OSError:
+        return ""  # open for writing only
+    # An earlier run, which this one continues, may have left one as well.
+    lines = re.findall(r"^F\d{4} .*", end.decode(errors="replace"), re.M)
+    return lines[-1] if lines else ""
+
+
+@contextlib.contextmanager
+def leaving(together):
+    """Ends a process as the other processes of its training need it.
+
+    At its end JAX waits for all others. A process that failed alone would keep
+    them waiting in a computation in which it no longer takes part, and itself
+    for them. It must leave at once: that breaks its connections, and the
+    others stop. But nobody outlives the first process, which therefore gives
+    the others, who may have failed alike, a moment for their own last words.
+
+    On TensorFlow only one that has lost another leaves like this. Does nothing
+    for a single process.
+
+    Args:
+        together: The exit statuses with which all processes end together,
+            0 among them.
+
+    Example:
+
+    >>> with leaving(together=(0,)):
+    ...     print("done")
+    done
+    """
+    try:
+        yield
+    except BaseException as error:
+        jax = keras.backend.backend() == "jax"
+        several = _lost or (jax and _process_count() > 1)
+        status = 1
+        if isinstance(error, SystemExit):
+            status = error.code or 0
+        if not several or (status in together and not _lost):
+            raise
+        if not isinstance(error, SystemExit):
+            sys.excepthook(*sys.exc_info())
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if not _lost and is_chief():
+            time.sleep(_LAST_WORDS_SECONDS)
+        os._exit(status)
 
 
 # ---- what the names stand for -------------------------------------------

@@ -6,7 +6,12 @@ the run folder. Exit status: 0 done; 1 the run failed, on a loss that is not a
 number or a disk that is full, said in one line; 2 the arguments or the
 configuration are wrong, said in one line before anything is trained; 3
 everything ran and was saved, but a pruner missed its target or an export was
-refused; 75 the run was stopped by SIGTERM and goes on with --resume.
+refused; 75 the run was stopped by SIGTERM, or another of its processes is gone
+or never came, and it goes on with --resume.
+
+Of several processes all end with the same status, except for 3: the others end
+with 0, because a scheduler may end all processes with the first that does not,
+and the first process still writes and exports when the others are done.
 """
 
 import contextlib
@@ -18,10 +23,9 @@ from absl import flags
 
 from keras_app import cli
 from keras_app import configuration
+from keras_app import distribution as distribution_lib
 from keras_app import interruption
 from keras_app.configuration import CONFIG
-from keras_app.distribution import is_chief
-from keras_app.report import exports
 
 EXIT_FAILED = 1
 EXIT_MISSED = 3
@@ -58,9 +62,8 @@ def run(
     Args:
         experiment: One of `keras_app.experiments`, with its arguments bound.
         run_dir, resume, on_start: Passed to it.
-        export: Called with `run_dir` at the end, such as
-            `keras_app.export.export_run`, unless that was done already.
-            Defaults to `None`.
+        export: Called with `run_dir` and `resume` at the end, such as
+            `keras_app.export.export_run`. Defaults to `None`.
         distribution: A callable without arguments that makes a context to
             run the experiment in, such as `keras_app.distribution.scope` with
             its arguments bound. Defaults to none: one device.
@@ -71,11 +74,10 @@ def run(
     """
     with distribution():
         summary = experiment(run_dir=run_dir, resume=resume, on_start=on_start)
-        chief = is_chief()
-    wanted = export is not None and chief
-    if wanted and not (pathlib.Path(run_dir) / exports.FOLDER).exists():
+        chief = distribution_lib.is_chief()
+    if export is not None and chief:
         try:
-            for report in export(run_dir):
+            for report in export(run_dir, resume=resume):
                 print(report)
         except (ValueError, OSError, ImportError) as error:
             problem = f"export: {cli.one_line(error)}"
@@ -116,12 +118,31 @@ def main(argv):
     paths = [configuration.find(name) for name in files]
     run_dir = options.run_dir or configuration.new_folder(paths[0].stem)
     started = []
+    lost = []
+
+    def say_lost(reason):
+        # Native code may notice it while Python says it already.
+        if not lost:
+            lost.append(reason)
+            print(
+                f"keras_app.train: {cli.one_line(reason)} Start all of them "
+                f"again with --run_dir={run_dir} --resume.",
+                file=sys.stderr,
+            )
+
+    def give_up(reason):
+        say_lost(reason)
+        sys.stdout.flush()
+        os._exit(EXIT_INTERRUPTED)
+
+    distribution_lib.explain_aborts(give_up)
 
     def on_start(folder):
         started.append(folder)
         if folder.writes:
             cli.keep_native_chatter_in(folder.path)
-        folder.write_text(CONFIG, _config_text(gin))
+        # All bindings: nothing tells yet which ones will be used.
+        folder.write_text(CONFIG, gin.config_str())
 
     try:
         with interruption.noticing_sigterm():
@@ -130,6 +151,11 @@ def main(argv):
             )
     except interruption.Interrupted as error:
         print(f"keras_app.train: {cli.one_line(error)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except distribution_lib.ProcessLost as error:
+        if os.environ.get("KERAS_APP_TRACEBACK"):
+            raise
+        say_lost(error)
         return EXIT_INTERRUPTED
     except (FloatingPointError, OSError) as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
@@ -150,8 +176,9 @@ def main(argv):
         print(f"{run_dir} is finished already; nothing to do.")
         return 0
     # What ran last decides which arguments were used at all.
-    started[0].write_text(CONFIG, _config_text(gin))
-    if summary.get("missed"):
+    started[0].write_text(CONFIG, gin.operative_config_str())
+    # All know what was missed; the docstring says why one of them says so.
+    if summary.get("missed") and started[0].writes:
         for text in summary["missed"]:
             print(f"keras_app.train: missed: {text}", file=sys.stderr)
         return EXIT_MISSED
@@ -165,15 +192,12 @@ def _configured_run(gin, paths, options):
     return gin.get_configurable("keras_app.train.run")
 
 
-def _config_text(gin):
-    """The operative configuration, which `--resume` can read again."""
-    return gin.operative_config_str()
-
-
 def app():
     """Runs the command line of this process."""
-    with cli.command("keras_app.train"):
-        sys.exit(main(sys.argv))
+    ends = (0, EXIT_MISSED, EXIT_INTERRUPTED)
+    with distribution_lib.leaving(together=ends):
+        with cli.command("keras_app.train"):
+            sys.exit(main(sys.argv))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 
 import keras
@@ -107,7 +109,17 @@ PRUNERS = {
         schedules.AnytimeSchedule(2, level=4), data=[data()]
     ),
     "rigl": lambda: pruners.RigL(moving(), data=[data()]),
+    "rigl_by_steps": lambda: pruners.RigL(moving()),
     "set": lambda: pruners.SET(moving()),
+    "acdc": lambda: pruners.ACDC(
+        schedules.CyclicSparsity(0.0, 0.6, 1, 6, period=2), scope="global"
+    ),
+    "wanda": lambda: pruners.WandaPruner(gradual(), data=[data()]),
+    "ste": lambda: pruners.STE(moving(), lam=0.01),
+    "top_kast": lambda: pruners.TopKAST(
+        moving(), backward_sparsity=0.3, lam=0.01
+    ),
+    "movement": lambda: pruners.MovementPruner(gradual()),
 }
 
 
@@ -336,7 +348,7 @@ def test_a_new_session_is_still_distributed(forced):
 # ---- several processes --------------------------------------------------
 
 
-def trained(folder):
+def trained(folder, **arguments):
     """An experiment as JSON; only the first process writes to the folder."""
     from keras_app import data as data_lib
     from keras_app import experiments
@@ -358,7 +370,7 @@ def trained(folder):
         parts,
         network,
         folder,
-        epochs=2,
+        **{"epochs": 2, **arguments},
         pruner=pruners.MagnitudePruner(
             schedules.PolynomialDecay(0.0, 0.7, 0, 4, frequency=2)
         ),
@@ -367,17 +379,52 @@ def trained(folder):
     )
 
 
+def refusal_of(call, *arguments, **keywords):
+    try:
+        call(*arguments, **keywords)
+    except ValueError as error:
+        return str(error)
+
+
+def in_one_of_two(scope, folder):
+    """Trains; meets what must be refused; the first process leaves alone."""
+    distribution._LAST_WORDS_SECONDS = 0
+    with distribution.leaving(together=(0,)), distribution.scope(**scope):
+        chief = distribution.is_chief()
+        summary = trained(folder)
+        summary["disagreement"] = refusal_of(
+            distribution.check_agreement, "number", int(chief)
+        )
+        if chief:
+            pathlib.Path(folder, "summary.json").unlink()
+        distribution.anywhere(False)
+        summary["changed"] = refusal_of(trained, folder, epochs=3, resume=True)
+        print(json.dumps(summary), flush=True)
+        with tempfile.TemporaryFile() as native:
+            os.dup2(native.fileno(), 2)
+        distribution.explain_aborts(end_as_lost)
+        distribution.anywhere(False)
+        if chief:
+            sys.exit(4)
+        try:
+            if BACKEND == "jax":
+                # No computation will say that the first process is gone.
+                time.sleep(100)
+            distribution.anywhere(False)
+        except Exception as error:
+            assert distribution._means_lost(error)
+            end_as_lost("Python heard of it.")
+
+
+def end_as_lost(reason):
+    print(reason, flush=True)
+    os._exit(75)
+
+
 WORKER = """
 import json, sys
-from keras_app import distribution
 from tests import test_distribution as tests
-with distribution.scope(**json.loads(sys.argv[1])):
-    summary = tests.trained(sys.argv[2])
-    try:
-        distribution.check_agreement("number", int(distribution.is_chief()))
-    except ValueError as error:
-        summary["disagreement"] = str(error)
-print(json.dumps(summary))
+tests.in_one_of_two(json.loads(sys.argv[1]), sys.argv[2])
 """
 
 
@@ -395,13 +442,18 @@ def two_processes(tmp_path, scopes, environments):
         for scope, environment in zip(scopes, environments)
     ]
     try:
-        outputs = [process.communicate(timeout=200) for process in processes]
+        outputs = [process.communicate(timeout=400) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    for process, (_, errors) in zip(processes, outputs):
-        assert process.returncode == 0, errors[-3000:]
+    for process, status, (_, errors) in zip(processes, (4, 75), outputs):
+        assert process.returncode == status, errors[-3000:]
     lines = [output.strip().splitlines() for output, _ in outputs]
+    heard = lines[1].pop()
+    assert heard == {
+        "jax": "another process of this training is gone.",
+        "tensorflow": "Python heard of it.",
+    }.get(BACKEND)
     return [json.loads(found[-1]) for found in lines], lines
 
 
@@ -427,6 +479,8 @@ def check_two(tmp_path, scopes, environments):
     for each in (first, second):
         assert "same number" in each["disagreement"]
         assert "Received: [1, 0]" in each["disagreement"]
+        assert "another configuration" in each["changed"]
+        assert "epochs: 2 -> 3" in each["changed"]
     # Written once, printed once.
     log = (together / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in log] == [0, 1]
@@ -458,8 +512,25 @@ def test_two_processes_agree_with_one_on_jax(tmp_path):
 
 @tensorflow_only
 def test_two_mended_workers_agree_with_one(tmp_path):
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    environments = [
+    scopes = [{"name": "multi_worker", "mend_keras": True}] * 2
+    check_two(tmp_path, scopes, variables())
+
+
+def variables():
+    """What says to two processes who they are."""
+    ports = free_ports(2)
+    if BACKEND == "jax":
+        return [
+            {
+                "JAX_PLATFORMS": "cpu",
+                "KERAS_DISTRIBUTION_JOB_ADDRESSES": f"127.0.0.1:{ports[0]}",
+                "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+                "KERAS_DISTRIBUTION_PROCESS_ID": str(index),
+            }
+            for index in range(2)
+        ]
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    return [
         {
             "TF_CONFIG": json.dumps(
                 {
@@ -470,8 +541,242 @@ def test_two_mended_workers_agree_with_one(tmp_path):
         }
         for index in range(2)
     ]
-    scopes = [{"name": "multi_worker", "mend_keras": True}] * 2
-    check_two(tmp_path, scopes, environments)
+
+
+# ---- a process is lost --------------------------------------------------
+
+GONE = {
+    "jax": [
+        "UNKNOWN: Gloo AllGather failed: [external/gloo/gloo/transport/tcp/"
+        "pair.cc:547] Connection closed by peer [127.0.0.1]:2476",
+        "UNAVAILABLE: Task 1 heartbeat timeout. This indicates that the remote "
+        "task has failed",
+        "INTERNAL: NCCL operation ncclGroupEnd() failed: remote process exited "
+        "or there was a network error",
+    ],
+    "tensorflow": [
+        "Graph execution error:\n\nDetected at node CollectiveReduceV2\n"
+        "Collective ops is aborted by: failed to connect to all addresses",
+        "Additional GRPC error information from remote target "
+        "/job:worker/replica:0/task:0\nSocket closed",
+    ],
+}
+
+
+def unavailable(message):
+    if BACKEND != "tensorflow":
+        return ValueError(message)
+    import tensorflow as tf
+
+    return tf.errors.UnavailableError(None, None, message)
+
+
+def raised(error):
+    with pytest.raises(Exception) as caught:
+        with distribution._naming_lost_processes():
+            raise error
+    return caught.value
+
+
+@not_torch
+@pytest.mark.parametrize("message", GONE.get(BACKEND, ()))
+def test_what_means_that_another_process_is_gone(message, monkeypatch):
+    monkeypatch.setattr(distribution, "_lost", False)
+    error = unavailable(message)
+    assert raised(error) is error, "a single process has no others"
+    monkeypatch.setattr(distribution, "_process_count", lambda: 2)
+    lost = raised(error)
+    assert type(lost) is distribution.ProcessLost
+    assert lost.__cause__ is error
+    assert "another process" in str(lost)
+
+
+@not_torch
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Arguments `target` and `output` must have the same shape."),
+        OSError(28, "No space left on device"),
+        unavailable("The bucket is not to be reached"),
+    ],
+)
+def test_what_does_not(error, monkeypatch):
+    monkeypatch.setattr(distribution, "_process_count", lambda: 2)
+    assert raised(error) is error
+
+
+FATAL = (
+    b"F1121 22:48:29.266452 7669 client.h:80] Terminating process because the "
+    b"JAX distributed service detected fatal errors. absl::Status: UNAVAILABLE"
+)
+OTHER = b"F1121 22:48:29.266452 7669 buffer.cc:80] Check failed: size > 0"
+
+
+@jax_only
+@pytest.mark.parametrize(
+    "words, gone",
+    [
+        (FATAL + b"\n*** Check failure stack trace: ***\n", True),
+        (OTHER + b"\n" + FATAL, True),
+        (FATAL + b"\n" + OTHER, False),
+        (b"", False),
+    ],
+)
+def test_an_abort_of_another_kind_goes_its_way(words, gone):
+    before = os.dup(2)
+    try:
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            os.write(2, words)
+            line = distribution._fatal_line()
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+    assert (distribution._JAX_GAVE_UP in line) == gone
+
+
+@jax_only
+@pytest.mark.parametrize("native", [True, False])
+def test_processes_that_do_not_meet(native, monkeypatch):
+    import jax
+
+    given = {}
+
+    def initialize(**arguments):
+        given.update(arguments)
+        kind = jax.errors.JaxRuntimeError if native else RuntimeError
+        raise kind("said by JAX")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    monkeypatch.setattr(distribution, "_lost", False)
+    kind = distribution.ProcessLost if native else ValueError
+    with pytest.raises(kind, match="did not meet|must meet") as error:
+        with distribution.scope(
+            "data_parallel",
+            job_addresses="127.0.0.1:1",
+            num_processes=2,
+            process_id=1,
+            wait_seconds=7,
+        ):
+            pytest.fail("the scope was opened")
+    assert "said by JAX" in str(error.value)
+    if native:
+        assert "at 127.0.0.1:1: waited 0 seconds." in str(error.value)
+    assert given["coordinator_address"] == "127.0.0.1:1"
+    assert given["initialization_timeout"] == 7
+    assert jax.distributed.initialize is initialize
+
+
+@jax_only
+def test_a_time_to_wait_is_checked():
+    message = refusal(name="data_parallel", wait_seconds=0)
+    assert "`wait_seconds`" in message and "wait_seconds=0" in message
+
+
+# Half a minute each, on a quiet machine.
+RUN = [
+    *(sys.executable, "-m", "keras_app.train"),
+    *("--gin_file=rigl.gin", "--gin_param=experiments.train.epochs=8"),
+    "--gin_param=schedules.ConstantSparsity.end_step=500",
+    {
+        "jax": "--gin_file=distribution/data_parallel.gin",
+        "tensorflow": "--gin_file=distribution/multi_worker.gin",
+    }.get(BACKEND),
+]
+
+
+def started(command, environments):
+    return [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "KERAS_BACKEND": BACKEND, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in environments
+    ]
+
+
+def ended(processes):
+    """`[(status, lines on stderr)]`."""
+    try:
+        errors = [each.communicate(timeout=400)[1] for each in processes]
+    finally:
+        for each in processes:
+            each.kill()
+    return [
+        (each.returncode, [x for x in text.splitlines() if "train:" in x])
+        for each, text in zip(processes, errors)
+    ]
+
+
+def outcome(run_dir):
+    model = keras.saving.load_model(run_dir / "model.keras", compile=False)
+    log = (run_dir / "metrics.jsonl").read_text()
+    return log, [weight.tobytes() for weight in model.get_weights()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    both = ended(started([*RUN, f"--run_dir={run_dir}"], variables()))
+    assert both == [(0, []), (0, [])]
+    return outcome(run_dir)
+
+
+@not_torch
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_stops_the_other_and_resume_goes_on(
+    undisturbed, tmp_path, victim
+):
+    run_dir = tmp_path / "run"
+    command = [*RUN, f"--run_dir={run_dir}"]
+    both = started(command, variables())
+    checkpoint = run_dir / "checkpoints" / "000001.ckpt"
+    while not checkpoint.exists():
+        assert all(each.poll() is None for each in both), ended(both)
+        time.sleep(0.05)
+    both[victim].kill()
+    killed = time.monotonic()
+    survivor = both[1 - victim]
+    survivor.wait(120)
+    print(f"the other stopped after {time.monotonic() - killed:.1f} s")
+    statuses, lines = zip(*ended(both))
+    assert statuses[victim] == -9
+    assert statuses[1 - victim] == 75
+    [line] = lines[1 - victim]
+    assert "another process of this training is gone" in line
+    assert f"--run_dir={run_dir} --resume" in line
+    assert not (run_dir / "summary.json").exists()
+
+    again = ended(started([*command, "--resume"], variables()))
+    assert again == [(0, []), (0, [])]
+    assert outcome(run_dir) == undisturbed
+
+
+@jax_only
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [0, 1])
+def test_a_process_that_stays_alone_says_where_it_waited(tmp_path, alone):
+    [[status, [line]]] = ended(
+        started(
+            [
+                *RUN,
+                "--gin_param=distribution.scope.wait_seconds=1",
+                f"--run_dir={tmp_path / 'run'}",
+            ],
+            variables()[alone : alone + 1],
+        )
+    )
+    assert status == 75
+    assert "did not meet at 127.0.0.1:" in line and " seconds." in line
+    assert not (tmp_path / "run").exists()
+
+
+# ---- files --------------------------------------------------------------
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
@@ -482,7 +787,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     folder.check(resume=False)
     folder.begin()
     folder.write_text("config.gin", "a = 1")
-    folder.truncate_log(0)
+    folder.write_log([])
     folder.log({"epoch": 0})
     folder.save_checkpoint({"a": np.zeros(3)}, {})
     folder.save_model(perceptron())

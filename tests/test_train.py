@@ -11,6 +11,7 @@ import pytest
 
 import gin
 from keras_app import cli
+from keras_app import distribution
 from keras_app import train
 from keras_app.experiments.run_folder import RunFolder
 
@@ -129,29 +130,56 @@ def test_mistakes_name_what_is_wrong(tmp_path, arguments, words):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missed_target_ends_with_its_own_status(tmp_path, monkeypatch):
+@pytest.fixture
+def status_of(tmp_path, monkeypatch):
+    """The status of a command line that runs a function as its experiment."""
     from keras_app import experiments
 
-    def missing(run_dir, resume, on_start):
-        from keras_app.experiments.run_folder import RunFolder
+    def status(experiment):
+        name = tmp_path.name  # gin knows a name for good
+        monkeypatch.setattr(experiments, name, experiment, raising=False)
+        file = tmp_path / "other.gin"
+        file.write_text(
+            "from __gin__ import dynamic_registration\n"
+            "from keras_app import experiments\n"
+            "from keras_app import train\n"
+            f"train.run.experiment = @experiments.{name}\n"
+        )
+        return train.main(
+            ["train", f"--gin_file={file}", f"--run_dir={tmp_path / 'r'}"]
+        )
 
+    return status
+
+
+@pytest.mark.parametrize("chief", [True, False])
+def test_the_first_process_says_what_was_missed_and_ends_with_status_3(
+    chief, status_of, monkeypatch, capsys
+):
+    def other(run_dir, resume, on_start):
         folder = RunFolder(run_dir)
         folder.begin()
         on_start(folder)
         return {"missed": ["app: asked for 0.9, reached 0.5"]}
 
-    monkeypatch.setattr(experiments, "missing", missing, raising=False)
-    file = tmp_path / "missing.gin"
-    file.write_text(
-        "from __gin__ import dynamic_registration\n"
-        "from keras_app import experiments\n"
-        "from keras_app import train\n"
-        "train.run.experiment = @experiments.missing\n"
-    )
-    status = train.main(
-        ["train", f"--gin_file={file}", f"--run_dir={tmp_path / 'r'}"]
-    )
-    assert status == 3
+    monkeypatch.setattr(distribution, "is_chief", lambda: chief)
+    # The others must not end with it: a launcher may end all processes with
+    # the first that does not end with 0, while the first is still writing.
+    assert status_of(other) == (3 if chief else 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "keras_app.train: missed: app: asked for 0.9, reached 0.5"
+    ] * int(chief)
+
+
+def test_a_lost_process_is_one_line_and_status_75(status_of, tmp_path, capsys):
+    def other(run_dir, resume, on_start):
+        raise distribution.ProcessLost("another process is gone.")
+
+    assert status_of(other) == 75
+    [line] = capsys.readouterr().err.splitlines()
+    assert "another process is gone. Start all of them again" in line
+    assert f"--run_dir={tmp_path / 'r'} --resume" in line
 
 
 def test_sigterm_ends_behind_a_checkpoint_and_resume_goes_on(run_dir, tmp_path):

@@ -1,0 +1,420 @@
+"""Time and memory as the work grows: 1M to 200M parameters, 1 to 4 devices.
+
+    pip install -e .
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --backend jax --sizes 1M 10M --devices 1 2
+
+A perceptron with three hidden layers of equal width, so many parameters in
+all. Devices are parts of one CPU (data parallel on JAX, `MirroredStrategy` on
+TensorFlow, one device on PyTorch): they show what more devices cost, each with
+its copy of the weights, and cannot show what they gain. A batch is that of all
+devices together.
+
+Every number comes from a process of its own, one for dense and one for masked
+training, with plain SGD, which keeps nothing beside the weights. Each timed fit
+holds one real mask update (magnitude, global, up to 90 %), whose time is
+measured apart from the steps. The checkpoint is that of the experiments: the
+state of model and optimizer in `RunFolder.save_checkpoint`.
+
+A cell's growth is its ratio to the size before, beside the ratio of the
+parameters: what grows by more than that does not scale. A cell for which the
+machine has not enough free memory is left out, with a word.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from training_overhead import BACKENDS
+from training_overhead import CLASSES
+from training_overhead import data
+from training_overhead import FEATURES
+from training_overhead import hardware
+from training_overhead import KerasSide
+from training_overhead import show
+
+SIZES = ("1M", "10M", "50M", "200M")
+DEVICES = (1, 2, 4)
+DISTRIBUTIONS = {"jax": "data_parallel", "tensorflow": "mirrored"}
+SPARSITY = 0.9
+# Fits of about equal length, but never too short to time.
+PARAMETER_STEPS = 10**9
+FEWEST_STEPS = 4
+MOST_STEPS = 100
+# What a process with a backend in it needs besides.
+BASE_BYTES = 2 * 2**30
+MEASURED = {
+    "step": "ms/step",
+    "update": "mask update, ms",
+    "peak": "peak MiB",
+    "checkpoint_peak": "peak MiB with checkpoints",
+    "held": "training held by a checkpoint, ms",
+    "written": "until on disk, ms",
+    "bytes": "checkpoint MiB",
+}
+UNITS = {"peak": 2**-20, "checkpoint_peak": 2**-20, "bytes": 2**-20}
+
+
+# ---- the work ------------------------------------------------------------
+
+
+def width(parameters):
+    """Of the three hidden layers, without regard to biases."""
+    ends = FEATURES + CLASSES
+    return round(((ends**2 + 8 * parameters) ** 0.5 - ends) / 4)
+
+
+def steps_of(parameters):
+    steps = PARAMETER_STEPS // parameters
+    return max(FEWEST_STEPS, min(MOST_STEPS, steps))
+
+
+def bytes_needed(parameters, devices):
+    """An estimate on the safe side, in float32.
+
+    Every device holds weights, gradients, new weights and one more of these on
+    the way; the host those of a checkpoint twice, and the scores.
+    """
+    return BASE_BYTES + 4 * parameters * (4 * devices + 3)
+
+
+def build(keras, parameters):
+    layers = keras.layers
+    units = width(parameters)
+    hidden = [layers.Dense(units, activation="relu") for _ in range(3)]
+    stack = [layers.InputLayer((FEATURES,)), *hidden, layers.Dense(CLASSES)]
+    model = keras.Sequential(stack)
+    model.compile(
+        optimizer=keras.optimizers.SGD(1e-3),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    return model
+
+
+def timed_pruner(side, args, steps):
+    from keras_app.pruners import MagnitudePruner
+    from keras_app.schedules import PolynomialDecay
+
+    class TimedPruner(MagnitudePruner):
+        seconds = []
+
+        def prune(self, sparsity):
+            # Steps that JAX has in its queue are no part of it.
+            self._sync()
+            side.wait(self.model)
+            start = time.perf_counter()
+            super().prune(sparsity)
+            self.seconds.append(time.perf_counter() - start)
+
+    # One update in the middle of each fit; the last one reaches the target.
+    schedule = PolynomialDecay(
+        initial_sparsity=0.5,
+        final_sparsity=SPARSITY,
+        begin_step=steps // 2,
+        end_step=args.rounds * steps + steps // 2,
+        frequency=steps,
+    )
+    return TimedPruner(schedule, scope="global", on_miss="ignore")
+
+
+# ---- workers -------------------------------------------------------------
+
+
+def split_processor(backend, devices):
+    """Before anything is computed; for JAX its variable has done it."""
+    if backend == "tensorflow" and devices > 1:
+        import tensorflow as tf
+
+        processor = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(
+            processor, [tf.config.LogicalDeviceConfiguration()] * devices
+        )
+
+
+def peak_bytes():
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes.
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def measure(side, args):
+    steps = steps_of(args.parameters)
+    x, y = data("mlp", steps * args.batch_size)
+    model = build(side.keras, args.parameters)
+    masked = args.worker == "masked"
+    pruner = timed_pruner(side, args, steps) if masked else None
+    result = {"step": []}
+    for round_number in range(-1, args.rounds):
+        start = time.perf_counter()
+        model.fit(
+            x,
+            y,
+            batch_size=args.batch_size,
+            shuffle=False,
+            verbose=0,
+            callbacks=[pruner] if masked else [],
+        )
+        side.wait(model)
+        elapsed = time.perf_counter() - start
+        if masked:
+            elapsed -= pruner.seconds[-1]
+        # Round -1 compiles.
+        if round_number >= 0:
+            result["step"].append(1e3 * elapsed / steps)
+    result["peak"] = peak_bytes()
+    result["parameters"] = int(model.count_params())
+    result["versions"] = side.versions()
+    if masked:
+        assert len(pruner.seconds) == args.rounds + 1, "one update in each fit"
+        # The first one makes the masks.
+        result["update"] = [1e3 * seconds for seconds in pruner.seconds[1:]]
+        kept = sum(int(mask.sum()) for mask in pruner.masks.values())
+        result["density"] = kept / sum(m.size for m in pruner.masks.values())
+        result |= measure_checkpoints(model, args)
+    return result
+
+
+def measure_checkpoints(model, args):
+    from keras_app.experiments.callbacks import model_state
+    from keras_app.experiments.run_folder import RunFolder
+
+    held, written = [], []
+    with tempfile.TemporaryDirectory() as path:
+        folder = RunFolder(path)
+        folder.begin()
+        for _ in range(args.rounds):
+            start = time.perf_counter()
+            folder.save_checkpoint(model_state(model), {})
+            held.append(1e3 * (time.perf_counter() - start))
+            folder.flush()
+            written.append(1e3 * (time.perf_counter() - start))
+        newest = max(pathlib.Path(path).rglob("*.ckpt"))
+        size = newest.stat().st_size
+    return {
+        "held": held,
+        "written": written,
+        "bytes": size,
+        "checkpoint_peak": peak_bytes(),
+    }
+
+
+def work(args):
+    split_processor(args.backend, args.devices[0])
+    side = KerasSide()
+    from keras_app import distribution
+
+    devices = args.devices[0]
+    scope = {}
+    if devices > 1:
+        scope = {"name": DISTRIBUTIONS[args.backend], "devices": devices}
+    with distribution.scope(**scope):
+        args.result.write_text(json.dumps(measure(side, args)))
+
+
+# ---- the process that starts the workers ---------------------------------
+
+
+def free_bytes():
+    """Memory that is free now, or `None` where that cannot be read."""
+    info = pathlib.Path("/proc/meminfo")
+    if not info.exists():
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text())
+    return 1024 * int(found[1])
+
+
+def start_worker(args, backend, parameters, devices, kind):
+    """Runs one worker; its result, or `None` if it failed."""
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **os.environ,
+        "KERAS_BACKEND": backend,
+    }
+    if backend == "jax":
+        flag = f"--xla_force_host_platform_device_count={devices}"
+        before = os.environ.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{before} {flag}"
+        environment["JAX_PLATFORMS"] = "cpu"
+        # A sum over the devices holds a thread of XLA's pool until all have
+        # come. With one thread for each core, a few cores wait for each other
+        # forever.
+        environment["NPROC"] = str(16 * devices)
+    with tempfile.TemporaryDirectory() as folder:
+        result = pathlib.Path(folder) / "result.json"
+        done = subprocess.run(
+            [
+                *(sys.executable, __file__, "--worker", kind),
+                *("--result", str(result), "--parameters", str(parameters)),
+                *("--backend", backend, "--devices", str(devices)),
+                *("--rounds", str(args.rounds)),
+                *("--batch-size", str(args.batch_size)),
+            ],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if done.returncode:
+            print(
+                f"{backend}, {parameters} parameters, {devices} devices, "
+                f"{kind}: the worker ended with {done.returncode}.\n"
+                f"{done.stderr[-2000:]}",
+                file=sys.stderr,
+            )
+            return None
+        return json.loads(result.read_text())
+
+
+def measure_cell(args, backend, size, devices):
+    """`{"dense": result, "masked": result}`, or `None`."""
+    parameters = in_words(size)
+    needed, free = bytes_needed(parameters, devices), free_bytes()
+    if free is not None and needed > free:
+        print(
+            f"{backend}, {size}, {devices} devices: left out. It needs about "
+            f"{needed / 2**30:.0f} GiB, of which {free / 2**30:.0f} are free."
+        )
+        return None
+    print(f"measuring {backend}, {size}, {devices} ...", file=sys.stderr)
+    cell = {}
+    for kind in ("dense", "masked"):
+        cell[kind] = start_worker(args, backend, parameters, devices, kind)
+        if cell[kind] is None:
+            return None
+    return cell
+
+
+def in_words(size):
+    """The number that "10M" stands for."""
+    return int(float(size.removesuffix("M")) * 10**6)
+
+
+def number(result, name):
+    """The median of what was measured, in the unit of its column."""
+    values = result[name]
+    values = values if isinstance(values, list) else [values]
+    return statistics.median(values) * UNITS.get(name, 1)
+
+
+def growing(cell, before, kind, name):
+    """A figure with its growth: `12.5 (x9.8)`."""
+    here = number(cell[kind], name)
+    text = f"{here:.1f}" if here < 100 else f"{here:.0f}"
+    if before is None:
+        return text
+    return f"{text} (x{here / number(before[kind], name):.1f})"
+
+
+COLUMNS = [
+    ("dense", "step"),
+    ("masked", "step"),
+    ("masked", "update"),
+    ("dense", "peak"),
+    ("masked", "peak"),
+    ("masked", "checkpoint_peak"),
+    ("masked", "held"),
+    ("masked", "written"),
+    ("masked", "bytes"),
+]
+
+
+def header():
+    both = {"step", "peak"}
+    return [
+        "backend",
+        "devices",
+        "parameters",
+        *(
+            f"{kind}, {MEASURED[name]}" if name in both else MEASURED[name]
+            for kind, name in COLUMNS
+        ),
+    ]
+
+
+def row(backend, devices, cell, before):
+    parameters = cell["dense"]["parameters"]
+    text = f"{parameters / 1e6:.1f}M"
+    if before is not None:
+        text += f" (x{parameters / before['dense']['parameters']:.1f})"
+    figures = [growing(cell, before, *column) for column in COLUMNS]
+    return [backend, str(devices), text, *figures]
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        description="Time and memory as parameters and devices grow."
+    )
+    add = parser.add_argument
+    add("--backend", choices=BACKENDS, help="default: all")
+    add("--sizes", nargs="+", default=SIZES, metavar="SIZE", help="such as 10M")
+    add("--devices", nargs="+", type=int, default=DEVICES, metavar="N")
+    add("--rounds", type=int, default=3, help="timed fits, and checkpoints")
+    add("--batch-size", type=int, default=64, help="of all devices together")
+    add("--markdown", action="store_true", help="print a Markdown table")
+    add("--worker", choices=["dense", "masked"], help=argparse.SUPPRESS)
+    add("--parameters", type=int, help=argparse.SUPPRESS)
+    add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    for size in args.sizes:
+        if not re.fullmatch(r"\d+(\.\d+)?M", size) or in_words(size) < 10**5:
+            parser.error(
+                "--sizes must be millions of parameters such as 10M, at least "
+                f"0.1M. Received: {size}"
+            )
+    if min(args.devices) < 1 or args.rounds < 1 or args.batch_size < 1:
+        parser.error("--devices, --rounds and --batch-size must be at least 1.")
+    return args
+
+
+def main(argv=None):
+    args = parse(argv)
+    if args.worker:
+        work(args)
+        return
+    sizes = sorted(args.sizes, key=in_words)
+    rows, packages, densities = [], [], set()
+    for backend in [args.backend] if args.backend else BACKENDS:
+        if not importlib.util.find_spec(backend):
+            print(f"{backend} is left out: it is not installed.")
+            continue
+        for devices in args.devices:
+            if devices > 1 and backend not in DISTRIBUTIONS:
+                print(f"{backend}, {devices} devices: left out, Keras has one.")
+                continue
+            before = None
+            for size in sizes:
+                cell = measure_cell(args, backend, size, devices)
+                if cell is None:
+                    continue
+                rows.append(row(backend, devices, cell, before))
+                before = cell
+                densities.add(round(cell["masked"]["density"], 4))
+                if cell["dense"]["versions"] not in packages:
+                    packages.append(cell["dense"]["versions"])
+    if not rows:
+        print("Nothing was measured.")
+        return
+    print(f"\n{hardware()}\n")
+    bullet = "- " if args.markdown else ""
+    for line in packages:
+        print(f"{bullet}{line}")
+    print(
+        f"\nSGD without momentum, batch size {args.batch_size}, {args.rounds} "
+        f"rounds of {FEWEST_STEPS} to {MOST_STEPS} steps. Medians, and their "
+        "ratio to the size before.\nDensity of the masks at the end: "
+        f"{', '.join(map(str, sorted(densities)))}.\n"
+    )
+    show(header(), rows, args.markdown)
+
+
+if __name__ == "__main__":
+    main()
