@@ -238,6 +238,20 @@ def test_a_sparse_float_weight_takes_five_bytes_for_each_that_is_kept(tmp_path):
 
 
 @converts
+def test_what_the_converter_encodes_wrongly_is_stored_dense(tmp_path):
+    model = keras.Sequential([keras.Input((30,)), layers.Dense(40)])
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((30, 40)) * (rng.random((30, 40)) < 0.03)
+    model.layers[0].kernel.assign(kernel)
+    report = export_litert(model, tmp_path / "model.tflite")
+    assert report.sparse_tensors == ()
+    assert "holds other numbers; stored dense" in " ".join(report.repairs)
+    file = LiteRTFile((tmp_path / "model.tflite").read_bytes())
+    [stored] = file.weights()
+    np.testing.assert_array_equal(stored.values, kernel.T.astype("float32"))
+
+
+@converts
 def test_auto_stores_dense_what_would_grow(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 16)), layers.Conv2D(16, 3)])
     kernel = model.layers[0].kernel

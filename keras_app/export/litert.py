@@ -1,5 +1,6 @@
 """LiteRT (TFLite) files that are smaller, checked, and described."""
 
+import dataclasses
 import pathlib
 import statistics
 import tempfile
@@ -116,7 +117,7 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
         quantize,
         sparse=bool(sparse) and quantize != "dynamic",
     )
-    mended = _Mended(encoded, precision, keep_all=sparse is True)
+    mended = _Mended(encoded, dense, precision, keep_all=sparse is True)
     if not mended.sparse and sparse is True:
         raise ValueError(
             "`sparse` must not be True where no weight can be stored sparse. "
@@ -269,7 +270,7 @@ def convert(model, samples, batch_size, quantize, paths):
 
 
 class _Mended:
-    """The converter's sparse file, without what the runtime computes wrongly.
+    """The converter's sparse file, without what it or the runtime gets wrong.
 
     Attributes:
         content: The file as bytes.
@@ -278,12 +279,13 @@ class _Mended:
         repairs: What was changed, in sentences.
     """
 
-    def __init__(self, content, precision, keep_all):
+    def __init__(self, content, dense, precision, keep_all):
         self.content, self.sparse = content, []
         self.dense, self.repairs = {}, []
         if content is None:
             return
         file = litert_file.LiteRTFile(content)
+        self._true = _encoded_wrongly(file, litert_file.LiteRTFile(dense))
         for weight in file.weights():
             self._mend(file, weight, precision, keep_all)
         self.content = file.to_bytes()
@@ -293,6 +295,13 @@ class _Mended:
         if not weight.sparse:
             if weight.zeros > _FEW_ZEROS:
                 self.dense[weight.name] = _why_dense(weight)
+            return
+        true = self._true.get((weight.graph, weight.index))
+        if true is not None:
+            fault = "the converter's sparse form holds other numbers"
+            file.store_dense(dataclasses.replace(weight, values=true))
+            self.repairs.append(f"{weight.name}: {fault}; stored dense")
+            self.dense[weight.name] = fault
             return
         fault = _fault(weight, precision)
         blocked_halves = fault and precision == "float16"
@@ -308,6 +317,24 @@ class _Mended:
             if size >= weight.values.nbytes:
                 file.store_dense(weight)
                 self.dense[weight.name] = "its zeros are too few to save bytes"
+
+
+def _encoded_wrongly(file, dense):
+    """`{(graph, index): values}` of weights that hold other numbers.
+
+    Seen where blocks do not divide the inputs. Names do not help, because the
+    converter renames what it joins.
+    """
+    known = set(map(_content, file.weights()))
+    true = set(map(_content, dense.weights()))
+    lost = [w.values for w in dense.weights() if _content(w) not in known]
+    found = {}
+    for weight in file.weights():
+        alike = [v for v in lost if v.shape == weight.values.shape]
+        # Of several nobody can tell; then the last check refuses the file.
+        if _content(weight) not in true and len(alike) == 1:
+            found[weight.graph, weight.index] = alike[0]
+    return found
 
 
 def _fault(weight, precision):
@@ -447,11 +474,14 @@ def _check_structure(content, dense, model):
 
 
 def _contents(file):
-    """Shapes and bytes of all weights; adding 0 makes one zero of both."""
-    return sorted(
-        (w.values.shape, (w.values + w.values.dtype.type(0)).tobytes())
-        for w in file.weights()
-    )
+    """Shapes and bytes of all weights."""
+    return sorted(map(_content, file.weights()))
+
+
+def _content(weight):
+    # Adding 0 makes one zero of both.
+    values = weight.values + weight.values.dtype.type(0)
+    return values.shape, values.tobytes()
 
 
 def _interpreter(content, precision):
