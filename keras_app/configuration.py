@@ -1,6 +1,7 @@
 """How the command lines read flags and gin files."""
 
 import difflib
+import importlib
 import logging
 import pathlib
 
@@ -10,6 +11,8 @@ from keras_app import cli
 
 CONFIG = "config.gin"
 RUNS = "runs"
+
+_OWN = ("keras_app", "keras")
 
 # What gin, and an experiment before it starts, raise over a configuration.
 MISTAKES = (
@@ -110,6 +113,71 @@ def parse(gin, paths, params):
         )
     finally:
         logging.disable(quiet)
+
+
+def check_own(path):
+    """Raises unless a gin file names nothing but this package and Keras.
+
+    A gin file can call whatever Python can import. That of a run folder is
+    read without anybody naming it, and the folder may come from elsewhere.
+
+    Args:
+        path: Path of the gin file.
+
+    Raises:
+        cli.UsageError: It includes a file, imports another module, or reaches
+            one through an attribute.
+    """
+    from gin import config_parser
+
+    names = _Names()
+    modules = {}
+    try:
+        for statement in config_parser.ConfigParser(path.read_text(), names):
+            if isinstance(statement, config_parser.IncludeStatement):
+                raise _foreign(path, f"includes {statement.filename}")
+            if isinstance(statement, config_parser.BindingStatement):
+                names.found.append(statement.selector)
+            elif isinstance(statement, config_parser.ImportStatement):
+                if statement.module.split(".")[0] not in (*_OWN, "__gin__"):
+                    raise _foreign(path, f"imports {statement.module}")
+                # `import a.b` binds a.
+                bound = statement.bound_name()
+                whole = statement.is_from or statement.alias
+                modules[bound] = statement.module if whole else bound
+    except SyntaxError:
+        return  # reading it says what is wrong
+    for name in names.found:
+        first, *rest = name.split("/")[-1].split(".")
+        if first not in modules:
+            continue  # a macro, or a mistake that reading it names
+        found = importlib.import_module(modules[first])
+        for attribute in rest:
+            found = getattr(found, attribute, None)
+            module = getattr(found, "__module__", None)
+            module = getattr(found, "__name__", "") if not module else module
+            if found is not None and module.split(".")[0] not in _OWN:
+                raise _foreign(path, f"names {name}")
+
+
+class _Names:
+    """Stands in for what gin makes of references; keeps their names."""
+
+    def __init__(self):
+        self.found = []
+
+    def configurable_reference(self, name, evaluate):
+        self.found.append(name)
+
+    def macro(self, name):
+        return name
+
+
+def _foreign(path, what):
+    return cli.UsageError(
+        f"{path} {what}, which is not of this package or Keras and could run "
+        f"anything. If you trust it, name it: --gin_file={path}."
+    )
 
 
 def new_folder(stem):

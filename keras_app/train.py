@@ -112,7 +112,9 @@ def main(argv):
         )
     if resume and not files:
         stored = pathlib.Path(options.run_dir) / CONFIG
-        files = [str(stored)] if stored.exists() else []
+        if stored.exists():
+            configuration.check_own(stored)
+            files = [str(stored)]
     if not files:
         raise cli.UsageError("name a configuration with --gin_file=app.gin.")
     paths = [configuration.find(name) for name in files]

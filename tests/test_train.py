@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import gin
 from keras_app import cli
+from keras_app import configuration
 from keras_app import distribution
 from keras_app import train
 from keras_app.experiments.run_folder import RunFolder
@@ -274,3 +276,49 @@ def test_the_default_run_learns_and_meets_its_density(tmp_path):
     # 23,184 convolution weights, int((1 - 0.8^4.5) 23184) of them pruned.
     assert summary["effective_density"] == (23184 - 14690) / 23184
     assert summary["accuracy"] > 0.75
+
+
+HARMLESS = """
+from __gin__ import dynamic_registration
+import keras.optimizers
+from keras_app import experiments
+from keras_app import train
+rate = 0.5
+train.run.experiment = @experiments.train
+experiments.train.optimizer = @keras.optimizers.SGD
+keras.optimizers.SGD.learning_rate = %rate
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("import os", "imports os"),
+        ("from os import path", "imports os.path"),
+        ("include '/tmp/other.gin'", "includes /tmp/other.gin"),
+        (
+            "from keras_app import cli\ntrain.run.export = @cli.os._exit",
+            "names cli.os._exit",
+        ),
+        (
+            "from keras_app import cli\ncli.sys.setrecursionlimit.limit = 1",
+            "names cli.sys.setrecursionlimit",
+        ),
+    ],
+)
+def test_a_config_from_elsewhere_can_only_name_what_is_ours(
+    tmp_path, line, said
+):
+    (tmp_path / "config.gin").write_text(HARMLESS + line + "\n")
+    with pytest.raises(cli.UsageError, match=re.escape(said)) as refused:
+        train.main(["train", f"--run_dir={tmp_path}", "--resume"])
+    assert f"--gin_file={tmp_path}/config.gin" in str(refused.value)
+
+
+def test_a_config_of_our_own_is_read(tmp_path):
+    path = tmp_path / "config.gin"
+    path.write_text(HARMLESS)
+    configuration.check_own(path)
+    for known in (ROOT / "gin").rglob("*.gin"):
+        if "include" not in known.read_text():
+            configuration.check_own(known)
