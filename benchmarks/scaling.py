@@ -396,6 +396,7 @@ def main(argv=None):
                 if cell is None:
                     continue
                 rows.append(row(backend, devices, cell, before))
+                print(" | ".join(rows[-1]), file=sys.stderr)
                 before = cell
                 densities.add(round(cell["masked"]["density"], 4))
                 if cell["dense"]["versions"] not in packages:
