@@ -45,6 +45,15 @@ class Selection:
     variables: dict
     skipped: dict
 
+    def without(self, skipped):
+        """Returns the selection without some of its variables.
+
+        Args:
+            skipped: `{path: reason}`.
+        """
+        kept = {p: v for p, v in self.variables.items() if p not in skipped}
+        return Selection(kept, {**self.skipped, **skipped})
+
 
 def check_filters(filters):
     """Raises unless `filters` is `None`, regexes or a callable."""

@@ -1,8 +1,8 @@
-"""The units of a structure that only the model knows, for the pruners.
+"""What is pruned together in a model, for the pruners.
 
-The structures of `masks.py` say of an array by itself what is pruned together.
-`GraphChannel`, `AttentionHead` and `TargetBlock` say it of a model: the units
-here turn scores and masks of weights into those of units, and back.
+Most structures of `masks.py` say of an array by itself what is pruned together.
+`GraphChannel`, `AttentionHead` and `TargetBlock` say it of a model: their units
+turn scores and masks of weights into those of units, and back.
 """
 
 import abc
@@ -25,9 +25,6 @@ def units_of(structure, model, chosen):
         model: A built `keras.Model`.
         chosen: The `selection.Selection` to prune.
 
-    Returns:
-        `None` for a structure that needs no model.
-
     Raises:
         ValueError: A model whose graph cannot be known, or in which there are
             no such units.
@@ -36,7 +33,7 @@ def units_of(structure, model, chosen):
         return BlockUnits(structure, model, chosen)
     if isinstance(structure, GRAPH_STRUCTURES):
         return GraphUnits(structure, model, chosen)
-    return None
+    return ArrayUnits(structure, chosen)
 
 
 GRAPH_STRUCTURES = (masks_lib.GraphChannel, masks_lib.AttentionHead)
@@ -51,12 +48,15 @@ class Units(abc.ABC):
         kernels: `{name of a set: [paths of the weights that make it]}`.
         followers: `{path: variable}` of weights that are not scored, and are
             pruned with their units.
+        structure: What is left to say, of an array of pooled scores, about
+            what is pruned together; `None` if they are of units already.
     """
 
     selection: selection.Selection
     shapes: dict
     kernels: dict
     followers: dict
+    structure = None
 
     @abc.abstractmethod
     def pool(self, scores):
@@ -87,11 +87,14 @@ class Units(abc.ABC):
         return {path: new[path] & (old[path] | ~before[path]) for path in old}
 
 
-class BlockUnits(Units):
-    """Blocks whose axes depend on the layer; every weight is a set."""
+class ArrayUnits(Units):
+    """Units that a structure knows by the array; every weight is a set.
 
-    def __init__(self, structure, model, chosen):
-        owners = selection.owners_of(model)
+    Scores and masks stay those of weights, for the functions of `masks`.
+    """
+
+    def __init__(self, structure, chosen):
+        self.structure = structure
         self.selection = chosen
         self.followers = {}
         self.shapes = {
@@ -99,6 +102,29 @@ class BlockUnits(Units):
             for path, variable in chosen.variables.items()
         }
         self.kernels = {path: [path] for path in self.shapes}
+
+    def pool(self, scores):
+        """Returns the scores."""
+        return scores
+
+    def pool_masks(self, masks):
+        """Returns the masks."""
+        return masks
+
+    def spread(self, units):
+        """Returns the masks."""
+        return units
+
+    def settle(self, units):
+        """Nothing but weights is pruned."""
+
+
+class BlockUnits(ArrayUnits):
+    """Blocks whose axes depend on the layer; every weight is a set."""
+
+    def __init__(self, structure, model, chosen):
+        super().__init__(None, chosen)
+        owners = selection.owners_of(model)
         self._blocks = {
             path: _block_of(structure, variable, owners.get(id(variable)))
             for path, variable in chosen.variables.items()
@@ -132,9 +158,6 @@ class BlockUnits(Units):
             mask.reshape(-1)[numbers] = block.expand(kept, numbers.shape)
             masks[path] = mask
         return masks
-
-    def settle(self, units):
-        """Blocks change nothing but weights."""
 
 
 def _block_of(structure, kernel, owner):

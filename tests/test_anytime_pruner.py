@@ -465,8 +465,13 @@ def test_a_classifier_alone_is_refused():
 
 
 def test_custom_sparsity_that_matches_nothing_pruned_is_refused():
+    model = network()
+    model.compile("sgd", "mse")
+    pruner = AnytimeProgressivePruner(
+        OneShot(0.5), scorer="magnitude", custom_sparsity={"logits": 0.5}
+    )
     with pytest.raises(ValueError, match="'logits'"):
-        selected(network(), custom_sparsity={"logits": 0.5})
+        pruner.set_model(model)
 
 
 # ---- degenerate scores -------------------------------------------------

@@ -166,18 +166,13 @@ class AnytimeProgressivePruner(Pruner):
             for path, variable in chosen.variables.items()
             if not kernels(variable)
         }
-        variables = {
-            path: variable
-            for path, variable in chosen.variables.items()
-            if path not in skipped
-        }
-        if not variables:
+        chosen = chosen.without(skipped)
+        if not chosen.variables:
             raise ValueError(
                 "There is nothing to prune: the model has no convolution and "
                 "only one dense layer. Name weights with `filters`."
             )
-        skipped = {**chosen.skipped, **skipped}
-        return self.check_custom(selection.Selection(variables, skipped))
+        return chosen
 
     # ---- one megabatch for each fit ------------------------------------
 

@@ -148,7 +148,7 @@ class DynamicPruner(Pruner):
         grow = self.grow_scores(variables)
         if grow is None:
             return kept
-        growing = grow if self._units is None else self._units.pool(grow)
+        growing = self._units.pool(grow)
 
         def combine(magnitudes, target, kept, structure):
             return drop_and_grow(

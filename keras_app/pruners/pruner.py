@@ -136,7 +136,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         self.custom_sparsity = custom_sparsity
         self.on_miss = on_miss
         self._selection = None
-        self._units = None  # of a structure that only the model knows
+        self._units = None  # what is pruned together in the model
         self._asked = {}
         self._sparsity = None  # what the schedule asked for last
         self._next_step = None  # the first step not looked at yet
@@ -200,7 +200,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             )
         self._sync()
         notes = list(self._notes)
-        if self._units is not None and self._units.followers:
+        if self._units.followers:
             notes.append(f"pruned along: {', '.join(self._units.followers)}")
         return report_lib.build(self.model, self._selection, self._asked, notes)
 
@@ -213,12 +213,11 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
     def set_model(self, model):
         """Selects the weights and gives the optimizer its masks."""
         super().set_model(model)
-        self._selection = self.select(model)
-        self._units = units.units_of(self.structure, model, self._selection)
-        followers = []
-        if self._units is not None:
-            self._selection = self.check_custom(self._units.selection)
-            followers = list(self._units.followers.values())
+        chosen = self.select(model)
+        self._units = units.units_of(self.structure, model, chosen)
+        self._selection = self._units.selection
+        self._check_custom_sparsity()
+        followers = list(self._units.followers.values())
         adapted = [each.path for each in selection.adapted_layers(model)]
         if adapted:
             warnings.warn(
@@ -252,18 +251,16 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
 
     def select(self, model):
         """Returns the `selection.Selection` of a model."""
-        return self.check_custom(selection.select(model, self.filters))
+        return selection.select(model, self.filters)
 
-    def check_custom(self, chosen):
-        """Returns a selection; raises if `custom_sparsity` matches none."""
+    def _check_custom_sparsity(self):
+        paths = list(self._selection.variables)
         for pattern in self.custom_sparsity or {}:
-            if not any(re.search(pattern, path) for path in chosen.variables):
+            if not any(re.search(pattern, path) for path in paths):
                 raise ValueError(
                     "`custom_sparsity` must match weights that are pruned. "
-                    f"Received: {pattern!r}, which matches none of "
-                    f"{list(chosen.variables)[:8]}"
+                    f"Received: {pattern!r}, which matches none of {paths[:8]}"
                 )
-        return chosen
 
     def on_train_begin(self, logs=None):
         """Forgets what the last `fit` noted."""
@@ -371,31 +368,25 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 f"training ended at sparsity {self._sparsity:.4f} of the "
                 f"schedule's {target:.4f}"
             ]
-        asked = self._targets(self._sparsity)
-        return [
-            f"{', '.join(group)}: asked for sparsity {sparsity:.4f}, reached "
-            f"{reached:.4f}"
-            for group, sparsity in asked
-            if (reached := self._reached(group)) is not None
-            and not self._fulfils(group, sparsity, reached)
-        ]
+        problems = []
+        kept = self._kept_units()
+        for group, sparsity in self._targets(self._sparsity):
+            total = sum(kept[name].size for name in group)
+            pruned = total - sum(np.count_nonzero(kept[name]) for name in group)
+            if pruned < int(sparsity * total):
+                problems.append(
+                    f"{', '.join(group)}: asked for sparsity {sparsity:.4f}, "
+                    f"reached {pruned / total:.4f}"
+                )
+        return problems
 
-    def _reached(self, group):
-        units = [self._unit_mask(path) for path in group]
-        total = sum(u.size for u in units)
-        return 1.0 - sum(np.count_nonzero(u) for u in units) / total
-
-    def _fulfils(self, group, sparsity, reached):
-        total = sum(self._unit_mask(path).size for path in group)
-        return reached * total >= int(sparsity * total) - 1e-6
-
-    def _unit_mask(self, path):
-        if self._units is not None:
-            return self._units.pool_masks(self.masks)[path]
-        mask = self._state.get(self._selection.variables[path])
-        if self.structure is None or isinstance(self.structure, masks_lib.NM):
-            return mask
-        return self.structure.pool_mask(mask)
+    def _kept_units(self):
+        """`{weight, or set of units: which of its units keep anything}`."""
+        kept = self._units.pool_masks(self.masks)
+        structure = self._units.structure
+        if structure is None or isinstance(structure, masks_lib.NM):
+            return kept
+        return {path: structure.pool_mask(mask) for path, mask in kept.items()}
 
     # ---- pruning -------------------------------------------------------
 
@@ -410,7 +401,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             return
         for group, target in self._targets(sparsity):
             for name in group:
-                self._asked.update(dict.fromkeys(self._paths_in(name), target))
+                paths = self._units.kernels[name]
+                self._asked.update(dict.fromkeys(paths, target))
         self.apply(new)
         self._sparsity = float(sparsity)
         self._density = self._density_of(new)
@@ -430,14 +422,13 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         """
         variables = self._selection.variables
         pairs = [(variables[path], masks[path]) for path in variables]
-        if self._units is not None:
-            kept = self._units.pool_masks(masks)
-            spread = self._units.spread(kept)
-            pairs += [
-                (variable, spread[path])
-                for path, variable in self._units.followers.items()
-            ]
-            self._units.settle(kept)
+        kept = self._units.pool_masks(masks)
+        spread = self._units.spread(kept)
+        pairs += [
+            (variable, spread[path])
+            for path, variable in self._units.followers.items()
+        ]
+        self._units.settle(kept)
         self._state.set(pairs)
 
     def propose(self, sparsity):
@@ -461,8 +452,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
     def by_units(self, combine, sparsity, scores, old):
         """Combines scores and masks of what shares a threshold.
 
-        Where only the model knows the units, both are of units, and there is
-        nothing left for a structure to say.
+        Where only the model knows the units, both are of units already.
 
         Args:
             combine: As the method `combine`.
@@ -473,10 +463,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         Returns:
             `{path: mask}` of all weights.
         """
-        own, structure, before = self._units, self.structure, old
-        if own is not None:
-            scores, before = own.pool(scores), own.pool_masks(old)
-            structure = None
+        scores = self._units.pool(scores)
+        before = self._units.pool_masks(old)
         new = {}
         for group, target in self._targets(sparsity):
             new.update(
@@ -484,10 +472,10 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                     {path: scores[path] for path in group},
                     target,
                     {path: before[path] for path in group},
-                    structure,
+                    self._units.structure,
                 )
             )
-        return new if own is None else own.expand(new, old)
+        return self._units.expand(new, old)
 
     @staticmethod
     def _density_of(masks):
@@ -496,7 +484,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
 
     def _targets(self, sparsity):
         """`[(paths, or sets of units, of one threshold, their sparsity)]`."""
-        shapes = self._shapes()
+        shapes = self._units.shapes
         custom = self._custom_targets(shapes, sparsity)
         if isinstance(self.structure, masks_lib.NM) and sparsity > 0:
             return [
@@ -513,17 +501,6 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             spread = DISTRIBUTIONS[self.distribution](shapes, sparsity, custom)
         return [([path], spread[path]) for path in shapes]
 
-    def _shapes(self):
-        if self._units is not None:
-            return self._units.shapes
-        return {
-            path: tuple(variable.shape)
-            for path, variable in self._selection.variables.items()
-        }
-
-    def _paths_in(self, name):
-        return [name] if self._units is None else self._units.kernels[name]
-
     def _custom_targets(self, shapes, sparsity):
         final = self._final_sparsity() or sparsity
         progress = min(1.0, sparsity / final) if final else 1.0
@@ -531,7 +508,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             name: value * progress
             for name in shapes
             for pattern, value in (self.custom_sparsity or {}).items()
-            if any(re.search(pattern, path) for path in self._paths_in(name))
+            for path in self._units.kernels[name]
+            if re.search(pattern, path)
         }
 
     # ---- time ----------------------------------------------------------

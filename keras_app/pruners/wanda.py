@@ -133,19 +133,14 @@ class WandaPruner(Pruner):
             "not the kernel of a Dense, EinsumDense or convolution layer; "
             "prune it with another pruner, such as MagnitudePruner",
         )
-        variables = {
-            path: variable
-            for path, variable in chosen.variables.items()
-            if path not in skipped
-        }
-        if not variables:
+        chosen = chosen.without(skipped)
+        if not chosen.variables:
             raise ValueError(
                 "There is nothing to prune: the model has no kernels of "
                 "Dense, EinsumDense or convolution layers. Prune it with "
                 f"another pruner, such as MagnitudePruner: {others}"
             )
-        skipped = {**chosen.skipped, **skipped}
-        return self.check_custom(selection.Selection(variables, skipped))
+        return chosen
 
     def scores(self, variables):
         """Returns `{path: |w| ||x||}`, or its rank within the output."""
