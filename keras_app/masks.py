@@ -22,6 +22,10 @@ _CHUNK = 1 << 18
 _SMALL = 1 << 16
 
 
+class DegenerateScores(ValueError):
+    """Scores that say nothing, most often of a training that diverged."""
+
+
 def mask_from_scores(
     scores, sparsity, structure=None, ties="exact", previous=None
 ):
@@ -123,7 +127,7 @@ def _as_scores(name, array):
     flat = array.reshape(-1)
     for start in range(0, flat.size, _CHUNK):
         if np.isnan(np.min(flat[start : start + _CHUNK])):
-            raise ValueError(
+            raise DegenerateScores(
                 f"`scores` must not contain NaN. Received NaN in {name!r}; did "
                 "the training diverge, or the loss overflow?"
             )

@@ -2,8 +2,8 @@
 
 The gin files bind `keras_app.train.run.experiment` to one of
 `keras_app.experiments` and that function's arguments; the experiment writes
-the run folder. Exit status: 0 done; 1 the run failed, on a loss that is not a
-number or a disk that is full, said in one line; 2 the arguments or the
+the run folder. Exit status: 0 done; 1 the run failed, on a loss or scores that
+are no numbers or on a full disk, said in one line; 2 the arguments or the
 configuration are wrong, said in one line before anything is trained; 3
 everything ran and was saved, but a pruner missed its target or an export was
 refused; 75 the run was stopped by SIGTERM, or another of its processes is gone
@@ -26,6 +26,7 @@ from keras_app import configuration
 from keras_app import distribution as distribution_lib
 from keras_app import interruption
 from keras_app.configuration import CONFIG
+from keras_app.masks import DegenerateScores
 
 EXIT_FAILED = 1
 EXIT_MISSED = 3
@@ -159,7 +160,7 @@ def main(argv):
             raise
         say_lost(error)
         return EXIT_INTERRUPTED
-    except (FloatingPointError, OSError) as error:
+    except (FloatingPointError, DegenerateScores, OSError) as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
             raise
         if not started:

@@ -16,6 +16,7 @@ from keras_app import configuration
 from keras_app import distribution
 from keras_app import train
 from keras_app.experiments.run_folder import RunFolder
+from keras_app.masks import DegenerateScores
 
 pytestmark = pytest.mark.backend_free
 
@@ -212,7 +213,8 @@ def test_sigterm_ends_behind_a_checkpoint_and_resume_goes_on(run_dir, tmp_path):
     "error, words",
     [
         (OSError(28, "No space left on device"), "No space left on device"),
-        (FloatingPointError("The loss is nan."), "The loss is nan."),
+        (FloatingPointError("`loss` is nan."), "`loss` is nan."),
+        (DegenerateScores("NaN in 'kernel'."), "NaN in 'kernel'."),
     ],
 )
 def test_a_run_that_fails_says_so_in_one_line_and_status_1(

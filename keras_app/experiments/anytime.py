@@ -1,7 +1,6 @@
 """Anytime learning over megabatches: APP, one-shot pruning, and dense."""
 
 import dataclasses
-import math
 
 import keras
 import numpy as np
@@ -482,12 +481,9 @@ class _Run:
         step = index * s.epochs + epoch + 1
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
             self.session.scalar(f"epoch/{name}", event[name], step)
-        if not math.isfinite(event["loss"]):
-            raise FloatingPointError(
-                f"The loss is {event['loss']} in epoch {epoch + 1} of "
-                f"megabatch {index + 1}: lower the learning rate and start "
-                "again."
-            )
+        self.session.check_losses(
+            event, f"epoch {epoch + 1} of megabatch {index + 1}"
+        )
         self.checkpoint(
             number, index, epoch + 1, model_state(model), pruner, best
         )

@@ -716,11 +716,7 @@ class _Training:
         """Trial mask, early stop, log and checkpoint. Called by `fit`."""
         search, stage, session = self.search, self.stage, self.run.session
         # Before the trial mask, which would ask the weights for their order.
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"The loss is {logs['loss']} in epoch {epoch + 1}: lower the "
-                "learning rate and start again."
-            )
+        session.check_losses(logs, f"epoch {epoch + 1}")
         self.epoch = epoch + 1
         if self._keeps_a_start() and epoch == self.run.settings.rewind_epoch:
             search.start = lottery_lib.snapshot(search.model)

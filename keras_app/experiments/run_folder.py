@@ -216,6 +216,11 @@ class RunFolder:
             )
         return None
 
+    @property
+    def newest_checkpoint(self):
+        """Its path, or `None`; see `flush`."""
+        return max(self._checkpoints(), default=(0, None))[1]
+
     def _checkpoints(self):
         found = (self.path / CHECKPOINTS).glob("[0-9]*.ckpt")
         return sorted((int(path.stem), path) for path in found)

@@ -1,6 +1,7 @@
 """What every experiment does with its run folder, from start to summary."""
 
 import itertools
+import math
 import time
 
 import keras
@@ -146,6 +147,30 @@ class Session:
                 "stopped by SIGTERM behind a checkpoint; go on with "
                 f"--run_dir={self.folder.path} --resume"
             )
+
+    def check_losses(self, logs, when):
+        """Raises if an epoch ended with a loss that is no number.
+
+        Args:
+            logs: `{name: value}` with `loss` and, if known, `val_loss`.
+            when: Words for the epoch.
+
+        Raises:
+            FloatingPointError: It names the last good checkpoint.
+        """
+        for name in ("loss", "val_loss"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                self.folder.flush()
+                last = self.folder.newest_checkpoint
+                raise FloatingPointError(
+                    f"`{name}` is {logs[name]} in {when}. "
+                    + (
+                        f"The last good checkpoint is {last}."
+                        if last
+                        else "There is no checkpoint yet."
+                    )
+                    + " Lower the learning rate and start again."
+                )
 
     def open_events(self, method):
         """Directs `scalar` to the TensorBoard events of a method."""

@@ -220,12 +220,7 @@ class _Run:
         for name, value in event.items():
             if isinstance(value, float):
                 self.session.scalar(f"epoch/{name}", value, epoch + 1)
-        if not math.isfinite(event["loss"]):
-            raise FloatingPointError(
-                f"The loss is {event['loss']} in epoch {epoch + 1}. The last "
-                "good checkpoint is that of the epoch before: lower the "
-                "learning rate and start again."
-            )
+        self.session.check_losses(event, f"epoch {epoch + 1}")
         if epoch + 1 < self.epochs:
             # A run that is cut off later repeats its last epoch, and with it
             # what callbacks do when training ends.

@@ -265,7 +265,7 @@ class AnytimeProgressivePruner(Pruner):
             "all scores are zero" if finite else "some scores are not finite"
         )
         if self.on_degenerate == "raise":
-            raise ValueError(
+            raise masks_lib.DegenerateScores(
                 f"At megabatch {self.megabatch} {problem}, so they say nothing "
                 "about which weights matter. Score on more data, or pass "
                 "on_degenerate='keep' to keep the mask."

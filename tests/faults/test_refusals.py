@@ -18,6 +18,7 @@ from keras_app import train
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.experiments.session import open_folder
 from keras_app.experiments.session import Session
+from keras_app.masks import DegenerateScores
 from keras_app.pruners import MagnitudePruner
 from keras_app.schedules import ConstantSparsity
 
@@ -210,10 +211,31 @@ def exploding():
 def test_a_loss_that_is_no_number_ends_each_experiment(
     tmp_path, experiment, method
 ):
-    with pytest.raises(FloatingPointError, match="The loss is (nan|inf) in ep"):
+    words = "`loss` is (nan|inf) in epoch 1.*There is no checkpoint yet"
+    with pytest.raises(FloatingPointError, match=words):
         experiment(
             tmp_path, optimizer=exploding, epochs=2, verbose=False, **method
         )
+
+
+def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
+    explodes = experiments.MilestoneLearningRate(0.01, (2,), factor=1e30)
+    # The optimizer's first update of the third epoch comes before its loss.
+    words = "loss` is (nan|inf) in epoch 3.*checkpoint is .*/000001.ckpt"
+    with pytest.raises(FloatingPointError, match=words):
+        training(
+            tmp_path,
+            pruner=None,
+            callbacks=[explodes],
+            epochs=4,
+            verbose=False,
+        )
+    assert (tmp_path / "checkpoints" / "000001.ckpt").exists()
+
+
+def test_scores_of_a_training_that_diverged_are_refused(tmp_path):
+    with pytest.raises(DegenerateScores, match="did the training diverge"):
+        training(tmp_path, optimizer=exploding, epochs=2, verbose=False)
 
 
 class Killed(BaseException):
