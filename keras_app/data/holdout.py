@@ -71,6 +71,13 @@ class _Parts:
         self.num_examples = len(labels)
         self.batch_size = batch_size
         self.steps_per_epoch = self.steps(self.train_ids)
+        self.settings = {
+            "seed": seed,
+            "samples": source.digest(
+                labels, [self.train_ids, self.validation_ids]
+            ),
+            **self._settings(),
+        }
         self._source = source.Source(images, labels)
         self._seed = seed
         self._test_arrays = test
@@ -249,6 +256,13 @@ class Holdout(_Parts):
         if self._augment:
             source.check_augmentable(images)
 
+    def _settings(self):
+        return {
+            "augment": self._augment,
+            "padding": self._padding,
+            "flip": self._flip,
+        }
+
     def _prepare(self, images, labels, key):
         return images, labels
 
@@ -354,6 +368,9 @@ class Restoration(_Parts):
                 f"Received: {images.dtype} images from {images.min()} to "
                 f"{images.max()}"
             )
+
+    def _settings(self):
+        return {"noise": self._noise, "blur_sigma": self._blur_sigma}
 
     def _prepare(self, images, labels, key):
         tf = import_tensorflow()

@@ -112,8 +112,8 @@ class Megabatches:
         split: Split of a named data set to take. Defaults to `"train"`.
 
     Attributes `image_shape` (without the batch axis) and `num_classes` say
-    what a model must take and give; `name` is the data set's, or `None`, and
-    `data_dir` as given.
+    what a model must take and give; `name` is the data set's, or `None`,
+    `data_dir` as given, and `settings` what decides which batches come.
 
     Example:
 
@@ -213,6 +213,24 @@ class Megabatches:
         self._padding = padding
         self._flip = flip
         self._seed = seed
+        self.settings = {
+            "seed": seed,
+            "samples": source.digest(
+                labels,
+                [
+                    part[key]
+                    for part in self._ids
+                    for key in ("train", "validation", "scoring")
+                ],
+            ),
+            "batch_size": batch_size,
+            "scoring_batch_size": scoring_batch_size,
+            "augment": augment,
+            "augment_validation": augment_validation,
+            "augment_scoring": augment_scoring,
+            "padding": padding,
+            "flip": flip,
+        }
 
     def __len__(self):
         return len(self._ids)

@@ -43,6 +43,20 @@ def check_arrays(argument, arrays, alternative=""):
     return images, labels.astype("int32")
 
 
+def digest(labels, parts):
+    """A short text that tells which samples are where.
+
+    Args:
+        labels: `(N,)` array.
+        parts: Arrays of ids, in a fixed order.
+    """
+    hashed = hashlib.sha256(np.ascontiguousarray(labels).tobytes())
+    for ids in parts:
+        hashed.update(len(ids).to_bytes(8, "little"))
+        hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
+    return hashed.hexdigest()[:16]
+
+
 def check_augmentable(images):
     """Raises unless `images` are `(N, height, width, channels)`."""
     if images.ndim != 4:

@@ -20,6 +20,7 @@ from keras_app.experiments.run_folder import MODEL
 from keras_app.experiments.session import open_folder
 from keras_app.experiments.session import plain
 from keras_app.experiments.session import Session
+from keras_app.experiments.session import settings_of
 from keras_app.export import strip_pruning
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import AnytimeProgressivePruner
@@ -194,6 +195,7 @@ class _Settings:
                 sum(len(m.train_ids) for m in self.megabatches)
             ),
             "steps_per_epoch": self.megabatches[0].steps_per_epoch,
+            **settings_of(self.megabatches, self.mean, self.std),
             "model": model.name,
             "parameters": int(model.count_params()),
             "level": float(self.level),

@@ -22,6 +22,7 @@ from keras_app.experiments.run_folder import MODEL
 from keras_app.experiments.session import open_folder
 from keras_app.experiments.session import plain
 from keras_app.experiments.session import Session
+from keras_app.experiments.session import settings_of
 from keras_app.export import strip_pruning
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import MagnitudePruner
@@ -302,6 +303,7 @@ class _Settings:
                 "data": self.data.name,
                 "training_examples": len(self.data.train_ids),
                 "batch_size": self.data.batch_size,
+                **settings_of(self.data, self.mean, self.std),
                 "model": search.model.name,
                 "parameters": int(search.model.count_params()),
                 "prunable": search.total,

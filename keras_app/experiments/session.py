@@ -217,6 +217,15 @@ class Session:
         return summary
 
 
+def settings_of(data, mean=None, std=None):
+    """The `settings` of a data set, and how the model normalizes it.
+
+    A data set without `settings` is known by its name and size alone.
+    """
+    own = {f"data.{k}": v for k, v in getattr(data, "settings", {}).items()}
+    return {**own, "mean": plain(mean), "std": plain(std)}
+
+
 def plain(value):
     """A configuration as JSON can hold it, without names.
 

@@ -16,6 +16,7 @@ from keras_app.experiments.run_folder import MODEL
 from keras_app.experiments.session import open_folder
 from keras_app.experiments.session import plain
 from keras_app.experiments.session import Session
+from keras_app.experiments.session import settings_of
 from keras_app.export import strip_pruning
 
 
@@ -126,6 +127,7 @@ def train(
         "data": data.name,
         "training_examples": len(data.train_ids),
         "batch_size": data.batch_size,
+        **settings_of(data, mean, std),
         "model": model.name,
         "parameters": int(model.count_params()),
         "method": label,

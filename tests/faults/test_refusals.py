@@ -171,9 +171,14 @@ def model(input_shape, num_classes, mean, std, seed):
     )
 
 
-def holdout(batch_size=16):
+def holdout(batch_size=16, augment=False):
     return data.Holdout(
-        arrays(), 0.2, test=arrays(), batch_size=batch_size, shuffle=False
+        arrays(),
+        0.2,
+        test=arrays(),
+        batch_size=batch_size,
+        shuffle=False,
+        augment=augment,
     )
 
 
@@ -182,10 +187,11 @@ def anytime(path, batch_size=16, **kwargs):
     return experiments.anytime(stream, model, path, test=arrays(), **kwargs)
 
 
-def training(path, batch_size=16, sparsity=0.5, **kwargs):
+def training(path, batch_size=16, augment=False, sparsity=0.5, **kwargs):
     pruner = MagnitudePruner(ConstantSparsity(sparsity, 0, frequency=1))
     kwargs = {"pruner": pruner, **kwargs}
-    return experiments.train(holdout(batch_size), model, path, **kwargs)
+    parts = holdout(batch_size, augment)
+    return experiments.train(parts, model, path, **kwargs)
 
 
 def lottery(path, batch_size=16, **kwargs):
@@ -246,7 +252,10 @@ class Killed(BaseException):
     "experiment, before, after, words",
     [
         (anytime, {}, {"batch_size": 4}, "steps_per_epoch: 2 -> 7"),
+        (anytime, {}, {"std": (2.0,)}, r"std: None -> \[2.0\]"),
         (training, {}, {"batch_size": 8}, "batch_size: 16 -> 8"),
+        (training, {}, {"augment": True}, "data.augment: False -> True"),
+        (training, {}, {"mean": (0.5,)}, r"mean: None -> \[0.5\]"),
         (training, {}, {"sparsity": 0.6}, "callbacks: .*0.5.* -> .*0.6"),
         (lottery, {}, {"rate": 0.3}, "rate: 0.2 -> 0.3"),
         (lottery, {}, {"batch_size": 8}, "batch_size: 16 -> 8"),
