@@ -292,6 +292,7 @@ class DensityController(StrengthController):
         self._sign = 0
         self._crossings = 0
         self._steps = 0
+        self._stride = 1
 
     def update(self, density):
         """Moves `lam` once, given the density of the weights in [0, 1]."""
@@ -304,11 +305,18 @@ class DensityController(StrengthController):
         lam = self.regularizer.lam
         self.set_lam(lam * factor if gap > 0 else lam / factor)
 
+    def set_model(self, model):
+        """Refuses a model whose optimizer has no strengths to move."""
+        super().set_model(model)
+        # Kept here, because on JAX every look at `self.model` in the middle
+        # of an epoch writes all variables back.
+        self._stride = model.steps_per_execution
+
     def on_train_batch_begin(self, batch, logs=None):
         """Updates once in `frequency` steps."""
         if self._steps and self._steps % self.frequency == 0:
             self.update(self.density())
-        self._steps += self.model.steps_per_execution
+        self._steps += self._stride
 
     def state(self):
         """Returns what `restore` needs, `{name: plain value}`."""
