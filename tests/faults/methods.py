@@ -56,6 +56,7 @@ METHODS = {
     "rigl": (
         "rigl.gin",
         *_DYNAMIC,
+        "pruners.RigL.batches_per_update=None",
         "experiments.train.pruner=None",
         "experiments.train.callbacks=[@pruners.RigL()]",
     ),
