@@ -13,6 +13,7 @@ CONFIG = "config.gin"
 RUNS = "runs"
 
 _OWN = ("keras_app", "keras")
+_MACROS = "# Macros:"
 
 # What gin, and an experiment before it starts, raise over a configuration.
 MISTAKES = (
@@ -178,6 +179,42 @@ def _foreign(path, what):
         f"{path} {what}, which is not of this package or Keras and could run "
         f"anything. If you trust it, name it: --gin_file={path}."
     )
+
+
+def text_so_far(gin):
+    """Returns a gin file: what was used by now, and what may still be.
+
+    The operative configuration holds every argument of what has run, defaults
+    included. What is bound and has not run, such as the export at the end of a
+    run, follows as it is bound.
+    """
+    bound, used = map(_sections, (gin.config_str(), gin.operative_config_str()))
+    imports = dict.fromkeys([*used.pop(""), *bound.pop("")])
+    macros = dict.fromkeys([*used.pop(_MACROS, []), *bound.pop(_MACROS, [])])
+    parts = {"": imports, _MACROS: macros, **used}
+    for title, statements in bound.items():
+        parts.setdefault(title, statements)
+    blocks = [
+        [*filter(None, [title]), *statements]
+        for title, statements in parts.items()
+        if statements
+    ]
+    return "\n\n".join(map("\n".join, blocks)) + "\n"
+
+
+def _sections(text):
+    """`{title: statements}` of what gin has formatted; imports have none."""
+    title = ""
+    sections = {title: []}
+    for line in text.splitlines():
+        if line == _MACROS or line.startswith("# Parameters for "):
+            title = line
+            sections[title] = []
+        elif line.startswith(" "):
+            sections[title][-1] += f"\n{line}"
+        elif line:
+            sections[title].append(line)
+    return sections
 
 
 def new_folder(stem):

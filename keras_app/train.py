@@ -146,6 +146,9 @@ def main(argv):
             cli.keep_native_chatter_in(folder.path)
         # All bindings: nothing tells yet which ones will be used.
         folder.write_text(CONFIG, gin.config_str())
+        folder.before_summary = lambda: folder.write_text(
+            CONFIG, configuration.text_so_far(gin)
+        )
 
     try:
         with interruption.noticing_sigterm():
@@ -178,8 +181,6 @@ def main(argv):
     if not started:
         print(f"{run_dir} is finished already; nothing to do.")
         return 0
-    # What ran last decides which arguments were used at all.
-    started[0].write_text(CONFIG, gin.operative_config_str())
     # All know what was missed; the docstring says why one of them says so.
     if summary.get("missed") and started[0].writes:
         for text in summary["missed"]:

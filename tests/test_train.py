@@ -81,6 +81,33 @@ def test_the_operative_config_reproduces_the_run(run_dir, tmp_path):
     assert again == (run_dir / "metrics.jsonl").read_bytes()
 
 
+def test_the_config_is_whole_before_the_run_counts_as_finished(
+    tmp_path, monkeypatch
+):
+    found = []
+    write = RunFolder.write_json
+
+    def write_json(self, name, value):
+        found.append((name, (self.path / "config.gin").read_text()))
+        write(self, name, value)
+
+    monkeypatch.setattr(RunFolder, "write_json", write_json)
+    # An argument of a function that never runs stays, as it was bound.
+    unused = ["--gin_file=export.gin", "--gin_param=train.run.export=None"]
+    arguments = ["train", *SHORT, *unused, f"--run_dir={tmp_path / 'run'}"]
+    assert train.main(arguments) == 0
+    [(name, text)] = found
+    assert name == "summary.json"
+    assert text == (tmp_path / "run" / "config.gin").read_text()
+    # One line that only a run knows, and one that no run uses.
+    assert "data.Megabatches.scoring_batch_size = 100\n" in text
+    assert "export.export_run.shrink = False\n" in text
+    gin.clear_config()
+    gin.parse_config(text)
+    formats = gin.query_parameter("keras_app.export.export_run.formats")
+    assert formats == ("litert", "saved_model", "sparse")
+
+
 def test_a_mistake_is_one_line_and_status_2_and_no_folder(tmp_path):
     result = call(
         *SHORT, "--gin_param=anytime.levle=3.0", f"--run_dir={tmp_path / 'r'}"

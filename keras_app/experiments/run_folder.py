@@ -39,12 +39,18 @@ class RunFolder:
         path: The folder; made by `begin`.
         keep: Number of checkpoints to keep, >= 1. The one before the newest
             is the way out when the newest is damaged. Defaults to `2`.
+
+    Attributes:
+        writes: Whether this process does.
+        before_summary: Called without arguments when everything is written
+            but the summary, which says that the folder is finished.
     """
 
     def __init__(self, path, keep=2):
         self.path = pathlib.Path(path)
         self.keep = keep
         self.writes = distribution.is_chief()
+        self.before_summary = lambda: None
         self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._written = None  # the future of the last checkpoint
 

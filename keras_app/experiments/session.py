@@ -209,6 +209,7 @@ class Session:
         }
         if self.folder.writes:
             report_lib.write_page([self.folder.path], summaries=[summary])
+        self.folder.before_summary()
         # Last of all: a folder with a summary is finished.
         self.folder.write_json(SUMMARY, summary)
         self.terminal.table(title, columns, rows)
