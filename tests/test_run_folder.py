@@ -62,6 +62,12 @@ def test_only_the_last_two_checkpoints_are_kept(folder):
     names = sorted(p.name for p in (folder.path / "checkpoints").iterdir())
     assert names == ["000003.ckpt", "000004.ckpt"]
     assert folder.load_checkpoint()[1] == {"step": 4}
+    # Killed before the oldest was dropped, and no other came.
+    (folder.path / "checkpoints" / "000002.ckpt").write_bytes(b"older")
+    folder.drop_old_checkpoints()
+    assert names == sorted(
+        p.name for p in (folder.path / "checkpoints").iterdir()
+    )
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])

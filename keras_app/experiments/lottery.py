@@ -520,7 +520,7 @@ class _Run:
         distribution.clear_session()
         search = _Search(self.methods[number], self.settings)
         self.session.open_events(search.method)
-        stage_number, meta = 0, None
+        first, meta = 0, None
         if state is None:
             self.session.terminal.line(
                 f"[bold]{search.method}[/bold]: {search.model.name}, "
@@ -528,17 +528,34 @@ class _Run:
             )
         else:
             arrays, meta = state
-            stage_number = meta["stage"]
+            first = meta["stage"]
             search.restore(arrays, meta["epochs_run"])
         for stage in search.stages():
-            if stage.number < stage_number:
+            if stage.number < first:
                 continue
+            if stage.number > first:
+                self._checkpoint_between(number, search, stage)
             training = _Training(self, number, search, stage)
             if meta is not None:
                 training.restore(arrays, meta)
                 meta = None
             training.go()
         self._close(number, search)
+
+    def _checkpoint_between(self, number, search, stage):
+        """Before a stage, which starts with weights of its own.
+
+        Not behind the last one, whose weights are still to be saved.
+        """
+        self.session.checkpoint(
+            search.arrays(),
+            {
+                "method": number,
+                "stage": stage.number,
+                "epoch": 0,
+                "epochs_run": search.epochs_run,
+            },
+        )
 
     def _close(self, number, search):
         """Writes what the method found, and the checkpoint behind it."""
@@ -794,7 +811,6 @@ class _Training:
             f"{row['density']:.4f}: test accuracy {row['test_accuracy']:.4f}, "
             f"{self.epoch} epochs on {len(stage.ids):,} examples"
         )
-        self._checkpoint_next()
 
     def _next_round(self):
         """Mask, start and examples of the next round; figures of this one."""
@@ -901,19 +917,6 @@ class _Training:
                 "stopped": bool(self.stopped),
                 "stop": self.stop.state() if self.stop else None,
                 "tracker": self.tracker.state() if self.tracker else None,
-            },
-        )
-
-    def _checkpoint_next(self):
-        """The next stage starts with weights of its own."""
-        search = self.search
-        self.run.session.checkpoint(
-            search.arrays(),
-            {
-                "method": self.number,
-                "stage": self.stage.number + 1,
-                "epoch": 0,
-                "epochs_run": search.epochs_run,
             },
         )
 

@@ -196,6 +196,10 @@ class RunFolder:
         path = self.path / CHECKPOINTS / f"{number:06d}.ckpt"
         with files.replacing(path) as temporary:
             _pack(temporary, arrays, described)
+        self.drop_old_checkpoints()
+
+    def drop_old_checkpoints(self):
+        """Leaves the newest `keep`; a run may have been killed before it."""
         for _, old in self._checkpoints()[: -self.keep]:
             old.unlink()
 

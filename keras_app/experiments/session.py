@@ -209,6 +209,8 @@ class Session:
         }
         if self.folder.writes:
             report_lib.write_page([self.folder.path], summaries=[summary])
+        if self.folder.writes:
+            self.folder.drop_old_checkpoints()
         self.folder.before_summary()
         # Last of all: a folder with a summary is finished.
         self.folder.write_json(SUMMARY, summary)
