@@ -81,6 +81,7 @@ def test_every_public_object_has_an_example(module):
     # Helpers of the package's own rooms, errors, results that only functions
     # make, and exports, which may start a process each.
     known = {
+        "DegenerateScores",
         "ExportReport",
         "PruningReport",
         "PruningSchedule",
