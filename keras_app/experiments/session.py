@@ -225,7 +225,8 @@ def settings_of(data, mean=None, std=None):
 
     A data set without `settings` is known by its name and size alone.
     """
-    own = {f"data.{k}": v for k, v in getattr(data, "settings", {}).items()}
+    own = plain(getattr(data, "settings", {}))  # NumPy's numbers too
+    own = {f"data.{name}": value for name, value in own.items()}
     return {**own, "mean": plain(mean), "std": plain(std)}
 
 
