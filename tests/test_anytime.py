@@ -39,7 +39,8 @@ def tiny(input_shape, num_classes, mean, std, seed):
 
 
 def stream(**kwargs):
-    options = dict(num_megabatches=3, batch_size=16, scoring_fraction=0.5)
+    # Twelve divides every megabatch of 36: one program to compile.
+    options = dict(num_megabatches=3, batch_size=12, scoring_fraction=0.5)
     options.update(kwargs)
     return Megabatches(arrays(120, 1), **options)
 

@@ -1,6 +1,5 @@
 """LinBreg, AdaBreg and ProxSGD: recorded trajectories, rules, refusals."""
 
-import json
 import warnings
 
 import keras
@@ -20,7 +19,6 @@ from keras_app.regularizers import L1
 from keras_app.regularizers import NonNegativeL1
 from keras_app.regularizers import Nuclear
 from keras_app.regularizers import SparseGroup
-from tests.test_enforcement import run
 
 BACKEND = keras.backend.backend()
 BREGMAN = (LinBreg, AdaBreg)
@@ -794,73 +792,3 @@ def test_learning_rate_schedules_act_as_usual():
     ends = [apply(optimizer, variable, -np.ones((1, 1), "float32"))[0, 0]]
     ends += [apply(optimizer, variable, -np.ones((1, 1), "float32"))[0, 0]]
     np.testing.assert_allclose(ends, [0.4, 0.6], atol=1e-6)
-
-
-# ---- several devices (in processes of their own) ----
-
-DEVICES = """
-    import json, sys
-    if {backend!r} == "tensorflow":
-        import tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-    import contextlib
-    import keras
-    import numpy as np
-    from keras_app.initializers import sparsify
-    from keras_app.optimizers import ContinuousSparsification
-    from tests import test_bregman as tests
-
-    def train(kind):
-        # Replicas normalize their own share of a batch.
-        model = tests.small_model(normalize=False)
-        if kind is ContinuousSparsification:
-            tests.compiled(kind(0.1), model)
-            model.optimizer.build(model.trainable_variables)
-            model.optimizer.temperature = 5.0
-            return model
-        sparsify(model, 0.3, seed=0)
-        regularizers = tests.L1(0.05)
-        tests.compiled(kind(0.01, regularizers=regularizers), model)
-        return model
-
-    def end(kind, devices):
-        scope = contextlib.nullcontext()
-        if devices and {backend!r} == "tensorflow":
-            strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-            assert strategy.num_replicas_in_sync == 2
-            scope = strategy.scope()
-        elif devices:
-            parallel = keras.distribution.DataParallel()
-            assert len(keras.distribution.list_devices()) == 4
-            keras.distribution.set_distribution(parallel)
-        with scope:
-            model = train(kind)
-        tests.fit(model)
-        keras.distribution.set_distribution(None)
-        return model
-
-    found = {{}}
-    for kind in (*tests.ALL, ContinuousSparsification):
-        one, many = end(kind, False), end(kind, True)
-        far, flips = 0.0, 0
-        for a, b in zip(one.get_weights(), many.get_weights()):
-            far = max(far, float(np.abs(a - b).max()))
-            flips += int(((a == 0) != (b == 0)).sum())
-        found[kind.__name__] = [far, flips, many.optimizer.density]
-    print(json.dumps(found))
-"""
-
-
-@not_torch
-def test_several_devices_give_what_one_gives():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    script = DEVICES.format(backend=BACKEND)
-    found = json.loads(run(script, **(flags if BACKEND == "jax" else {}))[-1])
-    assert len(found) == 4
-    for kind, (far, flips, density) in found.items():
-        # Sums over devices round otherwise; no weight lies at a threshold.
-        assert far < 1e-5 and flips == 0, kind
-        assert 0 < density < 1

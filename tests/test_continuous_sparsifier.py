@@ -369,27 +369,33 @@ def test_a_ticket_search_tells_what_each_round_left(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    return search(tmp_path_factory.mktemp("search") / "whole")
+
+
+# Within the second round, and while the ticket is retrained.
+@pytest.mark.parametrize(
+    "stop_after", [4, pytest.param(7, marks=pytest.mark.backend_free)]
+)
 def test_a_search_that_was_cut_off_ends_bit_for_bit_alike(
-    tmp_path, monkeypatch
+    whole, stop_after, tmp_path, monkeypatch
 ):
-    whole = search(tmp_path / "whole")
     checkpoint = training._Run._checkpoint
-    # Within the second round, and while the ticket is retrained.
-    for stop_after in (4, 7):
-        folder = tmp_path / f"cut-{stop_after}"
 
-        def cut(run, epoch, stop_after=stop_after):
-            checkpoint(run, epoch)
-            if epoch == stop_after:
-                raise KeyboardInterrupt
+    def cut(run, epoch):
+        checkpoint(run, epoch)
+        if epoch == stop_after:
+            raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(training._Run, "_checkpoint", cut)
-            with pytest.raises(KeyboardInterrupt):
-                search(folder)
-        resumed = search(folder, resume=True)
-        assert resumed["methods"] == whole["methods"]
-        assert resumed["rounds"] == whole["rounds"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Run, "_checkpoint", cut)
+        with pytest.raises(KeyboardInterrupt):
+            search(tmp_path)
+    resumed = search(tmp_path, resume=True)
+    assert resumed["methods"] == whole["methods"]
+    assert resumed["rounds"] == whole["rounds"]
 
 
 @pytest.mark.backend_free

@@ -44,12 +44,14 @@ not_torch = pytest.mark.skipif(
 # ---- every method, on one device and on several -------------------------
 
 BATCH = 8
+# On JAX the last batch of 6 is more than the devices can share evenly. It is
+# another program to compile: a few methods meet it in `fit`, all as scorers.
+UNEVEN = 30 if BACKEND == "jax" else 32
+MEET_IT = ("magnitude", "rigl_by_steps", "linbreg")
 
 
-def data():
+def data(count=32):
     random = np.random.default_rng(0)
-    # On JAX the last batch of 6 is more than the devices can share evenly.
-    count = 30 if BACKEND == "jax" else 32
     x = random.standard_normal((count, 8)).astype("float32")
     return x, (np.arange(count) % 4).astype("int32")
 
@@ -68,8 +70,8 @@ def compiled(optimizer):
     return model
 
 
-def fit(model, *callbacks, epochs=2):
-    x, y = data()
+def fit(model, *callbacks, epochs=2, count=32):
+    x, y = data(count)
     model.fit(
         x,
         y,
@@ -85,7 +87,7 @@ def saliency(scorer):
     return lambda: pruners.SaliencyPruner(
         schedules.OneShot(0.6, step=2),
         scorer,
-        data=[data()],
+        data=[data(UNEVEN)],
         samples_per_class=4,
     )
 
@@ -106,15 +108,15 @@ PRUNERS = {
     "grasp": saliency("grasp"),
     "synflow": saliency("synflow"),
     "app": lambda: pruners.AnytimeProgressivePruner(
-        schedules.AnytimeSchedule(2, level=4), data=[data()]
+        schedules.AnytimeSchedule(2, level=4), data=[data(UNEVEN)]
     ),
-    "rigl": lambda: pruners.RigL(moving(), data=[data()]),
+    "rigl": lambda: pruners.RigL(moving(), data=[data(UNEVEN)]),
     "rigl_by_steps": lambda: pruners.RigL(moving()),
     "set": lambda: pruners.SET(moving()),
     "acdc": lambda: pruners.ACDC(
         schedules.CyclicSparsity(0.0, 0.6, 1, 6, period=2), scope="global"
     ),
-    "wanda": lambda: pruners.WandaPruner(gradual(), data=[data()]),
+    "wanda": lambda: pruners.WandaPruner(gradual(), data=[data(UNEVEN)]),
     "ste": lambda: pruners.STE(moving(), lam=0.01),
     "top_kast": lambda: pruners.TopKAST(
         moving(), backward_sparsity=0.3, lam=0.01
@@ -167,7 +169,7 @@ def results(methods):
         for variable, value in zip(state, start):
             variable.assign(value)
         for _ in range(2 if name == "app" else 1):
-            fit(model, pruner)
+            fit(model, pruner, count=UNEVEN if name in MEET_IT else 32)
         check_copies(model)
         found[name] = model.get_weights(), list(pruner.masks.values())
     for name in methods:
@@ -175,8 +177,9 @@ def results(methods):
             continue
         optimizer, callbacks = OPTIMIZERS[name]()
         model = compiled(optimizer)
-        fit(model, *callbacks)
+        fit(model, *callbacks, count=UNEVEN if name in MEET_IT else 32)
         check_copies(model)
+        assert 0 < model.optimizer.density < 1
         kernels = [layer.kernel for layer in model.layers[1:]]
         masks = [keras.ops.convert_to_numpy(kernel) != 0 for kernel in kernels]
         found[name] = model.get_weights(), masks
@@ -353,7 +356,7 @@ def trained(folder, **arguments):
     from keras_app import data as data_lib
     from keras_app import experiments
 
-    x, y = data()
+    x, y = data(UNEVEN)
     parts = data_lib.Holdout((x, y), 0.25, test=(x, y), batch_size=BATCH)
 
     def network(input_shape, num_classes, mean, std, seed):

@@ -168,46 +168,64 @@ class Killed(Exception):
     """Stands for a process that ends."""
 
 
-def test_a_killed_search_ends_like_one_that_was_not(
-    prac, tmp_path, monkeypatch
-):
-    undisturbed, whole = prac
-    total = {"n": 0}
-    save = RunFolder.save_checkpoint
+class Killer:
+    """Ends a search behind a number of checkpoints."""
 
-    def count(self, arrays, meta):
-        total["n"] += 1
-        save(self, arrays, meta)
-        if total["n"] == stop:
-            raise Killed
+    def __init__(self, monkeypatch, folder):
+        self.monkeypatch, self.folder = monkeypatch, folder
+        self.save = RunFolder.save_checkpoint
+        self.written = 0
 
-    # Within the dense round, at the end of a round, within a ticket.
-    folder = tmp_path / "run"
-    for stop in (2, 5, 9):
-        with monkeypatch.context() as patch:
-            patch.setattr(RunFolder, "save_checkpoint", count)
+    def search(self, save):
+        with self.monkeypatch.context() as patch:
+            patch.setattr(RunFolder, "save_checkpoint", save)
             with pytest.raises(Killed):
-                search(folder, methods=("prac", "vanilla"), resume=True)
-        total["n"] = stop
+                search(self.folder, methods=("prac", "vanilla"), resume=True)
 
-    def refuse(self, arrays, meta):
-        if not arrays:  # the one behind a method
-            raise Killed
-        save(self, arrays, meta)
+    def kill_behind(self, checkpoint):
+        def save(folder, arrays, meta):
+            self.save(folder, arrays, meta)
+            self.written += 1
+            if self.written == checkpoint:
+                raise Killed
 
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", refuse)
-        with pytest.raises(Killed):
-            search(folder, methods=("prac", "vanilla"), resume=True)
+        self.search(save)
+
+    def kill_before_a_method_is_done(self):
+        def save(folder, arrays, meta):
+            if not arrays:  # the checkpoint behind a method
+                raise Killed
+            self.save(folder, arrays, meta)
+
+        self.search(save)
+
+
+def ends_alike(folder, undisturbed):
     again = search(folder, methods=("prac", "vanilla"), resume=True)
+    path, whole = undisturbed
     assert again["methods"] == whole["methods"]
     for name in ("model.keras", "model_vanilla.keras"):
-        models = [
-            keras.models.load_model(path / name)
-            for path in (folder, undisturbed)
-        ]
+        models = [keras.models.load_model(p / name) for p in (folder, path)]
         for a, b in zip(*(m.get_weights() for m in models), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_search_killed_within_a_ticket_ends_like_one_that_was_not(
+    prac, tmp_path, monkeypatch
+):
+    Killer(monkeypatch, tmp_path).kill_behind(11)
+    ends_alike(tmp_path, prac)
+
+
+@pytest.mark.backend_free
+def test_a_search_killed_thrice_ends_like_one_that_was_not(
+    prac, tmp_path, monkeypatch
+):
+    killer = Killer(monkeypatch, tmp_path)
+    killer.kill_behind(2)  # within the dense round
+    killer.kill_behind(5)  # at the end of a round
+    killer.kill_before_a_method_is_done()
+    ends_alike(tmp_path, prac)
 
 
 @pytest.mark.backend_free

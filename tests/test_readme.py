@@ -3,7 +3,12 @@
 import pathlib
 import re
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
+
+# What the example calls is tested on every backend elsewhere.
+pytestmark = pytest.mark.backend_free
 
 
 def test_the_python_example_runs_as_pasted(tmp_path, monkeypatch, capsys):

@@ -374,7 +374,7 @@ class _Run:
             for callback in callbacks:
                 callback.set_model(model)
                 callback.on_train_end()
-        self._judge(number, model, pruner, chosen, best, index)
+        self._judge(number, model, pruner, chosen, best, megabatch)
 
     def _start_megabatch(self, model, fresh, index):
         """Resets what does not go on from the megabatch before.
@@ -397,9 +397,10 @@ class _Run:
         if state is not None:
             state.zero()
 
-    def _judge(self, number, model, pruner, chosen, best, index):
+    def _judge(self, number, model, pruner, chosen, best, megabatch):
         s = self.settings
         method = self.methods[number]
+        index = megabatch.index
         report = report_lib.build(model, chosen)
         masks = masks_of(model)
         total = sum(row.parameters for row in report.rows if row.prunable)
@@ -418,7 +419,7 @@ class _Run:
             for event in self.session.results[method]
             if event["event"] == "epoch" and event["megabatch"] == index
         ]
-        trained = len(s.megabatches[index].train_ids) * s.epochs
+        trained = len(megabatch.train_ids) * s.epochs
         density = kept / total
         row = {
             "event": "megabatch",
