@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import masks
 from keras_app import report
 from keras_app import selection
 from keras_app.distributions import DISTRIBUTIONS
@@ -36,9 +37,10 @@ def sparsity_for(
         bytes: sum over all weights of what `sparse_bytes` counts
         flops: sum over kernels of density * FLOPs, `report.sparse_flops`
 
-    All else counts as dense. The search halves the interval of sparsities, 20
-    times, so that any distribution will do that keeps less of every layer as
-    the sparsity rises.
+    All else counts as dense. FLOPs are those of kernels; where it is not known
+    how often one is applied, it is left out, with a warning. The search halves
+    the interval of sparsities, 20 times, so that any distribution will do that
+    keeps less of every layer as the sparsity rises.
 
     It holds for pruners with `scope="layer"`, to the weight. With
     `scope="global"` a sparsity above 1/32 that was found under `"uniform"`
@@ -53,7 +55,8 @@ def sparsity_for(
         filters: Which weights are pruned: see `keras_app.selection.select`.
             Defaults to `None`.
         structure: What is pruned together: `None`, or `Block` or `Channel` of
-            `keras_app.masks`. Defaults to `None`.
+            `keras_app.masks`. What the others leave of a weight does not
+            follow from its shape and a sparsity. Defaults to `None`.
         distribution: `"uniform"`, `"erk"`, or a callable `(shapes, sparsity)
             -> {path: sparsity}`, as for a pruner. A callable is also the way
             to give single weights a sparsity of their own, because this
@@ -79,9 +82,15 @@ def sparsity_for(
     """
     kind, amount = _parse(target)
     if structure is not None and not hasattr(structure, "expand"):
+        reason = (
+            "n:m fixes the sparsity by itself"
+            if isinstance(structure, masks.NM)
+            else "what another one leaves of a weight depends on the model "
+            "around it, not on its shape alone"
+        )
         raise ValueError(
-            "`structure` must be None, Block or Channel: n:m fixes the "
-            f"sparsity by itself. Received: structure={structure!r}"
+            f"`structure` must be None, Block or Channel: {reason}. "
+            f"Received: structure={structure!r}"
         )
     if not callable(distribution) and distribution not in DISTRIBUTIONS:
         raise ValueError(
@@ -199,15 +208,22 @@ def _flops(model, variables):
     unknown = [path for path, v in variables.items() if id(v) not in known]
     if len(unknown) == len(variables):
         raise ValueError(
-            "`target` must be a budget of bytes for this model: its layers do "
-            "not tell their output shapes, so that FLOPs are known of no "
+            "`target` must be a budget of bytes for this model: how often its "
+            "layers are applied is not known, so that FLOPs are known of no "
             "weight that is pruned. Build it with `keras.Sequential` or "
             f"`keras.Model(inputs, outputs)`. Unknown: {unknown[:8]}"
         )
+    chosen = {id(v) for v in variables.values()}
+    unknown += [
+        path
+        for path, v in selection.paths_of(model.trainable_variables).items()
+        if selection.is_kernel(v) and id(v) not in {*known, *chosen}
+    ]
     if unknown:
         warnings.warn(
-            "The FLOPs of these weights are not known and not in the budget: "
-            f"{', '.join(unknown)}"
+            "The budget of FLOPs, a share or an amount, is one of the rest of "
+            "the model. Left out, because it is not known how often they are "
+            f"applied: {', '.join(unknown)}"
         )
     total = sum(known.get(id(v), 0) for v in model.trainable_variables)
     # FLOPs for each entry, a whole number.

@@ -87,3 +87,17 @@ def check_int(name, value, minimum):
             f"Received: {name}={value}"
         )
     return int(value)
+
+
+def check_schedule(name, schedule):
+    """Raises unless `schedule` maps steps to `(should_prune, sparsity)`."""
+    rule = f"`{name}` must be a callable step -> (should_prune, sparsity)"
+    # A class can be called, too, and would take the step for its argument.
+    if isinstance(schedule, type) or not callable(schedule):
+        raise TypeError(f"{rule}. Received: {name}={schedule!r}")
+    told = schedule(0)
+    if not isinstance(told, (tuple, list)) or len(told) != 2:
+        raise ValueError(
+            f"{rule}. Received: {name}={schedule!r}, which returns {told!r} "
+            "for step 0"
+        )

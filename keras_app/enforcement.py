@@ -17,13 +17,15 @@ are zero in the kernel and so in the forward and the backward pass, and train
 all the same: for the optimizer's update, and for that alone, they wake up.
 
 Private Keras names in use: `_backend_update_step`, `_distribution_strategy`,
-`_get_variable_index`, `_layout`, `_model_variables_moving_average`,
-`_trainable_variables`, `_untrack_variable`, `_variables`.
+`_get_variable_index`, `_iterations`, `_jax_state`, `_layout`,
+`_model_variables_moving_average`, `_trainable_variables`, `_untrack_variable`,
+`_variables`.
 """
 
 import contextlib
 import math
 import types
+import warnings
 
 import keras
 import numpy as np
@@ -32,10 +34,10 @@ from keras import ops
 from keras_app import distribution
 from keras_app.selection import paths_of
 
-# Keras's name for the slot that says where a weight was going. That of a
-# weight that comes back is stale. Accumulators of squares stay: Ftrl and
-# Adagrad divide by theirs.
-_MOMENTUM_SLOT = "momentum"
+# Keras's names for the slots that say where a weight was going, the second one
+# Ftrl's. Those of a weight that comes back are stale. Accumulators of squares
+# stay: Ftrl and Adagrad divide by theirs.
+_MOMENTUM_SLOTS = ("momentum", "linear")
 
 # On a CPU PyTorch multiplies floats by bools without vector instructions.
 # Converting a piece that fits the cache is five times faster, and the mask
@@ -60,11 +62,11 @@ class MaskState(keras.layers.Layer):
             compiled={},
             dormant={},
             learning={},
-            decay=(0.0, 0.0),
+            decay={},
             watched={},
-            rule=None,
-            stores_watched=False,
-            watching=None,
+            rules={},
+            stored=set(),
+            watching={},
         )
         object.__setattr__(self, "_held", held)
 
@@ -180,9 +182,9 @@ class MaskState(keras.layers.Layer):
             if learning and index not in held.learning:
                 held.learning[index] = self._add_bools(variable, "learning")
                 changed = True
-        if decay is not None and decay != held.decay:
-            held.decay = decay
-            changed = True
+            if decay not in (None, held.decay.get(index)):
+                held.decay[index] = decay
+                changed = True
         return changed
 
     def learn(self, entries):
@@ -223,9 +225,10 @@ class MaskState(keras.layers.Layer):
     def watch(self, variables, rule=None, store=False):
         """Keeps something about the gradients of the steps, beside weights.
 
-            watched <- rule(watched, gradient, w)      while `watching`
+            watched <- rule(watched, gradient, w)      while asked to
 
-        w has its dormant values, where they are kept.
+        w has its dormant values, where they are kept. `watch_next` says when
+        the rule is applied; never, at first.
 
         Args:
             variables: Variables of the optimizer.
@@ -238,36 +241,47 @@ class MaskState(keras.layers.Layer):
         """
         held = self._held
         rule = _last_gradient if rule is None else rule
-        changed = rule is not held.rule
-        if changed and held.rule is not None:
-            for slot in held.watched.values():
-                slot.assign(np.zeros(tuple(slot.shape)))
+        if held.optimizer.clipvalue is not None:
+            warnings.warn(
+                "The optimizer clips gradients by value: what is larger than "
+                f"clipvalue={held.optimizer.clipvalue} is alike for whoever "
+                "ranks gradients. Prefer clipnorm or global_clipnorm."
+            )
+        changed = False
         for variable in variables:
-            changed = self._make_room(variable) or changed
-        held.rule, held.stores_watched = rule, store
+            index = self._index(variable)
+            self._make_room(variable)
+            before = held.rules.get(index)
+            if rule is not before:
+                held.rules[index] = rule
+                changed = True
+            if before not in (None, rule):
+                slot = held.watched[index]
+                slot.assign(np.zeros(tuple(slot.shape)))
+            (held.stored.add if store else held.stored.discard)(index)
         return changed
 
     def _make_room(self, variable):
         held = self._held
         index = self._index(variable)
         if index in held.watched:
-            return False
+            return
+        path = variable.path.replace("/", "_")
         held.watched[index] = add_latent(held.optimizer, variable, "watched")
-        if held.watching is None:
-            with outside_the_graph(), _placed_like(held.optimizer, variable):
-                held.watching = held.optimizer.add_variable(
-                    (), initializer="zeros", dtype="bool", name="watching"
-                )
-        return True
+        with outside_the_graph(), _placed_like(held.optimizer, variable):
+            held.watching[index] = held.optimizer.add_variable(
+                (), initializer="zeros", dtype="bool", name=f"{path}_watching"
+            )
 
-    @property
-    def watching(self):
-        """Whether the next steps apply the rule; costs one pass each."""
-        return bool(ops.convert_to_numpy(self._held.watching))
+    def watch_next(self, variables, value):
+        """Says whether the next steps apply the rule; costs one pass each.
 
-    @watching.setter
-    def watching(self, value):
-        self._held.watching.assign(value)
+        Args:
+            variables: Variables that are watched.
+            value: Whether they are in the steps to come.
+        """
+        for variable in variables:
+            self._held.watching[self._index(variable)].assign(value)
 
     def watched(self, variable):
         """Returns what the rule made of the steps watched; zeros before."""
@@ -278,9 +292,8 @@ class MaskState(keras.layers.Layer):
     def own_variables(self):
         """Everything it added to the optimizer."""
         held = self._held
-        flag = [] if held.watching is None else [held.watching]
         kinds = (held.masks, held.dormant, held.learning, held.watched)
-        return [*(v for kind in kinds for v in kind.values()), *flag]
+        return [v for kind in (*kinds, held.watching) for v in kind.values()]
 
     def _index(self, variable):
         for i, known in enumerate(self._held.optimizer._trainable_variables):
@@ -316,18 +329,20 @@ class MaskState(keras.layers.Layer):
         if not forget.any():
             return
         optimizer = self._held.optimizer
-        name = f"{variable.path.replace('/', '_')}_{_MOMENTUM_SLOT}"
-        slots = [slot for slot in optimizer.variables if slot.name == name]
+        path = variable.path.replace("/", "_")
         # Equally named layers of two nested models have slots of one name,
-        # in the order of their variables.
+        # in the order of their variables; so have `a/b` and `a_b`.
         twins = [
             known
             for known in optimizer._trainable_variables
-            if known.path == variable.path
+            if known.path.replace("/", "_") == path
         ]
-        for known, slot in zip(twins, slots):
-            if known is variable:
-                _assign_where(slot, ~forget)
+        for kind in _MOMENTUM_SLOTS:
+            name = f"{path}_{kind}"
+            slots = [slot for slot in optimizer.variables if slot.name == name]
+            for known, slot in zip(twins, slots):
+                if known is variable:
+                    _assign_where(slot, ~forget)
 
     # ---- the compiled step ---------------------------------------------
 
@@ -341,26 +356,26 @@ class MaskState(keras.layers.Layer):
         if index in held.dormant:
             mask = as_tensor(held.masks[index])
             weight = ops.where(mask, weight, as_tensor(held.dormant[index]))
-        if index in held.watched:
-            self._record(held.watched[index], gradient, weight)
+        if index in held.rules:
+            self._record(index, gradient, weight)
         if index not in held.learning:
             return gradient
         held.optimizer.assign(variable, ops.cast(weight, variable.dtype))
-        if held.decay == (0.0, 0.0):
+        kept, asleep = held.decay.get(index, (0.0, 0.0))
+        if kept == asleep == 0.0:
             return gradient
         gradient = as_tensor(gradient)
-        kept, asleep = held.decay
         added = ops.where(mask, kept * weight, asleep * weight)
         return gradient + ops.cast(added, gradient.dtype)
 
-    def _record(self, slot, gradient, weight):
+    def _record(self, index, gradient, weight):
         held = self._held
-        if held.rule is None or known(held.watching) is False:
+        if known(held.watching[index]) is False:
             return
-        watching = as_tensor(held.watching)
+        slot, watching = held.watched[index], as_tensor(held.watching[index])
 
         def rule(watched, gradient, weight):
-            new = held.rule(
+            new = held.rules[index](
                 watched,
                 ops.cast(gradient, watched.dtype),
                 ops.cast(weight, watched.dtype),
@@ -413,9 +428,9 @@ class MaskState(keras.layers.Layer):
             store[f"dormant_{index}"] = ops.convert_to_numpy(dormant)
         for index, learning in held.learning.items():
             store[f"learning_{index}"] = _as_bits(learning)
-        if held.stores_watched:
-            for index, slot in held.watched.items():
-                store[f"watched_{index}"] = ops.convert_to_numpy(slot)
+        for index in sorted(held.stored):
+            slot = held.watched[index]
+            store[f"watched_{index}"] = ops.convert_to_numpy(slot)
 
     def save_masks(self, store):
         """Stores each mask as bits, under the index of its variable."""
@@ -471,7 +486,7 @@ def attach(model, variables=()):
             is one that Keras itself cannot train.
     """
     optimizer = _inner_optimizer(model)
-    _refuse_what_finds_zeros(optimizer)
+    _refuse_what_keeps_no_masks(optimizer)
     distribution.check_model(model)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
@@ -509,6 +524,34 @@ def state_of(model):
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     state = getattr(optimizer, "sparsity", None)
     return state if isinstance(state, MaskState) else None
+
+
+def batches_seen(model):
+    """Returns how many batches the model's optimizer has had gradients of.
+
+    With gradient accumulation there are several to an update, and a `fit` may
+    end between two updates.
+    """
+    return int(ops.convert_to_numpy(_inner_optimizer(model)._iterations))
+
+
+def hand_to_trainer(model):
+    """Tells Keras's trainer what was written in the middle of an epoch.
+
+    With data of unknown length Keras begins a batch to find out that there is
+    none. On JAX it then writes the state of the last step back to the
+    variables, which would undo it.
+    """
+    state = getattr(model, "_jax_state", None)
+    if not state:
+        return
+    for name, variables in (
+        ("trainable_variables", model.trainable_variables),
+        ("non_trainable_variables", model.non_trainable_variables),
+        ("optimizer_variables", model.optimizer.variables),
+        ("metrics_variables", model.metrics_variables),
+    ):
+        state[name] = [variable.value for variable in variables]
 
 
 def masks_of(model):
@@ -833,7 +876,13 @@ def unalias(model):
             variable.assign(ops.convert_to_numpy(variable).copy())
 
 
-def _refuse_what_finds_zeros(optimizer):
+def _refuse_what_keeps_no_masks(optimizer):
+    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+        raise ValueError(
+            "MultiOptimizer hands the variables to optimizers of its own, so "
+            "that no mask would be kept. Train with one optimizer, such as "
+            "keras.optimizers.Adam, to prune."
+        )
     if getattr(optimizer, "finds_zeros", False):
         kind = type(optimizer).__name__
         raise ValueError(

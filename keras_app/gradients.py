@@ -1,16 +1,24 @@
 """Derivatives of a loss with respect to some of a model's weights.
 
-Everything runs on `model.stateless_call`, so the model is a pure function of
+Everything runs in a `keras.StatelessScope`, so the model is a pure function of
 the values handed in: neither weights nor moving statistics nor seeds change,
 on any backend. This file and `enforcement.py` hold the package's backend
 branches.
 """
 
 import contextlib
+import functools
+import inspect
 
 import keras
 import numpy as np
 from keras import ops
+
+from keras_app import selection
+
+# Gradients of float16 layers vanish below 6e-8, so the loss is scaled, by less
+# where the gradients overflow.
+_FLOAT16_SCALES = (2.0**15, 2.0**10, 2.0**5, 1.0)
 
 
 class PureLoss:
@@ -19,7 +27,8 @@ class PureLoss:
     Args:
         model: A built `keras.Model`.
         variables: The trainable variables to differentiate by.
-        objective: `(y, outputs) -> scalar tensor`.
+        objective: `(y, outputs) -> scalar tensor`, or `None` for the loss that
+            `fit` minimizes, `model.compute_loss`.
         training: Whether layers run in training mode. Their state (moving
             statistics, seeds) goes from batch to batch inside this object and
             never reaches the model.
@@ -27,8 +36,8 @@ class PureLoss:
             replaced by its absolute value, as SynFlow asks. The values handed
             in are used as they are.
         compiled: A dict that keeps what JAX compiles, so that a later
-            `PureLoss` with the same other arguments need not compile again.
-            Defaults to `None`: a new one.
+            `PureLoss` with the same other arguments need not compile again,
+            unless `model.compile` was called. Defaults to `None`: a new one.
 
     Example:
 
@@ -58,6 +67,12 @@ class PureLoss:
         self._read = _absolute if absolute else ops.convert_to_tensor
         self._state = [self._read(v) for v in model.non_trainable_variables]
         self._compiled = {} if compiled is None else compiled
+        self._forget_what_is_stale(variables)
+        half = any(
+            layer.compute_dtype == "float16"
+            for layer in selection.walk_layers(model)
+        )
+        self._scales = _FLOAT16_SCALES if half else (1.0,)
 
     def gradient(self, values, x, y):
         """Gradient at `values` (one array a variable), as NumPy arrays."""
@@ -68,6 +83,23 @@ class PureLoss:
         vector = [ops.convert_to_tensor(v) for v in vector]
         return self._run(_hessian_vector_product, values, x, y, vector)
 
+    def _forget_what_is_stale(self, variables):
+        """Empties `compiled` if the model was compiled anew, or is another."""
+        model = self.model
+        # Each `compile` makes a metric for its loss.
+        compiled_for = [
+            model,
+            getattr(model, "optimizer", None),
+            getattr(model, "loss", None),
+            *model.metrics,
+            *model.trainable_variables,
+            *variables,
+        ]
+        before = self._compiled.get("for", [])
+        if [id(each) for each in before] != [id(each) for each in compiled_for]:
+            self._compiled.clear()
+            self._compiled["for"] = compiled_for
+
     def _run(self, derivative, values, x, y, *extra):
         weights = [self._read(v) for v in self.model.trainable_variables]
         values = [
@@ -77,31 +109,56 @@ class PureLoss:
         x, y = keras.tree.map_structure(
             lambda part: None if part is None else _to_tensor(part), (x, y)
         )
+        run = functools.partial(derivative, self._loss)
         if keras.backend.backend() == "jax":
             # One compilation for each batch shape; op by op takes minutes.
             import jax
 
-            if derivative not in self._compiled:
-                self._compiled[derivative] = jax.jit(
-                    lambda *args: derivative(self._loss, *args)
+            run = self._compiled.setdefault(derivative, jax.jit(run))
+        for scale in self._scales:
+            # Metrics that Keras makes for its losses get their values when
+            # this scope ends, and so outside of what is traced.
+            with keras.StatelessScope():
+                result, state = run(
+                    values, weights, self._state, x, y, scale, *extra
                 )
-            run = self._compiled[derivative]
-        else:
+            # In float32, where what was scaled has a place.
+            result = [
+                ops.convert_to_numpy(part) / np.float32(scale)
+                for part in result
+            ]
+            if all(np.isfinite(part).all() for part in result):
+                break
+        self._state = state
+        return result
 
-            def run(*args):
-                return derivative(self._loss, *args)
-
-        result, self._state = run(values, weights, self._state, x, y, *extra)
-        return [ops.convert_to_numpy(part) for part in result]
-
-    def _loss(self, values, weights, state, x, y):
+    def _loss(self, values, weights, state, x, y, scale):
+        model = self.model
         weights = list(weights)
         for position, value in zip(self._positions, values):
             weights[position] = value
-        outputs, state = self.model.stateless_call(
-            weights, state, x, training=self.training
-        )
-        return self.objective(y, outputs), state
+        mapping = [
+            *zip(model.trainable_variables, weights),
+            *zip(model.non_trainable_variables, state),
+        ]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            outputs = model(x, **self._mode(model.call))
+            if self.objective is None:
+                value = model.compute_loss(
+                    x, y, outputs, None, **self._mode(model.compute_loss)
+                )
+            else:
+                value = self.objective(y, outputs)
+            state = [
+                scope.get_current_value(variable)
+                for variable in model.non_trainable_variables
+            ]
+        return value * scale, state
+
+    def _mode(self, method):
+        """`training`, if a method of the user's takes it, as in `fit`."""
+        takes_it = "training" in inspect.signature(method).parameters
+        return {"training": self.training} if takes_it else {}
 
 
 def _to_tensor(part):
@@ -130,8 +187,8 @@ def _gradient(loss, values, *args):
         return _torch_gradient(value, values), state
 
 
-def _hessian_vector_product(loss, values, weights, state, x, y, vector):
-    args = (weights, state, x, y)
+def _hessian_vector_product(loss, values, weights, state, x, y, scale, vector):
+    args = (weights, state, x, y, scale)
     backend = keras.backend.backend()
     if backend == "jax":
         import jax

@@ -6,6 +6,7 @@ who wins a tie is decided here and nowhere else.
 """
 
 import functools
+import numbers
 
 import keras
 import numpy as np
@@ -305,6 +306,16 @@ class _Structure:
         """Builds the structure that `get_config` described."""
         return cls(**config)
 
+    def check(self, shape, path="a weight"):
+        """Raises unless a weight of this shape has the structure's axis."""
+        axis = getattr(self, "axis", -1)
+        if not -len(shape) <= axis < len(shape):
+            raise ValueError(
+                "`axis` of the structure must be an axis of the weight. "
+                f"Received: axis={axis} for {path} of shape {tuple(shape)}, "
+                f"which has {len(shape)} axes"
+            )
+
     def __eq__(self, other):
         return (
             type(self) is type(other)
@@ -317,6 +328,12 @@ class _Structure:
     def __repr__(self):
         args = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({args})"
+
+
+def _as_axis(axis):
+    if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
+        raise TypeError(f"`axis` must be an integer. Received: axis={axis!r}")
+    return int(axis)
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -356,31 +373,26 @@ class Channel(_Structure):
     """
 
     def __init__(self, axis=-1):
-        if not isinstance(axis, int):
-            raise TypeError(f"`axis` must be an integer. Received: axis={axis}")
-        self.axis = axis
+        self.axis = _as_axis(axis)
 
     def get_config(self):
         """Returns the constructor's arguments."""
         return {"axis": self.axis}
 
-    def _other_axes(self, ndim):
-        if not -ndim <= self.axis < ndim:
-            raise ValueError(
-                f"`axis` must be an axis of the weight. Received: "
-                f"axis={self.axis} for a weight of rank {ndim}"
-            )
-        return tuple(i for i in range(ndim) if i != self.axis % ndim)
+    def _other_axes(self, shape):
+        self.check(shape)
+        rank = len(shape)
+        return tuple(i for i in range(rank) if i != self.axis % rank)
 
     def pool(self, scores):
         """Returns the sum of the scores over each channel."""
         # Accumulated in double: the order of a float32 sum differs between
         # platforms and would move the threshold.
-        return scores.sum(self._other_axes(scores.ndim), dtype=np.float64)
+        return scores.sum(self._other_axes(scores.shape), dtype=np.float64)
 
     def pool_mask(self, mask):
         """Returns which channels still keep anything."""
-        return mask.any(self._other_axes(mask.ndim))
+        return mask.any(self._other_axes(mask.shape))
 
     def expand(self, unit_mask, shape):
         """Returns the mask of shape `shape` for the channels kept."""
@@ -553,10 +565,10 @@ class Block(_Structure):
     """
 
     def __init__(self, block_shape, pooling="avg"):
-        if len(tuple(block_shape)) != 2:
+        if np.shape(block_shape) != (2,):
             raise ValueError(
                 "`block_shape` must be two integers. "
-                f"Received: block_shape={block_shape}"
+                f"Received: block_shape={block_shape!r}"
             )
         self.block_shape = tuple(
             check_int("block_shape", size, 1) for size in block_shape
@@ -626,8 +638,10 @@ class NM(_Structure):
     Args:
         n: Entries **kept** in each group, 1 <= n <= m.
         m: Size of a group, >= 1; at most 4 with `transposable=True`.
-        axis: Axis along which groups lie. Defaults to `-1`. The inputs of a
-            `Dense` kernel lie along `-2`.
+        axis: Axis along which groups lie. Hardware that computes n:m wants the
+            one that is summed over: `-2`, the inputs, of the kernels of `Dense`
+            and of convolutions; `0` of attention's queries, keys and values.
+            Defaults to `-1`, the outputs.
         transposable: Whether the last two axes both have groups; `axis` is then
             `-1`. Of blocks with equal sums the one is taken that prunes the
             first entry, in flat order, at which they differ; sums are taken to
@@ -658,8 +672,7 @@ class NM(_Structure):
                 "`n` must be <= `m`: n entries are kept of every m. "
                 f"Received: n={n}, m={m}"
             )
-        if not isinstance(axis, int):
-            raise TypeError(f"`axis` must be an integer. Received: axis={axis}")
+        axis = _as_axis(axis)
         if not isinstance(transposable, bool):
             raise TypeError(
                 "`transposable` must be True or False. "
@@ -695,6 +708,7 @@ class NM(_Structure):
                 for _, block, blocks in self._regions(shape)
             )
             return 1.0 - kept / (shape[-2] * shape[-1])
+        self.check(shape)
         length = shape[self.axis]
         full, rest = divmod(length, self.m)
         return 1.0 - (full * self.n + min(rest, self.n)) / length
@@ -709,11 +723,7 @@ class NM(_Structure):
             )
         if self.transposable:
             return self._transposable_mask(scores, previous)
-        if not -scores.ndim <= self.axis < scores.ndim:
-            raise ValueError(
-                f"`axis` must be an axis of the weight. Received: "
-                f"axis={self.axis} for a weight of shape {scores.shape}"
-            )
+        self.check(scores.shape)
         # The padding below is -inf and must lose to every score.
         ranked = np.maximum(scores, -np.finfo(np.float64).max)
         if previous is not None:

@@ -154,7 +154,9 @@ class PolynomialDecay(_Ramp):
         s(t) = s_f + (s_i - s_f) (1 - (t - t_0) / (t_n - t_0))^power    (eq. 1)
 
     With `power=3` it rises fast at first, while there is most to spare, and
-    slowly at the end; `power=1` is the linear schedule.
+    slowly at the end; `power=1` is the linear schedule. It may fall, for
+    pruners that bring weights back, such as `STE`; under others what is pruned
+    stays pruned.
 
     The schedule itself prunes at `begin_step + i * frequency` only, as in
     tfmot. Pruners add one update at `end_step`, so that the final sparsity is
@@ -294,9 +296,12 @@ class PiecewiseConstant(PruningSchedule):
     """
 
     def __init__(self, steps, sparsities):
-        self.steps = [check_int("steps", step, 0) for step in steps]
+        self.steps = [
+            check_int("steps", step, 0) for step in _listed("steps", steps)
+        ]
         self.sparsities = [
-            check_sparsity("sparsities", sparsity) for sparsity in sparsities
+            check_sparsity("sparsities", sparsity)
+            for sparsity in _listed("sparsities", sparsities)
         ]
         if not self.steps or len(self.steps) != len(self.sparsities):
             raise ValueError(
@@ -322,6 +327,15 @@ class PiecewiseConstant(PruningSchedule):
     def get_config(self):
         """Returns the constructor's arguments."""
         return {"steps": list(self.steps), "sparsities": list(self.sparsities)}
+
+
+def _listed(name, values):
+    if np.ndim(values) != 1:
+        raise TypeError(
+            f"`{name}` must be a list, with an entry for each update. "
+            f"Received: {name}={values!r}"
+        )
+    return values
 
 
 @keras.saving.register_keras_serializable(package="keras_app")

@@ -1,8 +1,9 @@
 """Scores of weights: larger is kept.
 
 Six scorers by name, and any callable in their place. `g` is the gradient of
-the mean loss of a batch with respect to the *effective* weight `m * w`; sums
-run over the batches of the data, in order; absolute values are taken last.
+the loss of a batch, as `fit` computes it, with respect to the *effective*
+weight `m * w`; sums run over the batches of the data, in order; absolute values
+are taken last.
 
     magnitude   |w|
     random      a standard normal draw
@@ -55,7 +56,8 @@ def score(
         variables: Trainable variables of the model, a list or `{path:
             variable}`.
         data: Re-iterable of `(x, y)` batches, in a fixed order. Needed by
-            `"snip"`, `"taylor"` and `"grasp"`.
+            `"snip"`, `"taylor"` and `"grasp"`. What else a batch holds, such
+            as ids or sample weights, does not count.
         bn_mode: `"train"` (batch statistics, dropout active) or `"inference"`.
             Defaults to `"train"`; SynFlow is defined in inference mode only
             and always scored there.
@@ -64,23 +66,26 @@ def score(
             stored weights are the effective ones.
         weights: `{path: array}` to score instead of the stored weights.
         loss: `(y, outputs) -> scalar`, or a Keras loss or its name. Defaults
-            to the loss the model was compiled with, else cross-entropy of
-            integer labels.
+            to `None`: the loss the model was compiled with, for `"snip"` and
+            `"taylor"` its `compute_loss`, of all outputs and with penalties;
+            for a model never compiled, cross-entropy of integer labels.
         seed: Seed of `"random"`, an integer. The draws are the same on every
             backend. Defaults to `None`: fresh draws.
         samples_per_class: Size of GraSP's two class-balanced samples, which
             are filled in the order of the data; two passes over the data give
             two samples. Defaults to `10`.
         temperature: GraSP divides the logits by it. Defaults to `200.0`.
-        compiled: A dict to hand to every call with the same model and the
-            same settings: JAX then compiles once. Defaults to `None`.
+        compiled: A dict to hand to every call with the same settings: JAX
+            then compiles once for a model and a `model.compile`. Defaults to
+            `None`.
 
     Returns:
         `{variable.path: array of its shape}`, floating point.
 
     Raises:
-        ValueError: Unknown scorer or mode; no data where it is needed; too few
-            samples of a class for GraSP.
+        ValueError: Unknown scorer or mode; no data where it is needed; a model
+            without a loss, or one that the scorer cannot take; too few samples
+            of a class for GraSP.
 
     Example:
 
@@ -104,6 +109,7 @@ def score(
         scores = scorer(model, variables, data, masks)
         return dict(zip(names, [np.asarray(s) for s in scores]))
     check_data(scorer, data)
+    check_model(scorer, model, loss)
     effective = [
         w if mask is None else w * mask for w, mask in zip(latent, masks)
     ]
@@ -190,6 +196,64 @@ def check_data(scorer, data):
         )
 
 
+def check_model(scorer, model, loss=None):
+    """Raises if `scorer` cannot score such a model, with such a loss.
+
+    Args:
+        scorer: See `score`.
+        model: A built `keras.Model`.
+        loss: See `score`.
+
+    Raises:
+        ValueError: For `"snip"` and `"taylor"`, a model compiled without a
+            loss; for `"grasp"`, other than one output and one loss that can
+            take logits; for `"synflow"`, other than one input and one output.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> check_model("snip", model)
+    """
+    shape = getattr(model, "output_shape", None)
+    has_one_output = _is_known(shape)
+    if scorer in ("snip", "taylor"):
+        if loss is None and model.compiled and _has_no_loss(model):
+            raise ValueError(
+                "Gradients on `data` need the loss that the model trains with, "
+                f"but {model.name!r} was compiled without. Pass `loss` to "
+                "`model.compile`, or override `compute_loss`."
+            )
+    elif scorer == "grasp":
+        if not has_one_output:
+            raise ValueError(
+                "GraSP needs a functional or sequential model with one output "
+                f"of known size. Received: {type(model).__name__} "
+                f"{model.name!r} with output_shape={shape}. Use 'snip'."
+            )
+        _logit_loss(model, loss)
+    elif scorer == "synflow":
+        inputs = getattr(model, "input_shape", None)
+        if not has_one_output or not _is_known(inputs):
+            raise ValueError(
+                "SynFlow needs a functional or sequential model with one input "
+                "of known shape and one output. Received: "
+                f"{type(model).__name__} {model.name!r} with "
+                f"input_shape={inputs}, output_shape={shape}. Use 'snip'."
+            )
+
+
+def _is_known(shape):
+    return isinstance(shape, tuple) and all(
+        isinstance(size, int) for size in shape[1:]
+    )
+
+
+def _has_no_loss(model):
+    computes = type(model).compute_loss is not keras.Model.compute_loss
+    return getattr(model, "loss", None) is None and not computes
+
+
 def _saliency(pure, weights, effective, data):
     total = None
     for x, y, *_ in data:
@@ -269,12 +333,6 @@ def _balanced_sample(data, classes, samples_per_class):
 
 
 def _synflow(model, variables, effective, compiled):
-    shape = model.input_shape
-    if isinstance(shape, (list, dict)) or any(d is None for d in shape[1:]):
-        raise ValueError(
-            "SynFlow needs a model with one input of known shape. "
-            f"Received: input_shape={shape}"
-        )
     with _logits(model):
         pure = gradients.PureLoss(
             model,
@@ -283,7 +341,7 @@ def _synflow(model, variables, effective, compiled):
             absolute=True,
             compiled=compiled,
         )
-        ones = np.ones((1, *shape[1:]), keras.config.floatx())
+        ones = np.ones((1, *model.input_shape[1:]), keras.config.floatx())
         flow = pure.gradient([np.abs(w) for w in effective], ones, None)
     return [np.abs(r * w) for r, w in zip(flow, effective)]
 
@@ -317,20 +375,20 @@ def _logits(model):
 
 
 def _objective(model, loss):
-    if loss is None:
-        loss = getattr(model, "loss", None)
-    if loss is None:
-        return keras.losses.SparseCategoricalCrossentropy(
-            from_logits=not _ends_in_softmax(model)
-        )
-    if isinstance(loss, (str, keras.losses.Loss)) or callable(loss):
-        loss = keras.losses.get(loss)
-        # A function such as `categorical_crossentropy` gives one loss a row.
-        return lambda y, outputs: ops.mean(loss(y, outputs))
-    raise ValueError(
-        "A model with several losses needs an explicit `loss`, a callable "
-        f"(y, outputs) -> scalar. Received: loss={loss!r}"
+    """`(y, outputs) -> scalar`; `None` for the loss that `fit` minimizes."""
+    if loss is not None:
+        return _mean_of(loss)
+    if model.compiled:
+        return None
+    return keras.losses.SparseCategoricalCrossentropy(
+        from_logits=not _ends_in_softmax(model)
     )
+
+
+def _mean_of(loss):
+    loss = keras.losses.get(loss)
+    # A function such as `categorical_crossentropy` gives one loss a row.
+    return lambda y, outputs: ops.mean(loss(y, outputs))
 
 
 _CROSS_ENTROPIES = {
@@ -344,17 +402,18 @@ _CROSS_ENTROPIES = {
 def _logit_loss(model, loss):
     """The model's loss, taking logits: a softmax last layer is left out."""
     loss = getattr(model, "loss", None) if loss is None else loss
-    if not _ends_in_softmax(model) or loss is None:
-        if loss is None:
-            return _CROSS_ENTROPIES["sparse_categorical_crossentropy"](
-                from_logits=True
-            )
-        return _objective(model, loss)
+    if loss is None and not model.compiled:
+        loss = "sparse_categorical_crossentropy"
+    elif not _ends_in_softmax(model) and (
+        isinstance(loss, str) or callable(loss)
+    ):
+        return _mean_of(loss)
     if isinstance(loss, str) and loss in _CROSS_ENTROPIES:
         return _CROSS_ENTROPIES[loss](from_logits=True)
     if isinstance(loss, tuple(_CROSS_ENTROPIES.values())):
         return type(loss)(from_logits=True)
     raise ValueError(
-        "GraSP divides the logits, but the model ends in a softmax and its "
-        f"loss cannot take logits. Received: loss={loss!r}"
+        f"GraSP divides the logits, so that {model.name!r} must be compiled "
+        "with one loss, and if it ends in a softmax, with one that can take "
+        f"logits. Received: loss={loss!r}. Use 'snip'."
     )

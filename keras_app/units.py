@@ -102,6 +102,9 @@ class ArrayUnits(Units):
             for path, variable in chosen.variables.items()
         }
         self.kernels = {path: [path] for path in self.shapes}
+        if structure is not None:
+            for path, shape in self.shapes.items():
+                structure.check(shape, path)
 
     def pool(self, scores):
         """Returns the scores."""

@@ -370,9 +370,31 @@ def test_flops_that_are_not_known_are_refused_and_bytes_are_not():
 
 @pytest.mark.backend_free
 def test_flops_that_are_partly_known_are_warned_of():
-    inputs = keras.Input((6, 8))
-    x = layers.Dense(16, name="outside")(inputs)
-    x = layers.MultiHeadAttention(2, 8, name="attention")(x, x)
-    model = keras.Model(inputs, x)
-    with pytest.warns(UserWarning, match="attention/query/kernel"):
+    # Neither the length of the second input nor, so, that of the keys.
+    x, y = keras.Input((6, 8)), keras.Input((None, 8))
+    x = layers.Dense(8, name="outside")(x)
+    model = keras.Model(
+        [x, y], layers.MultiHeadAttention(2, 8, name="attention")(x, y)
+    )
+    said = "the rest .* applied: attention/key/kernel, attention/value/kernel$"
+    with pytest.warns(UserWarning, match=said):
         assert budgets.sparsity_for(model, "flops:0.5") == 0.5
+
+
+@pytest.mark.backend_free
+def test_kernels_that_are_not_pruned_are_warned_of_too():
+    model = chain((None, 4), layers.GRU(3, name="gru"), layers.Dense(2))
+    with pytest.warns(UserWarning, match="gru_cell/recurrent_kernel$"):
+        assert budgets.sparsity_for(model, "flops:0.5") == 0.5
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "structure", [masks.GraphChannel(), masks.TargetBlock("litert")]
+)
+def test_units_of_a_whole_model_have_no_size_by_shape(structure):
+    with pytest.raises(ValueError) as error:
+        budgets.sparsity_for(dense(), "bytes:0.5", structure=structure)
+    assert "`structure` must be None, Block or Channel" in str(error.value)
+    assert "depends on the model" in str(error.value)
+    assert f"structure={structure!r}" in str(error.value)

@@ -541,6 +541,19 @@ def test_the_mark_of_a_layer_goes_before_that_of_the_model_around_it():
     assert zeros(model.get_layer("b").kernel) == 9
 
 
+def test_the_mark_of_a_layer_goes_first_wherever_it_is_met():
+    # The model reaches `shared` before the inner model that holds it too.
+    shared = layers.Dense(6, name="shared")
+    inner = chain((6,), shared, layers.Dense(6, name="last"))
+    x = keras.Input((6,))
+    model = keras.Model(x, layers.Add()([shared(x), inner(x)]))
+    prune_low_magnitude(inner, ConstantSparsity(0.25, 0))
+    prune_low_magnitude(shared, ConstantSparsity(0.75, 0))
+    train(compiled(model), UpdatePruningStep())
+    assert zeros(shared.kernel) == 27
+    assert zeros(inner.get_layer("last").kernel) == 9
+
+
 def test_marking_again_replaces_the_mark():
     model = two()
     prune_low_magnitude(model, ConstantSparsity(0.75, 0))
@@ -620,6 +633,40 @@ def test_a_layer_names_its_weights_biases_included():
         "own/bias": 2,
     }
     assert zeros(model.get_layer("own").bias) == 2
+
+
+class Listed(layers.Layer):
+    """Keeps its weights in a list and a dict."""
+
+    def build(self, shape):
+        self.maps = [
+            self.add_weight(shape=(4, 4), name=f"map{i}") for i in range(2)
+        ]
+        self.others = {"gain": self.add_weight(shape=(4,), name="gain")}
+
+    def call(self, x):
+        return x @ self.maps[0] @ self.maps[1] * self.others["gain"]
+
+
+class ListedAndNamed(Listed):
+    def get_prunable_weights(self):
+        return [self.maps[1], self.others["gain"]]
+
+
+def test_weights_kept_in_lists_and_dicts():
+    model = chain((4,), ListedAndNamed(name="named"), Listed(name="not"))
+    paths, skipped = selected(compiled(prune_low_magnitude(model)))
+    assert paths == ["named/gain", "named/map1"]
+    unknown = (
+        "a weight of Listed, a layer of unknown type; give it "
+        "`get_prunable_weights`"
+    )
+    assert skipped == {
+        "named/map0": "not among `get_prunable_weights`",
+        "not/map0": unknown,
+        "not/map1": unknown,
+        "not/gain": "a vector (bias, scale or offset)",
+    }
 
 
 def test_what_a_known_layer_names_goes_before_what_tfmot_prunes():
@@ -760,6 +807,7 @@ def test_a_second_fit_goes_on_with_another_callback():
     assert watch.seen == [[12], [12], [18], [18]]
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_compiling_again_keeps_masks_and_steps():
     model = prune_low_magnitude(dense(W64), decay())
     prune_low_magnitude(model.get_layer("d"), decay())
@@ -768,10 +816,33 @@ def test_compiling_again_keeps_masks_and_steps():
         compiled(model)
         before = ops.convert_to_numpy(model.get_layer("d").kernel) != 0
         watch = Watch()
-        train(model, UpdatePruningStep(), watch, steps=4)
+        train(model, UpdatePruningStep(), watch, steps=2, epochs=2)
         assert not (watch.masks[0]["d/kernel"] & ~before).any()
         assert watch.seen[2:] == [[18], [18]]
     assert watch.seen[:2] == [[18], [18]]
+
+
+def test_compiling_again_around_the_same_optimizer_counts_its_steps_once():
+    # As it is with mixed precision.
+    inner = keras.optimizers.SGD(0.001)
+    model = prune_low_magnitude(dense(W64), decay())
+    step, watch = UpdatePruningStep("ignore"), Watch()
+    for _ in range(2):
+        model.compile(keras.optimizers.LossScaleOptimizer(inner), "mse")
+        train(model, step, watch, steps=3)
+    assert watch.seen == [[0], [0], [6], [6], [12], [12]]
+
+
+def test_a_weights_only_checkpoint_goes_on_in_a_built_optimizer(tmp_path):
+    model = prune_low_magnitude(dense(W64), decay())
+    train(model, UpdatePruningStep("ignore"), steps=4)
+    model.save_weights(tmp_path / "model.weights.h5")
+    model = prune_low_magnitude(dense(W64), decay())
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(tmp_path / "model.weights.h5")
+    watch = Watch()
+    train(model, UpdatePruningStep(), watch, steps=4)
+    assert watch.seen == [[12], [12], [18], [18]]
 
 
 def test_compiling_before_marking():
@@ -953,6 +1024,34 @@ def test_strip_pruning_warns_where_the_callback_was_forgotten():
     assert zeros(copy.get_layer("a").kernel) == 0
 
 
+def test_strip_pruning_warns_where_zeros_were_trained_away():
+    model = prune_low_magnitude(two())
+    prune_low_magnitude(model.get_layer("b"), ConstantSparsity(0.0, 0))
+    train(model, UpdatePruningStep())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        strip_pruning(model)  # "b" is dense as it was asked for
+    # The optimizer that had the masks is gone.
+    compiled(model)
+    kernel = np.ones((6, 4))
+    kernel[0, :3] = 0.0
+    model.get_layer("a").kernel.assign(kernel)
+    with pytest.warns(UserWarning) as caught:
+        strip_pruning(model)
+    [said] = [str(w.message) for w in caught if w.category is UserWarning]
+    assert "a/kernel (3 zeros of 12): weights that were pruned" in said
+    assert "b/kernel" not in said
+
+
+def test_the_custom_loop_of_tfmot_is_refused_with_the_way_out():
+    model = prune_low_magnitude(two())
+    step = UpdatePruningStep()
+    step.set_model(model)
+    step.on_train_begin()
+    with pytest.raises(ValueError, match="keras_app.pruners.CustomLoop"):
+        step.on_train_batch_begin(batch=-1)
+
+
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_the_stripped_copy_has_no_marks_and_the_model_keeps_its_own():
     model = prune_low_magnitude(two())
@@ -1047,6 +1146,14 @@ def test_summaries_without_a_pruner_are_refused(tmp_path):
         ),
         ({"pruning_schedule": 0.5}, "Received: pruning_schedule=0.5"),
         (
+            {"pruning_schedule": ConstantSparsity},
+            "Received: pruning_schedule=<class",
+        ),
+        (
+            {"pruning_schedule": lambda step: 0.25},
+            ", which returns 0.25 for step 0",
+        ),
+        (
             {"pruning_policy": "1x1"},
             "`pruning_policy` must have a method `allow_pruning`. "
             "Received: pruning_policy='1x1'",
@@ -1054,7 +1161,7 @@ def test_summaries_without_a_pruner_are_refused(tmp_path):
     ],
 )
 def test_bad_arguments_are_refused_with_their_value(arguments, said):
-    with pytest.raises(ValueError, match=re.escape(said)):
+    with pytest.raises((TypeError, ValueError), match=re.escape(said)):
         prune_low_magnitude(layers.Dense(2), **arguments)
 
 
@@ -1090,7 +1197,7 @@ def test_the_new_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     old = [b for b in blocks if "tensorflow_model_optimization" in b]
     new = [b for b in blocks if b not in old]
-    assert len(old) == 4 and len(new) == 8
+    assert len(old) == 5 and len(new) == 10
     names = {}
     for block in new:
         # Elsewhere the conversion starts another process, and takes long.

@@ -515,6 +515,26 @@ def test_no_gradient_yet_moves_nothing():
     assert mask.ravel().astype(int).tolist() == MASK
 
 
+@pytest.mark.filterwarnings("always")
+def test_watched_steps_without_a_gradient_are_reported_once():
+    # As in a step that was compiled before the optimizer knew of RigL.
+    pruner = RigL(endless(0.5, frequency=1), drop_fraction=0.5)
+    eight(pruner)
+    with pytest.warns(RuntimeWarning, match="no gradient") as caught:
+        pruner.model.fit(
+            np.zeros((4, 8)),
+            np.zeros((4, 1)),
+            batch_size=1,
+            verbose=0,
+            callbacks=[pruner],
+        )
+    found = [w for w in caught if w.category is RuntimeWarning]
+    assert len(found) == 1
+    assert "no gradient" in str(pruner.report)
+    [mask] = pruner.masks.values()
+    assert mask.ravel().astype(int).tolist() == MASK
+
+
 def test_a_file_holds_no_gradients(tmp_path):
     pruner = RigL(ConstantSparsity(0.5, 2, frequency=100), drop_fraction=0.5)
     trained_without_data(pruner)

@@ -869,7 +869,7 @@ def test_a_rule_adds_up_gradients_at_the_masked_weights_times_the_dense():
     [variable] = dormant.variables
     assert dormant.state.watch([variable], sum_of_products)
     assert not dormant.state.watch([variable], sum_of_products)
-    dormant.state.watching = True
+    dormant.state.watch_next(dormant.variables, True)
     w = to_numpy(variable).astype("float64")
     fit(model, dormant, inputs=(x, y), epochs=1)
     [mask], expected = dormant.masks, np.zeros(w.shape)
@@ -882,9 +882,63 @@ def test_a_rule_adds_up_gradients_at_the_masked_weights_times_the_dense():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     # Another rule starts from zero, and an end of watching ends it.
     assert dormant.state.watch([variable])
-    dormant.state.watching = False
+    dormant.state.watch_next(dormant.variables, False)
     fit(model, inputs=(x, y), epochs=1)
     assert not dormant.state.watched(variable).any()
+
+
+def test_rules_decays_and_when_to_watch_are_each_weights_own():
+    model = compiled(keras.optimizers.SGD(0.0))
+    first, second = (layer.kernel for layer in dense_layers(model)[:2])
+    state = enforcement.attach(model, [first, second])
+    state.keep_dormant([first], learning=True, decay=(0.0, 1.0))
+    state.keep_dormant([second], learning=True, decay=(0.0, 5.0))
+    assert not state.keep_dormant([first], learning=True, decay=(0.0, 1.0))
+    state.watch([first])
+    state.watch([second], lambda watched, gradient, weight: watched + 1.0)
+    state.watch_next([second], True)
+    fit(model, epochs=1)
+    assert not state.watched(first).any()
+    assert (state.watched(second) == 4.0).all()
+
+
+@pytest.mark.parametrize(
+    "optimizer, kind",
+    [
+        (lambda: keras.optimizers.SGD(0.1, momentum=0.9), "momentum"),
+        (lambda: keras.optimizers.Ftrl(0.1), "linear"),
+    ],
+)
+def test_momentum_is_forgotten_where_two_paths_make_one_name(optimizer, kind):
+    inputs = keras.Input((4,))
+    inner = keras.Sequential([keras.layers.Dense(4, name="b")], name="a")
+    outputs = inner(keras.layers.Dense(4, name="a_b")(inputs))
+    model = compiled(optimizer(), keras.Model(inputs, outputs))
+    kernel = inner.layers[0].kernel
+    state = enforcement.attach(model, [kernel])
+    half = np.arange(16).reshape(4, 4) % 2 == 0
+    state.set([(kernel, half)])
+    x, _ = data(outputs=4)
+    model.fit(x[:, :4], x[:, :4], verbose=0)
+    state.set([(kernel, np.ones((4, 4), bool))])
+    found = [
+        to_numpy(variable)
+        for variable in model.optimizer.variables
+        if variable.name == f"a_b_kernel_{kind}"
+    ]
+    kernels = [v for v in model.trainable_variables if len(v.shape) == 2]
+    assert len(found) == 2
+    for values, variable in zip(found, kernels):
+        assert values[half].any()
+        assert values[~half].any() == (variable is not kernel)
+
+
+def test_clipping_by_value_makes_gradients_alike():
+    model = compiled(keras.optimizers.SGD(0.1, clipvalue=0.5))
+    kernel = dense_layers(model)[0].kernel
+    state = enforcement.attach(model, [kernel])
+    with pytest.warns(UserWarning, match="clipvalue=0.5"):
+        state.watch([kernel])
 
 
 def test_load_weights_restores_dormant_values_and_what_was_watched(tmp_path):
@@ -893,7 +947,7 @@ def test_load_weights_restores_dormant_values_and_what_was_watched(tmp_path):
         dormant = Dormant(share=0.6, **arguments)
         dormant.set_model(model)
         dormant.state.watch(dormant.variables, sum_of_products, store=True)
-        dormant.state.watching = True
+        dormant.state.watch_next(dormant.variables, True)
         return model, dormant
 
     model, dormant = prepared(plan=[(0, 0.5)])

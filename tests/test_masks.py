@@ -16,6 +16,8 @@ from keras_app.masks import Channel
 from keras_app.masks import mask_from_scores
 from keras_app.masks import NM
 from keras_app.masks import Unstructured
+from keras_app.pruners import MagnitudePruner
+from keras_app.schedules import OneShot
 
 pytestmark = pytest.mark.backend_free
 
@@ -663,6 +665,37 @@ def test_nm_keeps_n_of_every_m():
     assert mask.astype(int).tolist() == [[1, 0, 0, 0, 1, 0, 0, 0]]
     mask = mask_from_scores(scores, 0.5, structure=NM(3, 4))
     assert mask.astype(int).tolist() == [[1, 0, 1, 1, 1, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("structure", [NM, Channel])
+def test_numpy_integers_are_axes(structure):
+    arguments = (1, 2) if structure is NM else ()
+    made = structure(*arguments, axis=np.int64(-2))
+    assert made == structure(*arguments, axis=-2)
+    assert type(made.get_config()["axis"]) is int
+    for axis in (-2.0, "-2", True):
+        with pytest.raises(TypeError, match=f"axis={axis!r}"):
+            structure(*arguments, axis=axis)
+
+
+@pytest.mark.parametrize("structure", [NM(2, 4, axis=-3), Channel(axis=3)])
+def test_an_axis_that_a_kernel_has_not_is_refused_with_its_path(structure):
+    with pytest.raises(ValueError, match="has 2 axes"):
+        mask_from_scores(np.ones((4, 4)), 0.5, structure)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
+    model.compile("sgd", "mse")
+    pruner = MagnitudePruner(OneShot(0.5), structure=structure)
+    with pytest.raises(ValueError) as error:
+        pruner.set_model(model)
+    assert "`axis` of the structure" in str(error.value)
+    assert f"axis={structure.axis}" in str(error.value)
+    assert "dense" in str(error.value) and "(4, 8)" in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [4, (4,), (1, 2, 3), None])
+def test_a_block_has_two_sizes(shape):
+    with pytest.raises(ValueError, match="`block_shape` must be two integers"):
+        Block(shape)
 
 
 def test_nm_along_the_input_axis():

@@ -265,6 +265,8 @@ def test_the_report_says_what_was_asked_and_what_came(method):
     [
         (dict(scope="l"), ValueError, "scope='l'"),
         (dict(structure="nm"), TypeError, "structure='nm'"),
+        (dict(structure=masks.NM), TypeError, "structure=<class"),
+        (dict(custom_sparsity=["a"]), TypeError, "custom_sparsity=['a']"),
         (dict(distribution="er"), ValueError, "distribution='er'"),
         (
             dict(scope="global", distribution="erk"),
@@ -291,9 +293,13 @@ def test_bad_arguments_are_refused_in_the_constructor(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_schedule_must_be_callable(method):
+def test_a_schedule_must_be_callable_and_say_when_and_how_much(method):
     with pytest.raises(TypeError, match=r"schedule=0\.5"):
         method(0.5)
+    with pytest.raises(TypeError, match="schedule=<class"):
+        method(OneShot)
+    with pytest.raises(ValueError, match=r"returns 0\.5 for step 0"):
+        method(lambda step: 0.5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -511,6 +517,30 @@ def test_blocks():
     assert sum(not block.any() for block in blocks) == 8
 
 
+def test_n_m_leaves_dense_what_has_a_sparsity_of_zero():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), structure=masks.NM(2, 4), custom_sparsity={"^dense": 0.0}
+    )
+    found = pruned_now(pruner, network(), 0.5)
+    assert zeros(found["conv/kernel"]) == 36
+    assert zeros(found["dense/kernel"]) == 0
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "argument, value",
+    [
+        ("custom_sparsity", {"^dense": 0.75}),
+        ("distribution", lambda shapes, sparsity: {}),
+    ],
+)
+def test_n_m_fixes_the_sparsity(argument, value):
+    with pytest.raises(ValueError, match=f"`{argument}` .*n:m.*{argument}="):
+        pruners.MagnitudePruner(
+            OneShot(0.5), structure=masks.NM(2, 4), **{argument: value}
+        )
+
+
 def test_n_m_reports_its_own_sparsity_as_asked():
     pruner = pruners.MagnitudePruner(
         OneShot(0.9), structure=masks.NM(2, 4), filters="dense"
@@ -644,6 +674,28 @@ def test_a_training_of_unknown_length_that_prunes_nothing_warns():
         model.fit(generator, verbose=0, callbacks=[pruner])
 
 
+@pytest.mark.parametrize("step", [4, 8])
+def test_an_update_due_at_the_end_of_an_epoch_of_unknown_length_is_made(step):
+    def batches_of_an_epoch():
+        for _ in range(4):
+            yield np.ones((8, 10), "float32"), np.ones((8, 10), "float32")
+
+    from keras_app.data.tensorflow_pipeline import import_tensorflow
+
+    tf = import_tensorflow()
+    spec = tf.TensorSpec((8, 10), "float32")
+    data = tf.data.Dataset.from_generator(
+        batches_of_an_epoch, output_signature=(spec, spec)
+    )
+    model = dense(10, 10)
+    pruner = pruners.MagnitudePruner(OneShot(0.75, step=step))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Your input ran out of data")
+        warnings.filterwarnings("error", message="MagnitudePruner")
+        model.fit(data, epochs=3, verbose=0, callbacks=[pruner])
+    assert zeros(weights(model)["dense/kernel"]) == 75
+
+
 def test_a_second_fit_goes_on_where_the_first_stopped():
     schedule = PolynomialDecay(0.1, 0.8, 0, 8, frequency=1)
     pruner = Logged(schedule, on_miss="ignore")
@@ -679,6 +731,26 @@ def test_accumulated_gradients_count_as_one_step():
     train(model, pruner, epochs=2)
     assert pruner.log == at(schedule, 0, 1, 2, 3, 4)
     assert zeros(weights(model)["dense/kernel"]) == 80
+
+
+def test_a_fit_may_end_within_an_accumulation():
+    # Three batches a fit are three halves of an update.
+    schedule = PolynomialDecay(0.1, 0.8, 0, 6, frequency=1)
+    model = dense(10, 10)
+    optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=2)
+    model.compile(optimizer, "mse")
+    pruner = Logged(schedule, on_miss="ignore")
+    before = []
+
+    class Batches(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            before.append(len(pruner.log))
+
+    for _ in range(2):
+        train(model, pruner, size=24, callbacks=[Batches()])
+    # At batches 0, 2 and 4, and once more where the second fit goes on.
+    assert pruner.log == at(schedule, 0, 1, 1, 2, 3)
+    assert before == [1, 1, 2, 3, 4, 4]
 
 
 def test_accumulated_gradients_count_in_the_refusal_too():
@@ -796,14 +868,18 @@ def test_a_layer_that_loses_everything_is_named():
     assert zeros(found["dense/kernel"]) == 356 - 72
 
 
-def test_weights_that_came_back_are_zeroed_and_named():
+# Also where an update that is due after the last step would hide them.
+@pytest.mark.parametrize("frequency", [100, 1])
+def test_weights_that_came_back_are_zeroed_and_named(frequency):
     class Revive(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
             kernel = self.model.layers[1].kernel
             kernel.assign(ops.ones(kernel.shape))
 
     model = dense(10, 10)
-    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    pruner = pruners.MagnitudePruner(
+        ConstantSparsity(0.5, 0, frequency=frequency)
+    )
     x = np.ones((8, 10), "float32")
     with pytest.warns(UserWarning, match="50 pruned weights had come back"):
         model.fit(x, x, verbose=0, callbacks=[Revive(), pruner])
@@ -913,3 +989,56 @@ def test_masks_survive_a_new_compile():
     train(model, pruner)
     [after] = pruner.masks.values()
     np.testing.assert_array_equal(before, after)
+
+
+def test_masks_of_a_layer_survive_its_being_frozen():
+    model = network()
+    pruner = pruners.MagnitudePruner(OneShot(0.5), filters="kernel")
+    train(model, pruner)
+    before = pruner.masks["conv/kernel"]
+    model.get_layer("conv").trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    train(model, pruner)
+    model.get_layer("conv").trainable = True
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    pruner.set_model(model)
+    np.testing.assert_array_equal(pruner.masks["conv/kernel"], before)
+
+
+def test_a_ramp_that_dense_training_has_passed_is_pointed_at():
+    model = dense(10, 10)
+    x = np.ones((32, 10), "float32")
+    model.fit(x, x, batch_size=8, verbose=0)
+    pruner = pruners.MagnitudePruner(PolynomialDecay(0.1, 0.5, 0, 8))
+    with pytest.warns(UserWarning, match="begins at step 0.*step 4 already"):
+        train(model, pruner)
+
+
+def test_an_optimizer_of_several_is_refused():
+    model = dense(10, 10)
+    several = keras.optimizers.OptimizerMap(keras.optimizers.SGD(0.1))
+    model.compile(keras.optimizers.MultiOptimizer(several), "mse")
+    with pytest.raises(ValueError, match="MultiOptimizer.*one optimizer"):
+        train(model, pruners.MagnitudePruner(OneShot(0.5)))
+
+
+def sparse_model(share):
+    values = np.arange(1.0, 101.0)
+    values[: int(share * 100)] = 0
+    return dense(10, 10, np.random.default_rng(0).permutation(values))
+
+
+@pytest.mark.parametrize("method", [pruners.MagnitudePruner, pruners.SET])
+def test_a_model_as_sparse_as_asked_keeps_its_zeros(method):
+    model = sparse_model(0.8)
+    before = weights(model)["dense/kernel"] != 0
+    pruner = make(method, ConstantSparsity(0.8, 100), on_miss="ignore")
+    pruner.set_model(model)
+    np.testing.assert_array_equal(pruner.masks["dense/kernel"], before)
+
+
+def test_a_model_less_sparse_than_asked_is_said_to_train_its_zeros():
+    pruner = pruners.MagnitudePruner(PolynomialDecay(0.5, 0.9, 0, 4))
+    with pytest.warns(UserWarning, match="80.0 % .* zero before the training"):
+        pruner.set_model(sparse_model(0.8))
+    assert pruner.masks["dense/kernel"].all()

@@ -154,13 +154,162 @@ def test_layers_of_a_nested_model_have_flops():
     assert report.summarize(model).flops == 2 * (24 + 24 + 12)
 
 
-def test_flops_that_are_not_known_are_none():
-    x = keras.Input((5, 4))
-    model = keras.Model(x, layers.MultiHeadAttention(2, 2)(x, x))
-    summary = report.summarize(model)
-    [row] = [r for r in summary.rows if r.path.endswith("query/kernel")]
-    assert row.flops is None
+def conv_at_its_second_shape():
+    conv = layers.Conv2D(8, 3, padding="same", name="conv")
+    conv(keras.Input((4, 4, 3)))
+    return chain((16, 16, 3), conv)
+
+
+def dense_inside_and_outside():
+    shared = layers.Dense(8, name="shared")
+    inner = chain((8,), shared, layers.Dense(4, name="inner"))
+    x = keras.Input((8,))
+    return keras.Model(x, [shared(x), inner(x)])
+
+
+def dense_twice_in_a_sequential():
+    shared = layers.Dense(8, name="shared")
+    return keras.Sequential([keras.Input((8,)), shared, layers.ReLU(), shared])
+
+
+def nested_model_called_twice():
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="in")])
+    return chain((8,), inner, inner)
+
+
+def each_step_of_a_video():
+    frame = chain((8, 8, 3), layers.Conv2D(4, 3, name="conv"))
+    return chain(
+        (5, 8, 8, 3),
+        layers.TimeDistributed(frame),
+        layers.TimeDistributed(layers.TimeDistributed(layers.Dense(2))),
+    )
+
+
+def recurrent():
+    return chain(
+        (6, 8),
+        layers.Bidirectional(layers.GRU(4, return_sequences=True, name="g")),
+        layers.LSTM(3, name="l"),
+    )
+
+
+def attention_to_other_positions():
+    x, y = keras.Input((5, 4)), keras.Input((7, 4))
+    return keras.Model(
+        [x, y], layers.MultiHeadAttention(2, 3)(x, key=y, value=y)
+    )
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "make, expected",
+    [
+        (conv_at_its_second_shape, {"conv": 2 * 216 * 16 * 16}),
+        (dense_inside_and_outside, {"shared": 2 * 2 * 64, "inner": 2 * 32}),
+        (dense_twice_in_a_sequential, {"shared": 2 * 2 * 64}),
+        (nested_model_called_twice, {"in": 2 * 2 * 64}),
+        # Five frames, of 6x6 positions.
+        (
+            each_step_of_a_video,
+            {"conv": 2 * 108 * 36 * 5, "dense": 2 * 8 * 36 * 5},
+        ),
+        # Two directions, six steps, three and four gates.
+        (
+            recurrent,
+            {
+                "forward_g": 2 * 6 * (8 + 4) * 12,
+                "backward_g": 2 * 6 * (8 + 4) * 12,
+                "l": 2 * 6 * (8 + 3) * 12,
+            },
+        ),
+        # Five queries and seven keys and values, of two heads of three.
+        (
+            attention_to_other_positions,
+            {
+                "query": 2 * 24 * 5,
+                "key": 2 * 24 * 7,
+                "value": 2 * 24 * 7,
+                "attention_output": 2 * 24 * 5,
+            },
+        ),
+    ],
+)
+def test_flops_of_every_call_in_the_graph(make, expected):
+    found = {}
+    for row in report.summarize(make()).rows:
+        parts = [p for p in row.path.split("/") if p.split("_")[-1] != "cell"]
+        if "kernel" in parts[-1]:
+            name = "dense" if "dense" in parts[-2] else parts[-2]
+            found[name] = found.get(name, 0) + row.flops
+    assert found == expected
+
+
+class Hidden(layers.Layer):
+    """Calls a layer as often as it likes."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(self.inner(x))
+
+
+class Thrice(keras.Model):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x):
+        return self.inner(self.inner(self.inner(x)))
+
+
+def within_a_layer_of_ones_own():
+    # The call outside of it is known, but is not all of them.
+    shared = layers.Dense(4)
+    return chain((4,), shared, Hidden(shared))
+
+
+def within_a_subclassed_model():
+    model = Thrice(chain((4,), layers.Dense(4)))
+    model(np.zeros((1, 4), "float32"))
+    return model
+
+
+def of_unknown_length():
+    return chain((None, 4), layers.TimeDistributed(layers.Dense(3)))
+
+
+def of_a_nested_model_for_images_of_any_size():
+    inner = chain((None, None, 1), layers.Conv2D(2, 3))
+    return chain((8, 8, 1), inner)
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "make",
+    [
+        within_a_layer_of_ones_own,
+        within_a_subclassed_model,
+        of_unknown_length,
+        of_a_nested_model_for_images_of_any_size,
+    ],
+)
+def test_flops_that_are_not_known_are_none(make):
+    summary = report.summarize(make())
+    assert [row.flops for row in summary.rows] == [None, None]
     assert summary.flops == 0
+
+
+@pytest.mark.backend_free
+def test_flops_of_a_distiller_are_those_of_its_student():
+    model = keras.distillation.Distiller(
+        teacher=chain((4,), layers.Dense(3)),
+        student=chain((4,), layers.Dense(3, name="small")),
+        distillation_losses=keras.distillation.LogitsDistillation(),
+    )
+    assert list(report.flops_per_sample(model).values()) == [2 * 4 * 3]
 
 
 def test_the_table_shows_every_pruned_variable():
@@ -266,8 +415,8 @@ def test_a_shared_layer_counts_once():
     assert summary.parameters == 20
 
 
-def test_a_shared_layer_costs_each_time_or_is_not_known():
+def test_a_shared_layer_costs_each_time():
     shared = layers.Dense(4, name="shared")
     x = keras.Input((4,))
     summary = report.summarize(keras.Model(x, shared(shared(x))))
-    assert summary.rows[0].flops in (None, 2 * 2 * 16)
+    assert summary.rows[0].flops == 2 * 2 * 16

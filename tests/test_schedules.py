@@ -391,6 +391,8 @@ def test_bad_values_are_refused_with_their_value(make, said):
         (lambda: OneShot(0.5, step=1.5), "step=1.5"),
         (lambda: ConstantSparsity(0.5, 0, frequency=2.0), "frequency=2.0"),
         (lambda: AnytimeSchedule(2.5, 4.5), "num_megabatches=2.5"),
+        (lambda: PiecewiseConstant(5, 0.5), "`steps` must be a list"),
+        (lambda: PiecewiseConstant([1], 0.5), "sparsities=0.5"),
     ],
 )
 def test_bad_types_are_refused_with_their_value(make, said):

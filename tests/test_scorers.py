@@ -354,6 +354,118 @@ def test_snip_and_taylor_by_hand():
     )
 
 
+# ---- the loss that the model trains with -------------------------------
+
+POINT = np.array([[1.0, 2.0]], "float32"), np.zeros((1, 1), "float32")
+
+
+def taylor(model):
+    """Of the first weight, at `POINT`: |g w|."""
+    [scores] = scorers.score(
+        "taylor", model, model.trainable_variables, [POINT]
+    ).values()
+    return scores.ravel()
+
+
+def test_a_pruner_scores_the_loss_of_the_last_compile():
+    # w = (2), v = (0.5, -3): the loss is c w (v x).
+    model = chain(
+        (2,),
+        layers.Dense(1, use_bias=False, name="v"),
+        layers.Dense(1, use_bias=False, name="w"),
+    )
+    model.get_layer("v").kernel.assign([[0.5], [-3.0]])
+    model.get_layer("w").kernel.assign([[2.0]])
+    pruner = pruners.SaliencyPruner(
+        schedules.OneShot(0.5), "taylor", data=[POINT]
+    )
+    optimizer = keras.optimizers.SGD()
+
+    def scores_with(c, optimizer):
+        model.compile(optimizer, lambda y, outputs: c * outputs)
+        pruner.set_model(model)
+        scores = pruner.scores(pruner.variables)
+        return {path: s.ravel().tolist() for path, s in scores.items()}
+
+    expected = {"v/kernel": [1.0, 12.0], "w/kernel": [11.0]}
+    assert scores_with(1.0, optimizer) == expected
+    expected = {"v/kernel": [3.0, 36.0], "w/kernel": [33.0]}
+    assert scores_with(3.0, optimizer) == expected
+    model.get_layer("v").trainable = False
+    assert scores_with(3.0, "sgd") == {"w/kernel": [33.0]}
+
+
+def distiller():
+    """The loss of the outputs z is (z^2 + (z - 3)^2) / 2."""
+    model = keras.distillation.Distiller(
+        teacher=line(1.0, 1.0),
+        student=line(0.5, -3.0),
+        distillation_losses=keras.distillation.FeatureDistillation("mse"),
+        student_loss_weight=0.5,
+    )
+    model.compile("sgd", "mse")
+    return model
+
+
+def test_a_distiller_is_scored_by_its_loss():
+    # z = -5.5, so that g = (z + z - 3) x = -14 x.
+    np.testing.assert_allclose(taylor(distiller()), [7.0, 84.0], rtol=1e-5)
+
+
+class NoTraining(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.line = layers.Dense(1, use_bias=False)
+
+    def call(self, x):
+        return self.line(x)
+
+
+def test_a_model_whose_call_knows_no_training_is_scored():
+    model = NoTraining()
+    model(POINT[0])
+    model.line.kernel.assign([[0.5], [-3.0]])
+    model.compile("sgd", "mse")
+    # g = 2 z x = -11 x.
+    np.testing.assert_allclose(taylor(model), [5.5, 66.0], rtol=1e-5)
+
+
+def test_all_outputs_and_penalties_count():
+    x = keras.Input((2,))
+    kernel = layers.Dense(1, use_bias=False, kernel_regularizer="l2")
+    kernel.kernel_regularizer.l2 = 0.5
+    z = kernel(x)
+    model = keras.Model(x, [layers.Identity(name=n)(z) for n in "ab"])
+    kernel.kernel.assign([[0.5], [-3.0]])
+
+    def loss(y, outputs):
+        return outputs
+
+    model.compile("sgd", [loss, loss], loss_weights=[1.0, 10.0])
+    x, y = POINT
+    data = [(x, (y, y), "ids do not count")]
+    # g = 11 x + w.
+    [scores] = scorers.score(
+        "taylor", model, model.trainable_variables, data
+    ).values()
+    np.testing.assert_allclose(scores.ravel(), [5.75, 57.0], rtol=1e-5)
+    # What Keras made for its losses in the meantime is sound.
+    logs = model.train_on_batch(x, [y, y], return_dict=True)
+    assert logs["a_loss"] == -5.5
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1.0, 1e3])
+def test_gradients_in_float16_neither_vanish_nor_overflow(factor):
+    model = chain(
+        (2,),
+        layers.Dense(1, use_bias=False, name="line", dtype="mixed_float16"),
+    )
+    model.get_layer("line").kernel.assign([[0.5], [-3.0]])
+    model.compile("sgd", lambda y, z: factor * ops.cast(z, "float32"))
+    expected = [0.5 * factor, 6.0 * factor]
+    np.testing.assert_allclose(taylor(model), expected, rtol=1e-2)
+
+
 def test_a_masked_weight_has_a_snip_score_but_no_taylor_score():
     model = line(0.5, -3.0)
     data = [(np.array([[1.0, 2.0]], "float32"), np.zeros((1, 1)))]
@@ -657,17 +769,31 @@ def test_grasp_takes_one_hot_labels():
     assert_close(dense, sparse, 1e-5)
 
 
-def test_several_losses_without_one_to_score_are_refused():
+@pytest.mark.parametrize("scorer", ["grasp", "synflow"])
+def test_several_outputs_are_refused_by_what_needs_one(scorer):
     x = keras.Input((3,))
     model = keras.Model(x, [layers.Dense(2)(x), layers.Dense(2)(x)])
     model.compile("sgd", ["mse", "mse"])
-    with pytest.raises(ValueError, match="loss"):
-        scorers.score(
-            "snip",
-            model,
-            model.trainable_variables[:1],
-            [(np.ones((2, 3)), np.ones((2, 2)))],
-        )
+    pruner = pruners.SaliencyPruner(schedules.OneShot(0.5), scorer, data=[])
+    with pytest.raises(ValueError, match="one output.* Use 'snip'"):
+        pruner.set_model(model)
+
+
+@pytest.mark.parametrize("scorer", ["grasp", "synflow"])
+def test_a_distiller_is_refused_by_what_needs_its_logits(scorer):
+    pruner = pruners.SaliencyPruner(schedules.OneShot(0.5), scorer, data=[])
+    with pytest.raises(ValueError, match="Received: Distiller"):
+        pruner.set_model(distiller())
+
+
+@pytest.mark.parametrize(
+    "make", [pruners.SaliencyPruner, pruners.RigL], ids=["snip", "rigl"]
+)
+def test_a_model_compiled_without_a_loss_is_refused_when_training_starts(make):
+    model = line(0.5, -3.0)
+    model.compile("sgd")
+    with pytest.raises(ValueError, match="Pass `loss` to `model.compile`"):
+        make(schedules.ConstantSparsity(0.5, 0), data=[]).set_model(model)
 
 
 def test_synflow_refuses_inputs_of_unknown_shape():

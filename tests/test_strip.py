@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import keras
 import numpy as np
@@ -11,8 +12,11 @@ from keras import layers
 from keras import ops
 
 from keras_app import masks_of
+from keras_app.export import shrink
 from keras_app.export import strip_pruning
 from keras_app.pruners import MagnitudePruner
+from keras_app.pruners import STE
+from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import OneShot
 
 
@@ -102,12 +106,36 @@ def test_the_copy_trains_dense():
     assert kernel.all()
 
 
-def test_weights_that_came_back_are_zero_in_the_copy():
+@pytest.mark.parametrize("export", [strip_pruning, shrink])
+def test_weights_that_came_back_are_zeroed_with_a_warning(export):
     model = pruned(network())
     kernel = model.get_layer("dense").kernel
     kernel.assign(np.ones(kernel.shape))
-    copy = strip_pruning(model).get_layer("dense").kernel
-    assert np.count_nonzero(ops.convert_to_numpy(copy)) == 96
+    said = "96 pruned weights .* were not zero .*'dense/kernel': 96"
+    with pytest.warns(RuntimeWarning, match=said):
+        copy = export(model).get_layer("dense").kernel
+    for each in (copy, kernel):
+        assert np.count_nonzero(ops.convert_to_numpy(each)) == 96
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        MagnitudePruner(OneShot(0.5)),
+        # What it prunes trains on, beside the kernel.
+        STE(ConstantSparsity(0.5, 0, frequency=1)),
+        # It never comes to prune.
+        MagnitudePruner(OneShot(0.5, step=100), on_miss="ignore"),
+    ],
+)
+def test_nothing_is_warned_of_while_the_masks_hold(pruner):
+    model = chain((4,), layers.Dense(3))
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(*data(model), verbose=0, callbacks=[pruner])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        copy = strip_pruning(model)
+    assert_same(copy, model)
 
 
 def test_the_copy_of_a_compiled_model_is_not_compiled():

@@ -28,6 +28,7 @@ from keras_app import export
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
 from keras_app.checks import check_choice
+from keras_app.checks import check_schedule
 from keras_app.checks import check_whole
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.schedules import ConstantSparsity
@@ -221,11 +222,7 @@ def prune_low_magnitude(
     Reference: the function of the same name in tfmot 0.8. Differs: see
     `docs/migrating_from_tfmot.md`.
     """
-    if not callable(pruning_schedule):
-        raise ValueError(
-            "`pruning_schedule` must be a callable step -> (should_prune, "
-            f"sparsity). Received: pruning_schedule={pruning_schedule!r}"
-        )
+    check_schedule("pruning_schedule", pruning_schedule)
     for method in ("allow_pruning", "ensure_model_supports_pruning"):
         if pruning_policy is not None and not hasattr(pruning_policy, method):
             raise ValueError(
@@ -269,8 +266,9 @@ def prune_scope():
 def strip_pruning(model):
     """Returns an uncompiled copy of a model, without any trace of pruning.
 
-    It warns of marked weights without a single zero: `fit` cannot know that
-    `UpdatePruningStep` was forgotten, this function can.
+    It warns of marked weights that have fewer zeros than the last training
+    with `UpdatePruningStep` left them, or none at all: `fit` cannot know that
+    the callback was forgotten, this function can.
 
     Args:
         model: A built `keras.Model`, marked or not.
@@ -294,12 +292,30 @@ def strip_pruning(model):
             f"`model` must be a `keras.Model`. Received: {model!r}"
         )
     stripped = export.strip_pruning(model)
-    dense = [
-        path
-        for _, variables in (_marked_weights(model)[0] if model.built else ())
-        for path, variable in variables.items()
-        if ops.convert_to_numpy(variable).all()
-    ]
+    if model.built:
+        _warn_of_missing_zeros(model)
+    return stripped
+
+
+def _warn_of_missing_zeros(model):
+    # The masks of the last training, whose optimizer may be gone since.
+    trained = enforcement.state_of(vars(model).get(_PROGRESS))
+    masked = trained.variables_with_masks() if trained else []
+    pruned = {id(v): int(np.sum(~trained.get(v))) for v in masked}
+    if not any(pruned.values()):  # it ended before the schedules began
+        pruned = {}
+    dense, lost = [], []
+    for _, variables in _marked_weights(model)[0]:
+        for path, variable in variables.items():
+            values = ops.convert_to_numpy(variable)
+            zeros = values.size - np.count_nonzero(values)
+            asked = pruned.get(id(variable), 1)
+            if zeros >= asked:
+                continue
+            if zeros == 0:
+                dense.append(path)
+            else:
+                lost.append(f"{path} ({zeros} zeros of {asked})")
     if dense:
         warnings.warn(
             f"strip_pruning: {', '.join(dense)}: marked by "
@@ -307,7 +323,12 @@ def strip_pruning(model):
             "`fit(callbacks=[UpdatePruningStep()])`, up to the first step that "
             "the schedule prunes at."
         )
-    return stripped
+    if lost:
+        warnings.warn(
+            f"strip_pruning: {', '.join(lost)}: weights that were pruned have "
+            "been trained back. After `compile` every `fit` needs "
+            "`callbacks=[UpdatePruningStep()]` again."
+        )
 
 
 class PruneLowMagnitude(MagnitudePruner):
@@ -333,6 +354,7 @@ class PruneLowMagnitude(MagnitudePruner):
 
         tfmot trains on, and the next `fit` may be the one that completes it.
         """
+        last_step += self._before
         end = max(
             getattr(self.schedule, "begin_step", 0),
             getattr(self.schedule, "end_step", -1),
@@ -345,6 +367,27 @@ class PruneLowMagnitude(MagnitudePruner):
             )
         else:
             super().check_reachable(last_step)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Counts on from the steps that earlier optimizers made."""
+        super().on_epoch_begin(epoch)
+        self._epoch_start += self._before * self._accumulation
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Prunes if the schedule names a step up to this one.
+
+        Raises:
+            ValueError: No epoch was begun, as in the custom loops of tfmot.
+        """
+        if self._next_step is None:
+            raise ValueError(
+                "`UpdatePruningStep` must be told of the epochs before the "
+                "batches. In a training loop of your own use `loop = "
+                "keras_app.pruners.CustomLoop(model, UpdatePruningStep(), "
+                "steps_per_epoch, epochs)`: `loop.begin()`, `loop.step()` "
+                "before each training step, `loop.end()`."
+            )
+        super().on_train_batch_begin(batch)
 
     @property
     def pruned(self):
@@ -369,7 +412,8 @@ class UpdatePruningStep(keras.callbacks.Callback):
     Steps are updates of the optimizer, counted from 0; compiling a model again
     that was pruned already does not start the count anew. After `fit`,
     `report` says what was asked, what was reached, and what was skipped and
-    why.
+    why. In a training loop of your own let `keras_app.pruners.CustomLoop` call
+    it.
 
     Args:
         on_miss: What happens where a weight ends above its share of zeros, or
@@ -382,7 +426,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
 
     Raises:
         ValueError: When `fit` starts: nothing is marked, or nothing that is
-            marked can be pruned.
+            marked can be pruned; before a batch: no epoch was begun.
 
     Example:
 
@@ -483,7 +527,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         for pruner in self.pruners:
             pruner.on_epoch_begin(epoch)
         # Only now that no pruner has refused to train.
-        progress = _Progress(self.model.optimizer, self._before)
+        progress = _Progress(_inner(self.model.optimizer), self._before)
         setattr(self.model, _PROGRESS, progress)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -637,22 +681,29 @@ def _marked_weights(root, mark=None):
         `{path: reason}` of the other trainable variables and of frozen
         weights that the marks name.
     """
-    marks, named = {}, {}
-    for layer in walk_layers(root):
-        # Inner layers come later and put their own marks over these.
+    # A layer may be met before one that it is inside of. The inner ones come
+    # later here, and put what is theirs over that of the outer.
+    nest = [(layer, list(walk_layers(layer))) for layer in walk_layers(root)]
+    nest.sort(key=lambda pair: -len(pair[1]))
+    marks, named, homes = {}, {}, {}
+    for layer, inside in nest:
         own = mark if mark and layer is root else vars(layer).get(_MARK)
         if own is not None:
             refused = _refused_by(own.policy, layer)
-            for each in walk_layers(layer):
+            for each in inside:
                 reason = _NOT_ALLOWED if id(each) in refused else None
                 marks[id(each)] = (own, reason)
         if layer.built and hasattr(layer, "get_prunable_weights"):
             weights = {id(each) for each in layer.get_prunable_weights()}
-            for each in walk_layers(layer):
+            for each in inside:
                 named[id(each)] = weights
+        # Weights in lists and the like have no name; the innermost layer that
+        # tracks them is theirs.
+        for variable in layer.variables:
+            homes[id(variable)] = [(layer, "")]
     # A tied weight has several owners; one that lets it be pruned is enough.
     owners = {}
-    for layer in walk_layers(root):
+    for layer, _ in nest:
         for name, value in vars(layer).items():
             if isinstance(value, keras.Variable):
                 use = (layer, name.lstrip("_"))
@@ -662,7 +713,7 @@ def _marked_weights(root, mark=None):
     groups, skipped = {}, {}
     for path, variable in paths_of([*trainable, *frozen]).items():
         verdicts = []
-        for layer, attribute in owners.get(id(variable), [(None, "")]):
+        for layer, attribute in owners.get(id(variable), homes[id(variable)]):
             own, reason = marks.get(id(layer), (None, "not marked"))
             if reason is None:
                 names = named.get(id(layer))
@@ -766,9 +817,14 @@ def _steps_before(model):
     progress = vars(model).get(_PROGRESS)
     if progress is None:
         return 0
-    if progress.optimizer is model.optimizer:
+    if progress.optimizer is _inner(model.optimizer):
         return progress.before
     return progress.before + _iterations(progress.optimizer)
+
+
+def _inner(optimizer):
+    # With mixed precision each `compile` wraps it into another one.
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _iterations(optimizer):

@@ -10,7 +10,6 @@ import warnings
 import numpy as np
 from keras import ops
 
-from keras_app import enforcement
 from keras_app import files
 from keras_app import graph
 from keras_app import lora
@@ -19,6 +18,7 @@ from keras_app.cli import one_line
 from keras_app.export import fast_path
 from keras_app.export import litert_file
 from keras_app.export import saved_model
+from keras_app.export import strip
 from keras_app.export import verification
 from keras_app.export.fresh_process import run_on_tensorflow
 from keras_app.report.exports import compressed_size
@@ -96,9 +96,7 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
     path = pathlib.Path(path)
     _check(path, data, quantize, sparse)
     lora.refuse_filled_zeros(model)
-    state = enforcement.state_of(model)
-    if state is not None:
-        state.zero()
+    strip.zero_pruned(model)
     precision = quantize or "float32"
     _check_lengths(model, data)
     samples = _samples(model, data, _SAMPLES)

@@ -7,12 +7,12 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_app import enforcement
 from keras_app import files
 from keras_app import lora
 from keras_app import selection
 from keras_app.cli import one_line
 from keras_app.export import saved_model
+from keras_app.export import strip
 from keras_app.export import verification
 from keras_app.report.exports import compressed_size
 from keras_app.report.exports import ExportReport
@@ -62,9 +62,7 @@ def export_onnx(model, path, data=None):
             f"Received: path={path}"
         )
     lora.refuse_filled_zeros(model)
-    state = enforcement.state_of(model)
-    if state is not None:
-        state.zero()
+    strip.zero_pruned(model)
     samples = verification.inputs_for(model, data)
     expected = verification.outputs_of(model, samples)
     with files.replacing(path) as temporary:

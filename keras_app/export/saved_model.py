@@ -14,9 +14,9 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_app import enforcement
 from keras_app import lora
 from keras_app.cli import one_line
+from keras_app.export import strip
 from keras_app.export import verification
 from keras_app.export.fresh_process import run_on_tensorflow
 from keras_app.report.exports import ExportReport
@@ -93,9 +93,7 @@ def export_saved_model(model, path, data=None):
     target = pathlib.Path(path).resolve()
     _check_target(target, path)
     lora.refuse_filled_zeros(model)
-    state = enforcement.state_of(model)
-    if state is not None:
-        state.zero()
+    strip.zero_pruned(model)
     count = 4 if data is None else _SAMPLES
     samples = verification.inputs_for(model, data, count)
     expected = _expected(model, samples, data)

@@ -8,9 +8,9 @@ from keras import layers
 from keras import ops
 from keras import tree
 
-from keras_app import enforcement
 from keras_app import graph
 from keras_app.checks import check_int
+from keras_app.export import strip
 from keras_app.export import verification
 
 
@@ -77,9 +77,7 @@ def shrink(model, data=None, multiple_of=1):
             "of a subclassed one is not known. Shrink its functional parts. "
             f"Received: model={model} of type {type(model).__name__}"
         )
-    state = enforcement.state_of(model)
-    if state is not None:
-        state.zero()
+    strip.zero_pruned(model)
     analysis = graph.Analysis(model)
     analysis.find_live(multiple_of)
     smaller = _Builder(analysis).build(model)

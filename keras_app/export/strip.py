@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+import warnings
 
 from keras import ops
 
@@ -14,7 +15,8 @@ def strip_pruning(model):
 
     The copy has the model's architecture, weights and zeros; no optimizer, no
     masks, nothing that needs this package to load. The model itself can go on
-    training.
+    training. Pruned weights that came back after the training are zeroed in
+    both, with a `RuntimeWarning`.
 
     Args:
         model: A built `keras.Model`.
@@ -33,10 +35,33 @@ def strip_pruning(model):
     9
     """
     lora.refuse_filled_zeros(model)
-    state = enforcement.state_of(model)
-    if state is not None:
-        state.zero()
+    zero_pruned(model)
     return _copy(model, model.get_config, _move_weights)
+
+
+def zero_pruned(model):
+    """Zeroes what the masks prune, and warns if something of it had come back.
+
+    The masks hold in every training step, and nobody can keep other weights
+    from being set after the last.
+
+    Args:
+        model: A `keras.Model`, pruned or not.
+    """
+    state = enforcement.state_of(model)
+    if state is None:
+        return
+    leaks = state.leaks()
+    state.zero()
+    if leaks:
+        warnings.warn(
+            f"{sum(leaks.values())} pruned weights of {model.name} were not "
+            "zero and have been zeroed, so that it computes something else "
+            "than before: evaluate it again. Weights set after the training, "
+            "as by `EarlyStopping(restore_best_weights=True)`, may be of a "
+            f"time before the last masks. Zeroed: {leaks}",
+            RuntimeWarning,
+        )
 
 
 def merge_lora(model):

@@ -60,7 +60,7 @@ class MovementPruner(DormantPruner):
             self.variables.values(), _add_movement, store=True
         ):
             model.train_function = None
-        self._state.watching = True
+        self._state.watch_next(self.variables.values(), True)
 
     def scores(self, variables):
         """Returns `{path: S}`; `{path: |w|}` before the first step."""

@@ -13,6 +13,7 @@ from keras_app import masks as masks_lib
 from keras_app import report as report_lib
 from keras_app import selection
 from keras_app import units
+from keras_app.checks import check_schedule
 from keras_app.checks import check_sparsity
 from keras_app.distributions import DISTRIBUTIONS
 
@@ -31,13 +32,18 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
     first stopped. With `steps_per_execution=K` updates land on multiples of K.
     An update due exactly after the last step is made when training ends.
 
+    `EarlyStopping(restore_best_weights=True)` brings back the weights of an
+    epoch in which fewer may have been pruned: give it a `start_from_epoch`
+    behind the schedule's end.
+
     Args:
         schedule: A `keras_app.schedules.PruningSchedule`, or any callable
             `step -> (should_prune, sparsity)`, such as a tfmot schedule.
         scope: `"layer"` gives each weight its own threshold, `"global"` one
             threshold to all. Defaults to `"layer"`.
         structure: What is pruned together: `None` (single weights), or a
-            structure of `keras_app.masks`.
+            structure of `keras_app.masks`. With `NM` sparsity, scope and
+            distribution follow from it.
         distribution: With `scope="layer"`, how the sparsity is spread:
             `"uniform"`, `"erk"`, or a callable `(shapes, sparsity) ->
             {path: sparsity}`. Defaults to `"uniform"`. With `GraphChannel`
@@ -46,7 +52,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         filters: Which weights: see `keras_app.selection.select`.
         custom_sparsity: `{regex: sparsity}` searched in `variable.path`; these
             weights get a final sparsity of their own, in proportion to the
-            schedule's progress. Defaults to `None`.
+            schedule's progress. With `NM` it must be 0: such kernels stay
+            dense. Defaults to `None`.
         on_miss: What happens when training ends below the target: `"warn"`,
             `"raise"` a `PruningMissed`, or `"ignore"` (another `fit` follows).
             `"ignore"` also allows a schedule that ends after this `fit`.
@@ -77,17 +84,16 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         on_miss="warn",
     ):
         super().__init__()
-        if not callable(schedule):
-            raise TypeError(
-                "`schedule` must be a callable step -> (should_prune, "
-                f"sparsity). Received: schedule={schedule!r}"
-            )
+        check_schedule("schedule", schedule)
         if scope not in ("layer", "global"):
             raise ValueError(
                 "`scope` must be 'layer' or 'global'. "
                 f"Received: scope={scope!r}"
             )
-        if structure is not None and not hasattr(structure, "get_config"):
+        is_class = isinstance(structure, type)
+        if structure is not None and (
+            is_class or not hasattr(structure, "get_config")
+        ):
             raise TypeError(
                 "`structure` must be None or a structure of keras_app.masks: "
                 "NM, Block, Channel, TargetBlock, GraphChannel, AttentionHead. "
@@ -125,9 +131,27 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 f"Received: on_miss={on_miss!r}"
             )
         selection.check_filters(filters)
+        if not isinstance(custom_sparsity or {}, dict):
+            raise TypeError(
+                "`custom_sparsity` must be {regex: sparsity} or None. "
+                f"Received: custom_sparsity={custom_sparsity!r}"
+            )
         for pattern, sparsity in (custom_sparsity or {}).items():
             selection.check_filters(pattern)
             check_sparsity(f"custom_sparsity[{pattern!r}]", sparsity)
+            if isinstance(structure, masks_lib.NM) and sparsity != 0:
+                raise ValueError(
+                    "`custom_sparsity` must be 0 with n:m, which fixes the "
+                    "sparsity of what it prunes. Received: custom_sparsity="
+                    f"{custom_sparsity}, structure={structure!r}"
+                )
+        if isinstance(structure, masks_lib.NM) and callable(distribution):
+            raise ValueError(
+                "`distribution` has no meaning with n:m, which fixes the "
+                "sparsity of each kernel. Keep kernels dense with "
+                "custom_sparsity={regex: 0}. "
+                f"Received: distribution={distribution!r}"
+            )
         self.schedule = schedule
         self.scope = scope
         self.structure = structure
@@ -141,7 +165,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         self._sparsity = None  # what the schedule asked for last
         self._next_step = None  # the first step not looked at yet
         self._density = 1.0
-        self._last = []  # [(variable, mask)] at the end of the last fit
+        self._last = []  # [(variable, mask)] at the end of earlier fits
         self._notes = []
         self.missed = []
         self._batches = 0
@@ -247,7 +271,31 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             # exactly zero in it was pruned.
             return [(v, ops.convert_to_numpy(v) != 0) for v in variables]
         # Compiling again made a new optimizer; the zeros are still ours.
-        return [(v, m) for v, m in self._last if any(v is w for w in variables)]
+        ours = [(v, m) for v, m in self._last if any(v is w for w in variables)]
+        if ours:
+            return ours
+        return self._masks_of_a_sparse_model(variables)
+
+    def _masks_of_a_sparse_model(self, variables):
+        """Takes zeros for pruned if they are as many as there are to be."""
+        kept = [ops.convert_to_numpy(v) != 0 for v in variables]
+        # All zero is how some layers start.
+        kept = [mask if mask.any() else ~mask for mask in kept]
+        total = sum(mask.size for mask in kept)
+        sparsity = 1 - sum(int(np.count_nonzero(m)) for m in kept) / total
+        target = self._final_sparsity()
+        # Whatever spread it over the kernels has rounded in each.
+        if target > 0 and abs(sparsity - target) <= len(kept) / total:
+            return list(zip(variables, kept))
+        if target / 2 < sparsity < target:
+            warnings.warn(
+                f"{type(self).__name__}: {100 * sparsity:.1f} % of the weights "
+                "to prune are zero before the training. Nothing says that they "
+                "were pruned, so they train. To go on from them, use the "
+                "pruner that made them, or a model that was loaded with its "
+                "optimizer and not compiled again."
+            )
+        return []
 
     def select(self, model):
         """Returns the `selection.Selection` of a model."""
@@ -290,6 +338,21 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 "the schedule's steps behind that, or call `model.compile` "
                 "again, which starts the count anew."
             )
+        self._warn_if_late(begin)
+
+    def _warn_if_late(self, begin):
+        """Dense training counts: a ramp would be entered in its middle."""
+        late = range(begin, self._updates())
+        if self._density < 1.0 or self.revives:
+            return
+        missed = (self.schedule(step) for step in late)
+        if any(bool(due) and _exact(sparsity) > 0 for due, sparsity in missed):
+            warnings.warn(
+                f"{type(self).__name__}: the schedule begins at step {begin}, "
+                f"but the optimizer is at step {self._updates()} already and "
+                "nothing is pruned. It goes on from there; call "
+                "`model.compile` again to start at its begin."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         """Before the first: refuses a schedule that cannot be completed.
@@ -298,7 +361,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         """
         if self._next_step is None:
             self._density = self._density_of(self.masks)
-            self._batches = self._updates() * self._accumulation
+            self._batches = enforcement.batches_seen(self.model)
             self._next_step = self._updates()
             epochs, steps = self.params.get("epochs"), self.params.get("steps")
             if epochs is not None and steps is not None:
@@ -313,11 +376,9 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds `sparsity`, over the prunable weights, to the logs."""
-        steps = self.params.get("steps")
-        if steps is None:
-            self._batches = self._updates() * self._accumulation
-        else:
-            self._batches = self._epoch_start + steps
+        # Batches with gradients that are no numbers do not count, and data
+        # may end before the steps that were announced.
+        self._batches = enforcement.batches_seen(self.model)
         if logs is not None:
             logs["sparsity"] = 1.0 - self._density
 
@@ -325,24 +386,42 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         """Makes a last update that is due, and compares with the target."""
         if self._next_step is None:  # no epoch was run
             return
+        self._sync()
+        # An update would hide them.
+        problems = self._zero_leaks()
         self._advance(self._updates())
-        self.finish(self._final_sparsity())
+        self.finish(self._final_sparsity(), problems)
 
-    def finish(self, target):
-        """Says so, loudly, if zeros were lost or `target` was not reached."""
+    def _zero_leaks(self):
+        """Returns, in sentences, what was not zero and is again."""
+        leaks = self._state.leaks()
+        if not leaks:
+            return []
+        self._state.zero()
+        return [
+            f"{sum(leaks.values())} pruned weights had come back and were "
+            f"zeroed again after training: {leaks}"
+        ]
+
+    def finish(self, target, problems=()):
+        """Says so, loudly, if zeros were lost or `target` was not reached.
+
+        Args:
+            target: The sparsity asked for; `None` for none.
+            problems: Sentences about what else went wrong.
+        """
         state = self._state
         enforcement.unalias(self.model)
-        variables = self._selection.variables.values()
-        self._last = [(v, state.get(v)) for v in variables]
-        problems = []
-        leaks = state.leaks()
-        if leaks:
-            state.zero()
-            problems.append(
-                f"{sum(leaks.values())} pruned weights had come back and were "
-                f"zeroed again after training: {leaks}"
-            )
-        problems += self._shortfall(target)
+        chosen = self._selection.variables.values()
+        # What is frozen for this fit keeps the mask that it had.
+        others = [
+            (v, mask)
+            for v, mask in self._last
+            if any(v is w for w in self.model.variables)
+            and not any(v is w for w in chosen)
+        ]
+        self._last = others + [(v, state.get(v)) for v in chosen]
+        problems = [*problems, *self._zero_leaks(), *self._shortfall(target)]
         self._notes += problems
         self.missed = problems
         if not problems or self.on_miss == "ignore":
@@ -357,8 +436,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             return []
         if self._sparsity is None and self._density == 1.0:
             return [
-                f"nothing was pruned (target sparsity {target:.4f}): training "
-                "ended before the schedule began"
+                f"nothing was pruned (target sparsity {target:.4f}): the "
+                "schedule names none of this training's steps"
             ]
         if self._sparsity is None:
             # Restored after the last update: the masks are those of before.
@@ -430,6 +509,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         ]
         self._units.settle(kept)
         self._state.set(pairs)
+        enforcement.hand_to_trainer(self.model)
 
     def propose(self, sparsity):
         """Returns the masks that `prune` would set, and changes nothing.
@@ -488,7 +568,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         custom = self._custom_targets(shapes, sparsity)
         if isinstance(self.structure, masks_lib.NM) and sparsity > 0:
             return [
-                ([path], self.structure.sparsity_of(shape))
+                # A sparsity of its own can only be 0.
+                ([path], custom.get(path, self.structure.sparsity_of(shape)))
                 for path, shape in shapes.items()
             ]
         if self.scope == "global":

@@ -1,11 +1,13 @@
 """Dynamic sparse training that grows where the gradient is large: RigL."""
 
 import itertools
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_app import enforcement
 from keras_app import scorers
 from keras_app.checks import check_int
 from keras_app.pruners.dynamic import DynamicPruner
@@ -103,8 +105,8 @@ class RigL(DynamicPruner):
                 "it must be None. Received: batches_per_update="
                 f"{self.batches_per_update}, data=None"
             )
-        if model is not self.model:
-            self._compiled = {}
+        if self.data is not None and self.drop_fraction > 0:
+            scorers.check_model("snip", model)
         super().set_model(model)
         # Asked for once: on JAX each look at the model writes its state back.
         self._steps_per_execution = model.steps_per_execution
@@ -130,7 +132,9 @@ class RigL(DynamicPruner):
     def _watch(self, wanted):
         if wanted != self._is_watching:
             self._sync()
-            self._state.watching = self._is_watching = wanted
+            self._state.watch_next(self.variables.values(), wanted)
+            self._is_watching = wanted
+            enforcement.hand_to_trainer(self.model)
 
     def grow_scores(self, variables):
         """Returns `{path: |dL/dw|}`, of `data` up to one common factor.
@@ -142,7 +146,11 @@ class RigL(DynamicPruner):
                 path: np.abs(self._state.watched(variable))
                 for path, variable in variables.items()
             }
-            return seen if any(g.any() for g in seen.values()) else None
+            if any(g.any() for g in seen.values()):
+                return seen
+            if self._is_watching:
+                self._warn_of_nothing_seen()
+            return None
         stored = {
             path: ops.convert_to_numpy(variable).astype("float32")
             for path, variable in variables.items()
@@ -157,6 +165,21 @@ class RigL(DynamicPruner):
             masks=stored,
             weights={path: np.ones_like(w) for path, w in stored.items()},
             compiled=self._compiled,
+        )
+
+    def _warn_of_nothing_seen(self):
+        problem = (
+            "no gradient of the training reached the update, so that nothing "
+            "moved"
+        )
+        if problem in self._notes:
+            return
+        self._notes.append(problem)
+        warnings.warn(
+            f"RigL: {problem}. Either all gradients were zero, or the step was "
+            "compiled (`tf.function`, `jax.jit`) before RigL was there: make "
+            "it anew after `CustomLoop.begin`, or pass `data`.",
+            RuntimeWarning,
         )
 
     def get_config(self):

@@ -69,15 +69,10 @@ class SaliencyPruner(Pruner):
         """Whether the scorer may need `data`, and there is none."""
         return self.data is None and scorers.takes_data(self.scorer)
 
-    def set_model(self, model):
-        """Selects the weights and gives the optimizer its masks."""
-        if model is not self.model:
-            self._compiled = {}
-        super().set_model(model)
-
     def select(self, model):
-        """Returns the selection; refuses a scorer that lacks its data."""
+        """Returns the selection; refuses a scorer that lacks data or a loss."""
         scorers.check_data(self.scorer, self.data)
+        scorers.check_model(self.scorer, model)
         return super().select(model)
 
     def scores(self, variables):

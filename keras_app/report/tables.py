@@ -1,6 +1,7 @@
 """What was pruned: per variable, in a table, a picture, or a dict."""
 
 import dataclasses
+import inspect
 import io
 import math
 import re
@@ -8,7 +9,9 @@ import re
 import keras
 import numpy as np
 from keras import ops
+from keras import tree
 
+from keras_app import graph
 from keras_app import lora
 from keras_app import selection
 
@@ -24,7 +27,8 @@ class VariableReport:
         zeros: Number of entries that are exactly zero.
         flops: Floating-point operations it costs per sample in the forward
             pass, two for each multiply-add, counting zeros too; `None` where
-            the layer's output shape is not known.
+            it is not known how often it is applied: in subclassed models,
+            layers of one's own, and at shapes that are not fixed.
         prunable: Whether it is one of the pruned (or by default prunable)
             kernels.
         asked_sparsity: What the pruner asked for, in [0, 1); `None` without.
@@ -242,48 +246,108 @@ def build(model, chosen, asked=None, notes=()):
 
 
 def flops_per_sample(model):
-    """`{id(kernel): forward FLOPs}` of the layers whose shapes are known."""
+    """`{id(kernel): forward FLOPs}` of the kernels whose uses are all known.
+
+    Every call in the graph of the model counts, also those in nested models,
+    and of recurrent layers each step.
+    """
+    if isinstance(model, keras.distillation.Distiller):
+        model = model.student
+    if not graph.is_graph(model):
+        return {}
     flops = {}
-    shared = _used_more_than_once(model)
-    for layer in selection.walk_layers(model):
-        if id(layer) in shared:
-            continue
-        kernels = [
-            value
-            for name, value in vars(layer).items()
-            if isinstance(value, keras.Variable) and name.endswith("kernel")
-        ]
-        try:
-            outputs, inputs = layer.output.shape, layer.input.shape
-        except (AttributeError, ValueError):
-            # Layers inside other layers have no shapes of their own.
-            continue
-        for kernel in kernels:
-            positions = _positions(layer, inputs, outputs)
-            if positions is not None and None not in positions:
-                size = math.prod(kernel.shape) * math.prod(positions)
-                flops[id(kernel)] = 2 * int(size)
-    return flops
+    for kernel, positions in _uses(model, model.inputs, {}, None, ()):
+        more = math.nan
+        if positions is not None and None not in positions:
+            more = 2 * math.prod(kernel.shape) * math.prod(positions)
+        flops[id(kernel)] = flops.get(id(kernel), 0) + more
+    # Not a number: one of the uses is not known.
+    return {key: count for key, count in flops.items() if count == count}
 
 
-def _used_more_than_once(model):
-    """Ids of layers whose uses may have different shapes."""
-    try:
-        described = model.get_config().get("layers", [])
-    except (NotImplementedError, TypeError, ValueError):
-        return set()
-    names = {
-        entry.get("name")
-        for entry in described
-        if len(entry.get("inbound_nodes", ())) > 1
-    }
-    found = set()
-    for layer in model.layers:
-        if layer.name in names:
-            found.update(id(inner) for inner in selection.walk_layers(layer))
-        elif isinstance(layer, keras.Model):
-            found |= _used_more_than_once(layer)
-    return found
+def _uses(layer, args, kwargs, output, times):
+    """Yields `(kernel, how often it is applied per sample, as a shape)`.
+
+    Args:
+        layer: A layer, a model or an operation of `keras.ops`.
+        args, kwargs: What it is called with, symbolic tensors.
+        output: The first tensor that it returns.
+        times: How often it is called per sample, as a shape.
+    """
+    given = [
+        x
+        for x in tree.flatten((args, kwargs))
+        if isinstance(x, keras.KerasTensor)
+    ]
+    if graph.is_graph(layer):
+        # Keras calls it on the shapes that it was built for only.
+        for call in _calls(layer):
+            yield from _uses(*call, times)
+    elif type(layer) is keras.layers.TimeDistributed:
+        slices = [_slice(x) for x in given]
+        times = (*times, output.shape[1])
+        yield from _uses(layer.layer, slices, {}, _slice(output), times)
+    elif type(layer) is keras.layers.Bidirectional:
+        for each in (layer.forward_layer, layer.backward_layer):
+            yield from _uses(each, args, kwargs, output, times)
+    elif type(layer) in _RECURRENT:
+        # The first by name may be a state.
+        steps = given[0].shape[1] if args else None
+        for kernel in _kernels(layer.cell):
+            yield kernel, (*times, steps)
+    elif type(layer) in _ATTENTION:
+        bound = inspect.signature(layer.call).bind(*args, **kwargs).arguments
+        for dense in selection.walk_layers(layer):
+            # Keys are at the positions of the values; all else, the output
+            # too, is at those of the queries.
+            of_values = dense.name in ("key", "value")
+            source = bound["value" if of_values else "query"]
+            for kernel in _kernels(dense):
+                yield kernel, (*times, *source.shape[1:-1])
+    else:
+        for kernel in _kernels(layer):
+            positions = _positions(layer, given[0].shape, output.shape)
+            known = positions is not None
+            yield kernel, (*times, *positions) if known else None
+        # How often it calls what is inside only its code knows.
+        for inner in selection.walk_layers(layer):
+            if inner is not layer:
+                for kernel in _kernels(inner):
+                    yield kernel, None
+
+
+_RECURRENT = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
+_ATTENTION = (
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+)
+
+
+def _calls(model):
+    """`[(layer, args, kwargs, first output)]` in the graph of a model."""
+    calls = []
+
+    def call(node, args, kwargs):
+        calls.append((node.operation, args, kwargs, node.outputs[0]))
+        return node.outputs
+
+    graph.walk(model, model.inputs, call)
+    return calls
+
+
+def _slice(tensor):
+    """One step of a symbolic tensor whose second axis is time."""
+    shape = (tensor.shape[0], *tensor.shape[2:])
+    return keras.KerasTensor(shape, tensor.dtype)
+
+
+def _kernels(layer):
+    """The kernels that a layer holds itself."""
+    return [
+        value
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.Variable) and name.endswith("kernel")
+    ]
 
 
 def _positions(layer, inputs, outputs):
