@@ -1,9 +1,8 @@
 """Scores of weights: larger is kept.
 
 Six scorers by name, and any callable in their place. `g` is the gradient of
-the loss of a batch, as `fit` computes it, with respect to the *effective*
-weight `m * w`; sums run over the batches of the data, in order; absolute values
-are taken last.
+the mean loss of a batch with respect to the *effective* weight `m * w`; sums
+run over the batches of the data, in order; absolute values are taken last.
 
     magnitude   |w|
     random      a standard normal draw
@@ -66,9 +65,10 @@ def score(
             stored weights are the effective ones.
         weights: `{path: array}` to score instead of the stored weights.
         loss: `(y, outputs) -> scalar`, or a Keras loss or its name. Defaults
-            to `None`: the loss the model was compiled with, for `"snip"` and
-            `"taylor"` its `compute_loss`, of all outputs and with penalties;
-            for a model never compiled, cross-entropy of integer labels.
+            to `None`: the loss the model was compiled with, without penalties
+            on weights; for `"snip"` and `"taylor"` the model's `compute_loss`
+            where there are several outputs or it overrides that; for a model
+            never compiled, cross-entropy of integer labels.
         seed: Seed of `"random"`, an integer. The draws are the same on every
             backend. Defaults to `None`: fresh draws.
         samples_per_class: Size of GraSP's two class-balanced samples, which
@@ -250,8 +250,12 @@ def _is_known(shape):
 
 
 def _has_no_loss(model):
-    computes = type(model).compute_loss is not keras.Model.compute_loss
-    return getattr(model, "loss", None) is None and not computes
+    return getattr(model, "loss", None) is None and not _computes_loss(model)
+
+
+def _computes_loss(model):
+    """Whether it has a way of its own, as a `Distiller` has."""
+    return type(model).compute_loss is not keras.Model.compute_loss
 
 
 def _saliency(pure, weights, effective, data):
@@ -375,9 +379,12 @@ def _logits(model):
 
 
 def _objective(model, loss):
-    """`(y, outputs) -> scalar`; `None` for the loss that `fit` minimizes."""
+    """`(y, outputs) -> scalar`; `None` for `model.compute_loss`."""
     if loss is not None:
         return _mean_of(loss)
+    own = getattr(model, "loss", None)
+    if not _computes_loss(model) and (isinstance(own, str) or callable(own)):
+        return _mean_of(own)
     if model.compiled:
         return None
     return keras.losses.SparseCategoricalCrossentropy(
