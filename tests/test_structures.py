@@ -331,6 +331,14 @@ class Subclassed(keras.Model):
 
 
 @pytest.mark.backend_free
+def test_joined_layers_have_one_sparsity():
+    different = {"^a/": 0.25, "^b/": 0.5}
+    with pytest.raises(ValueError, match="must agree .*0.25.*0.5"):
+        bound(two_dense(), custom_sparsity=different)
+    bound(two_dense(), custom_sparsity={**different, "^(a|b)/": 0.5})
+
+
+@pytest.mark.backend_free
 def test_bad_arguments_are_refused():
     model = Subclassed()
     model(np.ones((1, 3), "float32"))

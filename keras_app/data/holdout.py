@@ -206,8 +206,8 @@ class Holdout(_Parts):
     in the source, which has `num_examples` samples; `steps_per_epoch` is the
     number of batches of one epoch, of `batch_size` samples.
     `image_shape` (without the batch axis) and `num_classes` say what a model
-    must take and give; `name` is the data set's, or `None`, and `data_dir` as
-    given.
+    must take and give; `name` is the data set's, or `None`, `data_dir` as
+    given, and `settings` what decides which batches come.
 
     Raises:
         ValueError: An argument is out of its range, or `.test` is asked for

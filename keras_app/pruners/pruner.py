@@ -309,6 +309,20 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                     "`custom_sparsity` must match weights that are pruned. "
                     f"Received: {pattern!r}, which matches none of {paths[:8]}"
                 )
+        for joined in self._units.kernels.values():
+            asked = {path: self._custom_sparsity_of(path) for path in joined}
+            if len({*asked.values()} - {None}) > 1:
+                raise ValueError(
+                    "`custom_sparsity` must agree for layers whose channels "
+                    f"are joined. Received: {asked}"
+                )
+
+    def _custom_sparsity_of(self, path):
+        """The sparsity of a weight's own, by the last pattern; or `None`."""
+        for pattern, sparsity in reversed((self.custom_sparsity or {}).items()):
+            if re.search(pattern, path):
+                return sparsity
+        return None
 
     def on_train_begin(self, logs=None):
         """Forgets what the last `fit` noted."""
@@ -586,11 +600,10 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         final = self._final_sparsity() or sparsity
         progress = min(1.0, sparsity / final) if final else 1.0
         return {
-            name: value * progress
+            name: sparsity * progress
             for name in shapes
-            for pattern, value in (self.custom_sparsity or {}).items()
             for path in self._units.kernels[name]
-            if re.search(pattern, path)
+            if (sparsity := self._custom_sparsity_of(path)) is not None
         }
 
     # ---- time ----------------------------------------------------------
