@@ -26,6 +26,8 @@ def module_names():
     ]
 
 
+# What an example shows is tested on every backend elsewhere.
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", module_names())
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_examples_run_and_print_what_they_say(name, tmp_path, monkeypatch):

@@ -16,6 +16,9 @@ from keras_app.schedules import OneShot
 
 keras_hub = pytest.importorskip("keras_hub", reason="the extra `hub`")
 
+# These models are made of layers that other files test on every backend.
+once = pytest.mark.backend_free
+
 BACKEND = keras.backend.backend()
 IMAGES = np.random.default_rng(0).random((8, 8, 8, 3)).astype("float32")
 TEXT = {
@@ -105,6 +108,7 @@ def assert_same(copy, model):
         np.testing.assert_array_equal(value(new), value(old))
 
 
+@once
 @pytest.mark.parametrize(
     "name, kernels", [("bert", BERT_KERNELS), ("vit", VIT_KERNELS)]
 )
@@ -120,6 +124,7 @@ def test_three_of_four_weights_are_pruned_in_fit(trained, name, kernels):
     assert "an embedding; name it" in str(pruner.report.skipped)
 
 
+@once
 def test_a_broad_filter_leaves_the_biases_of_attention(trained):
     model, _, _ = trained["bert"]
     chosen = selection.select(model, "_1/self_attention")
@@ -130,6 +135,7 @@ def test_a_broad_filter_leaves_the_biases_of_attention(trained):
     assert chosen.skipped[bias] == "a bias"
 
 
+@once
 @pytest.mark.parametrize("name", ["bert", "vit"])
 def test_a_keras_file_brings_the_zeros_back_into_training(
     trained, name, tmp_path
@@ -146,6 +152,7 @@ def test_a_keras_file_brings_the_zeros_back_into_training(
         np.testing.assert_array_equal(new, old)
 
 
+@once
 @pytest.mark.parametrize("name", ["bert", "vit"])
 def test_sparse_checkpoints_and_copies_are_exact(trained, name, tmp_path):
     model, pruner, _ = trained[name]
@@ -176,7 +183,7 @@ def test_exports_compute_the_same(trained, name, export, tmp_path):
         assert len(report.sparse_tensors) == len(VIT_KERNELS)
 
 
-@pytest.mark.backend_free
+@once
 def test_shrink_says_what_it_does_not_cut(trained):
     model, _, x = trained["bert"]
     with pytest.warns(UserWarning, match="transformer_layer_0: its zeros stay"):
@@ -187,6 +194,7 @@ def test_shrink_says_what_it_does_not_cut(trained):
         ka.export.shrink(model, data=x)
 
 
+@once
 def test_lora_of_a_backbone_is_merged_into_the_zeros():
     inputs = keras.Input((8, 8, 3))
     backbone = keras_hub.models.ViTBackbone(image_shape=(8, 8, 3), **VIT)
@@ -208,7 +216,7 @@ def test_lora_of_a_backbone_is_merged_into_the_zeros():
     np.testing.assert_allclose(value(kernel), expected, atol=1e-6)
 
 
-@pytest.mark.backend_free
+@once
 def test_networks_by_name():
     model = vit()
     assert model.name == "vitbackbone"
@@ -235,7 +243,7 @@ def test_networks_by_name():
     assert model.output_shape == (None, 5)
 
 
-@pytest.mark.backend_free
+@once
 @pytest.mark.parametrize(
     "name, words", [("BertBackbone", "takes images"), ("ViTBakbone", "ViTBack")]
 )
@@ -244,7 +252,7 @@ def test_unknown_networks_are_refused(name, words):
         ka.models.get(f"keras_hub.models.{name}", (8, 8, 3), 3)
 
 
-@pytest.mark.backend_free
+@once
 def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
     page = pathlib.Path(__file__).parents[1] / "docs" / "combining.md"
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """Tests of the networks: sizes, names, first weights, normalization."""
 
+import doctest
 import functools
 import math
 import warnings
@@ -457,6 +458,7 @@ def test_keras_file_keeps_weights_names_and_normalization(tmp_path):
     assert [x.name for x in loaded.layers] == [x.name for x in model.layers]
 
 
+@pytest.mark.backend_free
 def test_application_returns_logits_from_seeded_weights():
     model = models.get("mobilenet", (32, 32, 3), 10, seed=3, alpha=0.25)
     assert model.output_shape == (None, 10)
@@ -601,3 +603,10 @@ def test_wrong_sizes_are_refused(name, arguments, message):
 def test_resnet_cifar_refuses_other_depths(depth):
     with pytest.raises(ValueError, match=f"`depth` must .*depth={depth}"):
         models.resnet_cifar(depth, (32, 32, 3), 10)
+
+
+@pytest.mark.backend_free
+def test_examples_in_the_docstrings_run():
+    results = doctest.testmod(models, extraglobs={"keras": keras})
+    assert results.attempted >= 18
+    assert results.failed == 0

@@ -19,6 +19,10 @@ from keras_app.pruners import MagnitudePruner
 from keras_app.regularizers import GroupL2
 from keras_app.schedules import OneShot
 
+# It makes Keras layers of Keras layers. test_structures.py shrinks on every
+# backend.
+pytestmark = pytest.mark.backend_free
+
 
 def chain(shape, *stack, **kwargs):
     x = inputs = keras.Input(shape, **kwargs)

@@ -237,6 +237,7 @@ def test_subclassed_models_without_a_config_are_refused_with_the_way_out():
         strip_pruning(model)
 
 
+@pytest.mark.backend_free
 def test_the_file_loads_where_this_package_is_not_installed(tmp_path):
     model = pruned(network())
     copy = strip_pruning(model)
