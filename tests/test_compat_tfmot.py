@@ -1192,6 +1192,7 @@ def test_bad_arguments_of_the_others_are_refused(make, said):
 # ---- the page ------------------------------------------------------------
 
 
+@pytest.mark.backend_free
 def test_the_new_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -97,6 +97,7 @@ def test_models_come_uncompiled_and_without_regularizers(name):
     assert model.losses == []
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", SMALL)
 def test_names_and_paths_are_the_same_in_every_instance(name):
     first = build(name)
@@ -107,6 +108,7 @@ def test_names_and_paths_are_the_same_in_every_instance(name):
     ]
 
 
+@pytest.mark.backend_free
 def test_resnet20_has_readable_paths():
     paths = {variable.path for variable in build("resnet20").variables}
     assert {
@@ -121,6 +123,7 @@ def test_resnet20_has_readable_paths():
     } <= paths
 
 
+@pytest.mark.backend_free
 def test_resnet20_has_nineteen_3x3_convolutions_and_two_1x1_shortcuts():
     convolutions = {
         layer.name: layer
@@ -142,6 +145,7 @@ def test_resnet20_has_nineteen_3x3_convolutions_and_two_1x1_shortcuts():
     assert all(not layer.use_bias for layer in convolutions.values())
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize(
     ("name", "height"),
     [("convnet", 4), ("resnet20", 8), ("resnet18", 4), ("vgg16_bn", 1)],
@@ -335,6 +339,7 @@ def test_same_seed_gives_the_same_logits_on_every_backend():
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", SMALL)
 def test_rebuilding_with_a_seed_gives_the_same_weights(name):
     keras.utils.set_random_seed(123)
@@ -343,6 +348,7 @@ def test_rebuilding_with_a_seed_gives_the_same_weights(name):
         np.testing.assert_array_equal(to_numpy(first), to_numpy(second))
 
 
+@pytest.mark.backend_free
 @pytest.mark.parametrize("name", SMALL)
 def test_another_seed_changes_every_kernel(name):
     pairs = zip(build(name).variables, build(name, seed=1).variables)
@@ -352,6 +358,7 @@ def test_another_seed_changes_every_kernel(name):
         assert np.all(np.mean(to_numpy(first) == to_numpy(second)) < 0.01)
 
 
+@pytest.mark.backend_free
 def test_initialize_follows_its_stated_distributions():
     inputs = keras.Input((8, 8, 6))
     x = keras.layers.Conv2D(64, 3, name="conv")(inputs)
