@@ -26,7 +26,7 @@ def module_names():
     ]
 
 
-# What an example shows is tested on every backend elsewhere.
+# Examples teach; they run on one backend, for the time that they take.
 @pytest.mark.backend_free
 @pytest.mark.parametrize("name", module_names())
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -200,7 +200,7 @@ class Killer:
         self.search(save)
 
 
-def ends_alike(folder, undisturbed):
+def assert_ends_alike(folder, undisturbed):
     again = search(folder, methods=("prac", "vanilla"), resume=True)
     path, whole = undisturbed
     assert again["methods"] == whole["methods"]
@@ -214,7 +214,7 @@ def test_a_search_killed_within_a_ticket_ends_like_one_that_was_not(
     prac, tmp_path, monkeypatch
 ):
     Killer(monkeypatch, tmp_path).kill_behind(11)
-    ends_alike(tmp_path, prac)
+    assert_ends_alike(tmp_path, prac)
 
 
 @pytest.mark.backend_free
@@ -225,7 +225,7 @@ def test_a_search_killed_thrice_ends_like_one_that_was_not(
     killer.kill_behind(2)  # within the dense round
     killer.kill_behind(5)  # at the end of a round
     killer.kill_before_a_method_is_done()
-    ends_alike(tmp_path, prac)
+    assert_ends_alike(tmp_path, prac)
 
 
 @pytest.mark.backend_free

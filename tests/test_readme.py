@@ -7,7 +7,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# What the example calls is tested on every backend elsewhere.
+# It runs on one backend, for the time that it takes.
 pytestmark = pytest.mark.backend_free
 
 
