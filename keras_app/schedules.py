@@ -519,9 +519,13 @@ class AnytimeSchedule(PruningSchedule):
             levels = np.array([self.level])
         if not self.progressive:
             levels = np.full(self.num_megabatches, self.level)
-        # One power of an array, as the authors' code takes it: powers of
-        # single numbers differ in the last bit, and int((1 - d) N) with it.
-        self.densities = (self.base**levels).tolist()
+        # The authors take powers of an array, whose last bit differs between
+        # processors, and int((1 - d) N) with it. Where two ways to compute
+        # one differ, the smaller gives the counts that they recorded.
+        self.densities = [
+            min(self.base**s, math.exp(s * math.log(self.base)))
+            for s in levels.tolist()
+        ]
         if 1.0 - self.densities[-1] == 1.0:
             raise ValueError(
                 "`level` must leave a density above zero. Received: "
