@@ -1,13 +1,16 @@
-"""Benchmarks time in turns and store what they find."""
+"""Benchmarks time in turns, store results, and fill the results pages."""
 
 import argparse
 import json
 import pathlib
+import re
 import sys
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
+DATA = ROOT / "docs" / "results" / "data"
 
 pytestmark = pytest.mark.backend_free
 
@@ -194,3 +197,65 @@ def test_a_page_is_filled_between_its_markers_and_nowhere_else(
     )
     assert filled.endswith("- Seeds: 3, 4\n\n<!-- end -->\nAfter.\n")
     assert shared[1].fill(filled, tmp_path) == filled
+
+
+# ---- the pages -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_results_page_holds_what_its_files_say(shared, page):
+    text = page.read_text()
+    assert shared[1].fill(text, DATA) == text, "python benchmarks/results.py"
+    # All tables are generated: none is written by hand.
+    assert rows_of(shared[1].BLOCK.sub("", text)) == []
+
+
+def test_every_stored_table_is_on_a_page_with_its_provenance(shared):
+    pages = "\n".join(page.read_text() for page in PAGES)
+    shown = set(re.findall(r"<!-- (\w+: [\w/]+) -->", pages))
+    stored = set()
+    for path in DATA.glob("*.json"):
+        record = json.loads(path.read_text())
+        stored.add(f"measured: {path.stem}")
+        stored |= {f"table: {path.stem}/{name}" for name in record["tables"]}
+        for table in record["tables"].values():
+            widths = {len(row) for row in [table["header"], *table["rows"]]}
+            assert len(widths) == 1, path.name
+    assert shown == stored
+    assert len(PAGES) == 8
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "results.md").read_text()
+    linked = re.findall(r"\]\(results/(\w+\.md)\)", index)
+    assert sorted(linked) == [page.name for page in PAGES]
+
+
+def anchors(path):
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", h.lower()) for h in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        found = page.parent / file if file else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_pages_named_in_configurations_exist():
+    named = set()
+    for path in (ROOT / "gin").rglob("*.gin"):
+        named |= set(re.findall(r"docs/[\w/]+\.md", path.read_text()))
+    assert named
+    assert all((ROOT / name).exists() for name in named)
