@@ -173,7 +173,9 @@ def main(argv=None):
     warnings.simplefilter("ignore")
     data = digits()
     found = results.Results(
-        args, "bregman_digits", "keras", keras.backend.backend()
+        *(args, "bregman_digits"),
+        packages=("keras", keras.backend.backend()),
+        settings=("density",),
     )
     for row in args.only or ROWS:
         for seed in args.seeds:

@@ -160,7 +160,9 @@ def main(argv=None):
     # Layers collapse at the sparsest settings; the table shows it.
     warnings.simplefilter("ignore")
     data = digits((8, 8, 1))
-    found = results.Results(args, "cs_digits", "keras", keras.backend.backend())
+    found = results.Results(
+        args, "cs_digits", ("keras", keras.backend.backend())
+    )
     for seed in args.seeds:
         found.measure(f"dense, seed {seed}", dense, seed, data)
         for rule in args.rule:

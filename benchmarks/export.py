@@ -270,7 +270,9 @@ def main(argv=None):
     sparsities = args.sparsity or SPARSITIES
     packages = ("ai-edge-litert", "onnxruntime", "numpy")
     found = results.Results(
-        args, "export", "keras", keras.backend.backend(), *packages
+        *(args, "export"),
+        packages=("keras", keras.backend.backend(), *packages),
+        settings=("rounds",),
     )
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -291,7 +293,7 @@ def main(argv=None):
         "Keras, batch 32",
     ]
     rows = [row for each in found.measured.values() for row in each["rows"]]
-    note = f"{args.rounds} rounds; bytes and times are relative to dense."
+    note = "Bytes and times are relative to dense."
     found.finish({"versions": (header, rows)}, note)
 
 

@@ -167,7 +167,11 @@ def main(argv=None):
         parser.error(
             "--rounds and --sizes must be positive and --sparsity in (0, 1)."
         )
-    found = results.Results(args, "mask_selection", "numpy", "keras")
+    found = results.Results(
+        *(args, "mask_selection"),
+        packages=("numpy", "keras"),
+        settings=("rounds", "sparsity"),
+    )
     for size in args.sizes:
         for name in DISTRIBUTIONS:
             found.measure(f"{size:g}M, {name}", measure, size, name, args)
@@ -176,9 +180,8 @@ def main(argv=None):
     cells = found.measured.values()
     found.finish(
         {"selection": (header, [row(cell) for cell in cells])},
-        f"Sparsity {args.sparsity:g}, {args.rounds} rounds. Times in ms, "
-        "ratios as medians over the rounds (min-max), peak memory in "
-        "multiples of the scores' bytes.",
+        "Times in ms, ratios as medians over the rounds (min-max), peak memory "
+        "in multiples of the scores' bytes.",
         [sentence(cell) for cell in cells],
     )
 

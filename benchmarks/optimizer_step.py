@@ -216,7 +216,9 @@ def main(argv=None):
     if args.result:
         work(args)
         return
-    found = results.Results(args, "optimizer_step")
+    found = results.Results(
+        args, "optimizer_step", settings=("rounds", "steps")
+    )
     for backend in installed(args.backend):
         for model in [args.model] if args.model else BATCH_SIZES:
             name = f"{backend}, {model}, {args.pair or 'all pairs'}"
@@ -239,10 +241,7 @@ def main(argv=None):
         "state, bytes per weight",
     ]
     sizes = ", ".join(f"{size} ({name})" for name, size in BATCH_SIZES.items())
-    note = (
-        f"Batch size {sizes}, {args.rounds} rounds of {args.steps} steps. "
-        "Ratios are medians over the rounds (min-max)."
-    )
+    note = f"Batch size {sizes}. Ratios are medians over the rounds (min-max)."
     found.finish({"steps": (header, rows)}, note, sentences)
 
 

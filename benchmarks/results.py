@@ -31,7 +31,8 @@ PAGES = ROOT / "docs" / "results"
 BLOCK = re.compile(
     r"<!-- (table|measured): ([\w/]+) -->\n.*?<!-- end -->\n", re.DOTALL
 )
-PROVENANCE = ("hardware", "versions", "commit", "seeds", "figures", "time")
+NOTED = ("hardware", "versions", "commit", "settings")
+PROVENANCE = (*NOTED, "seeds", "figures", "time")
 
 
 # ---- tables ----------------------------------------------------------------
@@ -133,12 +134,15 @@ class Results:
         name: Of the file in that folder.
         packages: Whose versions are noted, where a measurement has none of
             another process.
+        settings: Names of the arguments on which a measurement depends.
     """
 
-    def __init__(self, args, name, *packages):
+    def __init__(self, args, name, packages=(), settings=()):
         self.args = args
         self.path = args.results and args.results / f"{name}.json"
         self.packages = packages
+        given = {name: getattr(args, name) for name in settings}
+        self.settings = ", ".join(f"{k} {v}" for k, v in given.items())
         self.record = {}
         self.new = False
         if self.path and self.path.exists():
@@ -169,6 +173,13 @@ class Results:
     def measure(self, name, call, *args):
         """Stores what a call returns, unless that is there or is `None`."""
         if name in self.measured:
+            before = self.measured[name]["settings"]
+            if before != self.settings:
+                sys.exit(
+                    f"{self.path} holds {name!r} with other settings: choose "
+                    f"another folder for --results. Received: {self.settings} "
+                    f"(stored: {before})"
+                )
             print(f"{name}: stored in {self.path}", file=sys.stderr)
             return
         print(f"measuring {name} ...", file=sys.stderr)
@@ -179,6 +190,7 @@ class Results:
             "hardware": measure.hardware(),
             "versions": measure.versions(*self.packages),
             "commit": commit(),
+            "settings": self.settings,
             **found,
         }
         with self._changing():
@@ -199,7 +211,7 @@ class Results:
             commands = self.record.setdefault("command", [])
             if command not in commands:
                 commands.append(command)
-            for name in ("hardware", "versions", "commit"):
+            for name in NOTED:
                 self.record[name] = self._noted(name)
             if hasattr(self.args, "seeds"):
                 self.record["seeds"] = self.args.seeds
@@ -217,8 +229,9 @@ class Results:
             self._note(tables)
         bullet = "- " if self.args.markdown else ""
         print()
-        for line in self._noted("hardware") + self._noted("versions"):
-            print(f"{bullet}{line}")
+        for name in NOTED:
+            for line in self._noted(name):
+                print(f"{bullet}{line}")
         if note:
             print(f"\n{note}")
         for header, rows in tables.values():

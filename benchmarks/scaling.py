@@ -341,7 +341,7 @@ def main(argv=None):
         work(args)
         return
     sizes = sorted(args.sizes, key=in_words)
-    found = results.Results(args, "scaling")
+    found = results.Results(args, "scaling", settings=("rounds", "batch_size"))
     for backend in installed(args.backend):
         for devices in args.devices:
             if devices > 1 and backend not in DISTRIBUTIONS:
@@ -354,9 +354,9 @@ def main(argv=None):
     densities = {round(cell["masked"]["density"], 4) for cell in cells}
     found.finish(
         {"growth": (header(), rows(cells))},
-        f"SGD without momentum, batch size {args.batch_size}, {args.rounds} "
-        f"rounds of {FEWEST_STEPS} to {MOST_STEPS} steps. Medians, and their "
-        "ratio to the size before.\nDensity of the masks at the end: "
+        f"SGD without momentum, {FEWEST_STEPS} to {MOST_STEPS} steps a round. "
+        "Medians, and their ratio to the size before.\nDensity of the masks at "
+        "the end: "
         f"{', '.join(map(str, sorted(densities)))}.",
     )
 

@@ -88,7 +88,11 @@ def main(argv=None):
     results.options(parser)
     args = parser.parse_args(argv)
     backend = keras.backend.backend()
-    found = results.Results(args, "tracker_overhead", "keras", backend)
+    found = results.Results(
+        *(args, "tracker_overhead"),
+        packages=("keras", backend),
+        settings=("rounds", "steps"),
+    )
     found.measure(f"{backend}, {args.model}", measure, args)
     header = ["backend", "model", "plain, ms/step", "tracked, ms/step"]
     header += ["tracked / plain", "control: plain / plain"]

@@ -324,7 +324,10 @@ def main(argv=None):
     if args.result:
         work(args)
         return
-    found = results.Results(args, "training_overhead")
+    found = results.Results(
+        *(args, "training_overhead"),
+        settings=("rounds", "steps", "batch_size"),
+    )
     for backend in choose_backends(args):
         for model in [args.model] if args.model else MODELS:
             name = f"{backend}, {model}"
@@ -343,9 +346,8 @@ def main(argv=None):
     cells = found.measured.values()
     found.finish(
         {"steps": (header, [row(cell) for cell in cells])},
-        f"Adam, batch size {args.batch_size}, {args.rounds} rounds of "
-        f"{args.steps} steps, masks updated every {FREQUENCY}. Ratios are "
-        "medians over the rounds (min-max).",
+        f"Adam, masks updated every {FREQUENCY} steps. Ratios are medians over "
+        "the rounds (min-max).",
         [sentence for cell in cells for sentence in verdicts(cell)],
     )
 

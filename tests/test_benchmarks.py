@@ -34,7 +34,8 @@ def open_results(shared, tmp_path, monkeypatch):
 
     def open_results(folder=tmp_path, **settings):
         args = argparse.Namespace(results=folder, markdown=True, **settings)
-        return results.Results(args, "toy", "numpy")
+        settings = [name for name in settings if name != "seeds"]
+        return results.Results(args, "toy", ["numpy"], settings)
 
     return open_results
 
@@ -135,6 +136,13 @@ def test_what_is_stored_is_not_measured_again(open_results, tmp_path):
     again = open_results()
     again.measure("a", unreachable)
     assert again.measured["a"]["seconds"] == [0.5]
+
+
+def test_a_file_does_not_mix_figures_of_two_settings(open_results):
+    open_results(rounds=3).measure("a", dict)
+    open_results(rounds=1).measure("b", dict)
+    with pytest.raises(SystemExit, match=r"Received: rounds 5 \(.*rounds 3\)"):
+        open_results(rounds=5).measure("a", unreachable)
 
 
 def test_processes_that_share_a_file_keep_each_others_measurements(
