@@ -231,7 +231,7 @@ class Results:
         print()
         for name in NOTED:
             for line in self._noted(name):
-                print(f"{bullet}{line}")
+                print(f"{bullet}{name}: {line}")
         if note:
             print(f"\n{note}")
         for header, rows in tables.values():
