@@ -7,20 +7,22 @@
 A small task with known answers: scikit-learn's digits, an MLP 64-128-64-10, 60
 epochs. Rows are optimizers and strengths; beside each stand the figures that
 the method authors' code gave on the same task where they are known. Density is
-that of the three kernels. Magnitude pruning is run to the density that LinBreg
-with lam 0.1 came to.
+that of the three kernels. Magnitude pruning is run to the density at which
+LinBreg with lam 0.1 ended.
 """
 
 import argparse
 import statistics
-import sys
 import warnings
 
 import keras
 import numpy as np
-from training_overhead import hardware
-from training_overhead import show
-from training_overhead import versions
+import results
+from measure import met
+from measure import plus_minus
+from tasks import BATCH_SIZE
+from tasks import digits
+from tasks import fit_digits
 
 from keras_app.experiments import PlateauLearningRate
 from keras_app.initializers import sparsify
@@ -33,7 +35,6 @@ from keras_app.regularizers import L1
 from keras_app.schedules import PolynomialDecay
 
 EPOCHS = 60
-BATCH_SIZE = 64
 
 # {row: (optimizer, density at the start, groups, published accuracy in
 # percent, published density)}
@@ -100,33 +101,6 @@ GATES = {
 }
 
 
-def digits():
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        sys.exit("The digits come with scikit-learn: pip install scikit-learn")
-    x, y = load_digits(return_X_y=True)
-    order = np.random.RandomState(0).permutation(len(x))
-    x, y = x[order] / 16.0, y[order].astype("int32")
-    train, test = x[:1437], x[1437:]
-    mean, std = train.mean(), train.std()
-    x = [((part - mean) / std).astype("float32") for part in (train, test)]
-    return x[0], y[:1437], x[1], y[1437:]
-
-
-def batches(x, y, seed):
-    """Batches without end, mixed anew in every epoch.
-
-    With seeds set, Keras mixes arrays alike in all epochs on TensorFlow.
-    """
-    generator = np.random.default_rng(seed)
-    while True:
-        order = generator.permutation(len(x))
-        for begin in range(0, len(x), BATCH_SIZE):
-            chosen = order[begin : begin + BATCH_SIZE]
-            yield x[chosen], y[chosen]
-
-
 class Densities(keras.callbacks.Callback):
     """Share of non-zeros in the kernels, at the start and after epochs."""
 
@@ -153,9 +127,8 @@ class Densities(keras.callbacks.Callback):
 
 
 def run(row, seed, data, density):
-    """`(accuracy in percent, densities)` of one training."""
+    """Accuracy in percent, and densities, of one training."""
     make, start, groups = ROWS[row][:3]
-    train_x, train_y, test_x, test_y = data
     keras.utils.set_random_seed(seed)
     keras.backend.clear_session()
     model = keras.Sequential(
@@ -174,29 +147,14 @@ def run(row, seed, data, density):
     )
     densities = Densities()
     callbacks = [PlateauLearningRate(), densities]
-    steps_per_epoch = -(-len(train_x) // BATCH_SIZE)
     if "magnitude" in row:
-        steps = steps_per_epoch * EPOCHS
+        steps = EPOCHS * -(-len(data[0]) // BATCH_SIZE)
         schedule = PolynomialDecay(
             0.0, 1 - density, steps // 10, steps // 2, frequency=20
         )
         callbacks.insert(0, MagnitudePruner(schedule, scope="global"))
-    model.fit(
-        batches(train_x, train_y, seed),
-        steps_per_epoch=steps_per_epoch,
-        epochs=EPOCHS,
-        verbose=0,
-        callbacks=callbacks,
-    )
-    right = np.argmax(model.predict(test_x, verbose=0), -1) == test_y
-    return 100 * right.mean(), densities.found
-
-
-def spread(values, digits):
-    text = f"{statistics.fmean(values):.{digits}f}"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values):.{digits}f}"
-    return text
+    accuracy = fit_digits(model, data, seed, EPOCHS, callbacks)
+    return {"row": row, "accuracy": accuracy, "density": densities.found}
 
 
 def parse(argv):
@@ -205,7 +163,7 @@ def parse(argv):
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--only", nargs="+", choices=list(ROWS), metavar="ROW")
     add("--density", type=float, default=0.154, help="of magnitude pruning")
-    add("--markdown", action="store_true", help="print a Markdown table")
+    results.options(parser)
     return parser.parse_args(argv)
 
 
@@ -214,19 +172,31 @@ def main(argv=None):
     # That dense weights under an empty penalty will not stay sparse is meant.
     warnings.simplefilter("ignore")
     data = digits()
-    rows, verdicts = [], []
+    found = results.Results(
+        *(args, "bregman_digits"),
+        packages=("keras", keras.backend.backend()),
+        settings=("density",),
+    )
     for row in args.only or ROWS:
-        print(f"training {row} ...", file=sys.stderr)
-        runs = [run(row, seed, data, args.density) for seed in args.seeds]
-        accuracies = [accuracy for accuracy, _ in runs]
-        at = {n: [found[n] for _, found in runs] for n in (0, 1, 10, EPOCHS)}
+        for seed in args.seeds:
+            name = f"{row}, seed {seed}"
+            found.measure(name, run, row, seed, data, args.density)
+    rows, sentences = [], []
+    for row in ROWS:
+        runs = [run for run in found.measured.values() if run["row"] == row]
+        if not runs:
+            continue
+        accuracies = [run["accuracy"] for run in runs]
+        at = {
+            n: [run["density"][n] for run in runs] for n in (0, 1, 10, EPOCHS)
+        }
         rows.append(
             [
                 row,
-                spread(accuracies, 1),
+                plus_minus(accuracies, 1),
                 ROWS[row][3],
                 *(f"{statistics.fmean(at[n]):.3f}" for n in (0, 1, 10)),
-                spread(at[EPOCHS], 3),
+                plus_minus(at[EPOCHS], 3),
                 ROWS[row][4],
             ]
         )
@@ -234,20 +204,15 @@ def main(argv=None):
             least, low, high = GATES[row]
             accuracy = statistics.fmean(accuracies)
             density = statistics.fmean(at[EPOCHS])
-            met = accuracy >= least and low <= density <= high
-            verdicts.append(
+            holds = accuracy >= least and low <= density <= high
+            sentences.append(
                 f"{row}: accuracy {accuracy:.1f} % (at least {least:.0f}), "
-                f"density {density:.3f} ({low}-{high}): "
-                f"{'met' if met else 'MISSED'}"
+                f"density {density:.3f} ({low}-{high}): {met(holds)}"
             )
-    print(f"\n{hardware()}\n{versions('keras', keras.backend.backend())}")
-    print(f"{EPOCHS} epochs, seeds {args.seeds}.\n")
     header = ["optimizer", "test accuracy, %", "authors' code"]
     header += ["density: start", "epoch 1", "epoch 10", "end", "authors' code"]
-    show(header, rows, args.markdown)
-    print()
-    for verdict in verdicts:
-        print(verdict)
+    note = f"{EPOCHS} epochs, seeds {args.seeds}."
+    found.finish({"optimizers": (header, rows)}, note, sentences)
 
 
 if __name__ == "__main__":

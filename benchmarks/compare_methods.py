@@ -13,7 +13,7 @@ of their trainings, and the time says so. Bregman optimizers have a learning
 rate of their own and are steered to the density; the density of continuous
 sparsification is an outcome, of the rounds written in `ROUNDS`.
 
-Each cell of the table (method, sparsity, seed) is a file in `--results`: a run
+Each cell of the table (method, sparsity, seed) is stored in `--results`: a run
 that was cut off goes on where it stopped. Time is the processor time inside of
 `fit`, relative to dense training with the same seed, so that other work on the
 machine counts little.
@@ -31,20 +31,19 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 
 import numpy as np
-from training_overhead import hardware
-from training_overhead import has_tfmot
-from training_overhead import show
-from training_overhead import versions
+import results
+from measure import has_tfmot
+from measure import plus_minus
+from measure import run_worker
+from measure import versions
 
 # A worker for tfmot runs where neither Keras 3 nor this package is installed:
 # everything else is imported where it is used.
@@ -381,7 +380,6 @@ def measure(name, task, sparsity, seed, clock):
         "accuracy": accuracy,
         "density": density,
         "seconds": clock.seconds,
-        "hardware": hardware(),
         "versions": versions("keras", keras.backend.backend(), "numpy"),
     }
 
@@ -533,7 +531,6 @@ def work_tfmot(args):
                 ),
                 "density": kept / sum(w.size for w in values),
                 "seconds": clock.seconds,
-                "hardware": hardware(),
                 "versions": versions(
                     *("tf_keras", "tensorflow"),
                     *("tensorflow-model-optimization", "numpy"),
@@ -546,18 +543,30 @@ def work_tfmot(args):
 def measure_tfmot(args, sparsity, seed):
     with tempfile.TemporaryDirectory() as folder:
         handed = pathlib.Path(folder) / "handed.npz"
-        result = pathlib.Path(folder) / "result.json"
         hand_over(TASKS[args.task], seed, handed)
-        subprocess.run(
-            [
-                *(args.tfmot_python, __file__, "--results", str(args.results)),
-                *("--task", args.task, "--worker", str(handed)),
-                *("--worker-sparsity", str(sparsity), "--result", str(result)),
-            ],
-            env={**os.environ, "TF_USE_LEGACY_KERAS": "1"},
-            check=True,
+        options = {"task": args.task, "worker": handed}
+        options["worker-sparsity"] = sparsity
+        return run_worker(
+            __file__,
+            options,
+            python=args.tfmot_python,
+            TF_USE_LEGACY_KERAS="1",
         )
-        return json.loads(result.read_text())
+
+
+def measure_cell(args, name, sparsity, seed, clock):
+    if name == TFMOT:
+        found = measure_tfmot(args, sparsity, seed)
+    else:
+        found = measure(name, TASKS[args.task], sparsity, seed, clock)
+    if found is None:
+        return None
+    print(
+        f"{found['accuracy']:.4f} at {found['density']:.4f}, "
+        f"{found['seconds']:.0f} s",
+        file=sys.stderr,
+    )
+    return {"method": name, "sparsity": sparsity, "seed": seed, **found}
 
 
 # ---- the table ---------------------------------------------------------
@@ -572,75 +581,55 @@ def cells(args):
                 yield name, sparsity, seed
 
 
-def stored(args, name, sparsity, seed):
-    plain = "".join(c if c.isalnum() else "_" for c in name)
-    return args.results / args.task / f"{plain}-{sparsity:g}-{seed}.json"
-
-
-def read(args, name, sparsity):
-    found = [
-        json.loads(path.read_text())
-        for seed in args.seeds
-        if (path := stored(args, name, sparsity, seed)).exists()
-    ]
-    return found
-
-
-def plus_minus(values, digits):
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-def table(args):
+def table(args, measured):
     """Rows of text: accuracy and density per sparsity, and the time."""
-    rows = []
     dense = {
-        seed: json.loads(path.read_text())["seconds"]
-        for seed in args.seeds
-        if (path := stored(args, "dense", 0.0, seed)).exists()
+        cell["seed"]: cell["seconds"]
+        for cell in measured
+        if cell["method"] == "dense"
     }
+    rows = []
     for name in [*METHODS, TFMOT]:
         row, ratios = [name], []
-        for sparsity in [0.0] if name in DENSE else args.sparsities:
-            for seed in args.seeds:
-                path = stored(args, name, sparsity, seed)
-                if path.exists() and seed in dense:
-                    seconds = json.loads(path.read_text())["seconds"]
-                    ratios.append(seconds / dense[seed])
-            found = read(args, name, sparsity)
-            if not found:
+        for sparsity in args.sparsities:
+            wanted = 0.0 if name in DENSE else sparsity
+            cells = [
+                cell
+                for cell in measured
+                if (cell["method"], cell["sparsity"]) == (name, wanted)
+                and cell["seed"] in args.seeds
+            ]
+            ratios += [
+                cell["seconds"] / dense[cell["seed"]]
+                for cell in cells
+                if cell["seed"] in dense
+            ]
+            if not cells:
                 row.append("-")
                 continue
-            text = plus_minus([100 * f["accuracy"] for f in found], 2)
-            density = statistics.mean(f["density"] for f in found)
-            if sparsity and abs(density - (1 - sparsity)) > 5e-4:
+            text = plus_minus([100 * cell["accuracy"] for cell in cells], 2)
+            density = statistics.mean(cell["density"] for cell in cells)
+            if wanted and abs(density - (1 - wanted)) > 5e-4:
                 text += f" (at {100 * density:.1f} %)"
             row.append(text)
-        if len(row) == 2:
-            row += [row[1] if name in DENSE else "-"] * (
-                len(args.sparsities) - 1
-            )
         if set(row[1:]) == {"-"}:
             continue
         # Without dense training there is nothing to relate the time to.
-        ratio = f"{statistics.median(ratios):.2f}" if ratios else "-"
-        rows.append([*row, ratio])
+        row.append(f"{statistics.median(ratios):.2f}" if ratios else "-")
+        rows.append(row)
     return rows
 
 
 def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--results", type=pathlib.Path, required=True, help="folder of cells")
+    results.options(parser)
     add("--task", choices=TASKS, default="fashion_mnist")
     add("--sparsities", type=float, nargs="+", default=list(SPARSITIES))
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add("--only", nargs="+", choices=[*METHODS, TFMOT], help="some rows")
     add("--tfmot-python", help="interpreter that has tf_keras and tfmot")
     add("--show", action="store_true", help="print what is there, run nothing")
-    add("--markdown", action="store_true", help="print a Markdown table")
     add("--worker", help=argparse.SUPPRESS)
     add("--worker-sparsity", type=float, help=argparse.SUPPRESS)
     add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -654,28 +643,17 @@ def main(argv=None):
         return
     if args.tfmot_python and not has_tfmot(args.tfmot_python):
         sys.exit(f"{args.tfmot_python} has no tf_keras and tfmot.")
+    found = results.Results(args, f"compare_{args.task}")
     if not args.show:
         import keras
 
         clock = FitClock(keras.Model)
         for name, sparsity, seed in cells(args):
-            path = stored(args, name, sparsity, seed)
-            if path.exists():
-                continue
-            print(f"{name}, {sparsity:g}, seed {seed}", end=" ", flush=True)
-            if name == TFMOT:
-                found = measure_tfmot(args, sparsity, seed)
-            else:
-                found = measure(name, TASKS[args.task], sparsity, seed, clock)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(found, indent=2) + "\n")
-            print(
-                f"{found['accuracy']:.4f} at {found['density']:.4f}, "
-                f"{found['seconds']:.0f} s",
-                flush=True,
-            )
+            cell = f"{name}, {sparsity:g}, seed {seed}"
+            found.measure(cell, measure_cell, args, name, sparsity, seed, clock)
     header = ["method", *(f"{100 * s:g} %" for s in args.sparsities), "time"]
-    show(header, table(args), args.markdown)
+    rows = table(args, found.measured.values())
+    found.finish({"accuracy": (header, rows)})
 
 
 if __name__ == "__main__":

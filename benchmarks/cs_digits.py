@@ -11,22 +11,21 @@ method authors' layer gave on the same task, where it is known.
 
 The authors' released rule between rounds is tried with `s_init` 0 only. For
 each search the script also takes the network at the end of the last round and
-tells what the final mask costs: accuracy under the soft mask, under the hard
-one with the moving statistics of the soft, and with them measured anew.
+says what the final mask costs: accuracy under the soft mask, under the hard
+one with the moving statistics of the soft, and with them measured again.
 """
 
 import argparse
-import sys
 import warnings
 
 import keras
 import numpy as np
-from bregman_digits import batches
-from bregman_digits import digits
-from bregman_digits import spread
-from training_overhead import hardware
-from training_overhead import show
-from training_overhead import versions
+import results
+from measure import plus_minus
+from tasks import accuracy
+from tasks import BATCH_SIZE
+from tasks import digits
+from tasks import fit_digits
 
 from keras_app.batch_norm import reestimate_batch_norm
 from keras_app.experiments import MilestoneLearningRate
@@ -36,7 +35,6 @@ from keras_app.pruners import ContinuousSparsifier
 EPOCHS = 20
 ROUNDS = 3
 MILESTONES = (13, 16)
-BATCH_SIZE = 64
 S_INITS = (0.1, 0.0, -0.05, -0.1, -0.2)
 
 # {(s_init, rule): (densities after each round, ticket accuracy in percent)},
@@ -75,10 +73,6 @@ def network():
     return keras.Sequential(layers)
 
 
-def accuracy(model, x, y):
-    return 100 * np.mean(np.argmax(model.predict(x, verbose=0), -1) == y)
-
-
 class Gap(keras.callbacks.Callback):
     """Measures what the final mask costs, at the end of the last round."""
 
@@ -100,15 +94,14 @@ class Gap(keras.callbacks.Callback):
         hard = accuracy(self.model, *test)
         batches = np.array_split(self.train_x, len(self.train_x) // BATCH_SIZE)
         reestimate_batch_norm(self.model, batches)
-        anew = accuracy(self.model, *test)
+        again = accuracy(self.model, *test)
         optimizer.soften()
         self.model.set_weights(weights)
-        self.found = soft, hard, anew
+        self.found = [soft, hard, again]
 
 
 def run(s_init, rule, seed, data):
-    """`(densities after each round, gap, accuracy of the ticket)`."""
-    train_x, train_y, test_x, test_y = data
+    """Densities after each round, gap, accuracy of the ticket."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     model = network()
@@ -126,38 +119,29 @@ def run(s_init, rule, seed, data):
         reference_code_prune=rule == "released",
     )
     gap = Gap(data)
-    model.fit(
-        batches(train_x, train_y, seed),
-        steps_per_epoch=-(-len(train_x) // BATCH_SIZE),
-        epochs=(ROUNDS + 1) * EPOCHS,
-        verbose=0,
-        callbacks=[
-            sparsifier,
-            MilestoneLearningRate(0.1, MILESTONES, period=EPOCHS),
-            gap,
-        ],
+    rate = MilestoneLearningRate(0.1, MILESTONES, period=EPOCHS)
+    ticket = fit_digits(
+        *(model, data, seed, (ROUNDS + 1) * EPOCHS),
+        callbacks=[sparsifier, rate, gap],
     )
-    densities = [entry["density"] for entry in sparsifier.history]
-    return densities, gap.found, accuracy(model, test_x, test_y)
+    return {
+        "search": [f"{s_init:g}", rule],
+        "densities": [entry["density"] for entry in sparsifier.history],
+        "gap": gap.found,
+        "ticket": ticket,
+    }
 
 
 def dense(seed, data):
     """Accuracy of the network without masks."""
-    train_x, train_y, test_x, test_y = data
     keras.utils.set_random_seed(seed)
     model = network()
     model.compile(
         keras.optimizers.SGD(0.1, 0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    model.fit(
-        batches(train_x, train_y, seed),
-        steps_per_epoch=-(-len(train_x) // BATCH_SIZE),
-        epochs=EPOCHS,
-        verbose=0,
-        callbacks=[MilestoneLearningRate(0.1, MILESTONES)],
-    )
-    return accuracy(model, test_x, test_y)
+    rate = MilestoneLearningRate(0.1, MILESTONES)
+    return {"dense": fit_digits(model, data, seed, EPOCHS, [rate])}
 
 
 def parse(argv):
@@ -167,7 +151,7 @@ def parse(argv):
     add("--s-init", type=float, nargs="+", default=list(S_INITS))
     rules = ["default", "released"]
     add("--rule", nargs="+", choices=rules, default=rules)
-    add("--markdown", action="store_true", help="print a Markdown table")
+    results.options(parser)
     return parser.parse_args(argv)
 
 
@@ -175,58 +159,50 @@ def main(argv=None):
     args = parse(argv)
     # Layers collapse at the sparsest settings; the table shows it.
     warnings.simplefilter("ignore")
-    data = digits()
-    data = (
-        data[0].reshape(-1, 8, 8, 1),
-        data[1],
-        data[2].reshape(-1, 8, 8, 1),
-        data[3],
+    data = digits((8, 8, 1))
+    found = results.Results(
+        args, "cs_digits", ("keras", keras.backend.backend())
     )
-    print("training the dense network ...", file=sys.stderr)
-    plain = [dense(seed, data) for seed in args.seeds]
-    rows, gaps = [], []
-    for rule in args.rule:
-        for s_init in args.s_init if rule == "default" else [0.0]:
-            print(f"searching, s_init {s_init}, {rule} ...", file=sys.stderr)
-            found = [run(s_init, rule, seed, data) for seed in args.seeds]
-            densities = np.array([d for d, _, _ in found])
-            known = AUTHORS.get((s_init, rule), ("", ""))
-            rows.append(
-                [
-                    f"{s_init:g}",
-                    rule,
-                    " / ".join(f"{d:.3f}" for d in densities.mean(0)),
-                    known[0],
-                    f"{densities[:, -1].std(ddof=1):.3f}"
-                    if len(found) > 1
-                    else "",
-                    spread([t for _, _, t in found], 1),
-                    known[1],
-                ]
+    for seed in args.seeds:
+        found.measure(f"dense, seed {seed}", dense, seed, data)
+        for rule in args.rule:
+            for s_init in args.s_init if rule == "default" else [0.0]:
+                name = f"s_init {s_init:g}, {rule}, seed {seed}"
+                found.measure(name, run, s_init, rule, seed, data)
+    searches, plain = {}, []
+    for each in found.measured.values():
+        if "dense" in each:
+            plain.append(each["dense"])
+        else:
+            searches.setdefault(tuple(each["search"]), []).append(each)
+    rows, gaps, sentences = [], [], []
+    for (s_init, rule), runs in searches.items():
+        densities = np.array([run["densities"] for run in runs])
+        last = densities[:, -1]
+        known = AUTHORS.get((float(s_init), rule), ("", ""))
+        after = " / ".join(f"{d:.3f}" for d in densities.mean(0))
+        ticket = plus_minus([run["ticket"] for run in runs], 1)
+        scatter = f"{last.std(ddof=1):.3f}" if len(runs) > 1 else ""
+        rows.append([s_init, rule, after, known[0], scatter, ticket, known[1]])
+        costs = zip(*(run["gap"] for run in runs))
+        costs = [plus_minus(each, 1) for each in costs]
+        gaps.append([s_init, rule, f"{last.mean():.3f}", *costs])
+        if (s_init, rule) == ("0", "default"):
+            sentences.append(
+                f"s_init 0, default rule: densities {after} (the last in "
+                f"0.08-0.17), ticket {ticket} % (at least 98)"
             )
-            gaps.append(
-                [
-                    f"{s_init:g}",
-                    rule,
-                    f"{densities[:, -1].mean():.3f}",
-                    *(spread([g[i] for _, g, _ in found], 1) for i in range(3)),
-                ]
-            )
-    print(f"\n{hardware()}\n{versions('keras', keras.backend.backend())}")
-    print(f"Seeds {args.seeds}. Dense: {spread(plain, 1)} %.\n")
     header = ["s_init", "rule between rounds", "hard density after each round"]
     header += ["authors' layer", "± after the last"]
     header += ["ticket accuracy, %", "authors' layer"]
-    show(header, rows, args.markdown)
-    print("\nAccuracy at the end of the last round, %:\n")
-    header = ["s_init", "rule", "density", "soft", "hard"]
-    show([*header, "hard, statistics anew"], gaps, args.markdown)
-    at_zero = [row for row in rows if row[:2] == ["0", "default"]]
-    if at_zero:
-        print(
-            f"\ns_init 0, default rule: densities {at_zero[0][2]} (the last in "
-            f"0.08-0.17), ticket {at_zero[0][5]} % (at least 98)"
-        )
+    costs = ["s_init", "rule", "density", "soft", "hard"]
+    costs.append("hard, statistics measured again")
+    found.finish(
+        {"tickets": (header, rows), "final_mask": (costs, gaps)},
+        f"Seeds {args.seeds}. Dense: {plus_minus(plain, 1)} %. Second table: "
+        "accuracy at the end of the last round, %.",
+        sentences,
+    )
 
 
 if __name__ == "__main__":

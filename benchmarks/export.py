@@ -21,19 +21,20 @@ Timing never decides the exit status.
 """
 
 import argparse
+import functools
 import pathlib
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 
 import keras
 import numpy as np
+import results
 from keras import layers
-from training_overhead import hardware
-from training_overhead import show
-from training_overhead import versions
+from measure import in_turns
+from measure import ratios
+from measure import timed
 
 from keras_app import export
 from keras_app import masks
@@ -157,26 +158,22 @@ def keras_call(model, x):
     return lambda: model.predict_on_batch(batch)
 
 
-def ratios(calls, rounds):
+def relative_times(calls, rounds):
     """`{name: [time / time of dense]}`, of rounds in which all take turns."""
-    repeats = {}
+    measured = {}
     for name, call in calls.items():
         call()  # compiles, and fills the caches
-        start = time.perf_counter()
+        repeats = max(1, round(SECONDS / timed(call)()))
+        measured[name] = timed(
+            functools.partial(repeat, call, repeats), repeats
+        )
+    seconds = in_turns(measured, rounds, warm_up=False)
+    return {name: ratios(seconds, name, "dense") for name in calls}
+
+
+def repeat(call, times):
+    for _ in range(times):
         call()
-        once = time.perf_counter() - start
-        repeats[name] = max(1, round(SECONDS / once))
-    found = {name: [] for name in calls}
-    for _ in range(rounds):
-        seconds = {}
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                call()
-            seconds[name] = (time.perf_counter() - start) / repeats[name]
-        for name in calls:
-            found[name].append(seconds[name] / seconds["dense"])
-    return found
 
 
 # ---- the table -------------------------------------------------------------
@@ -206,7 +203,9 @@ def measure(name, sparsities, rounds, folder):
             export.export_onnx(model, path, x)
             calls["ONNX Runtime"][variant] = onnx_call(path, x)
             calls["Keras"][variant] = keras_call(model, x)
-    times = {runtime: ratios(each, rounds) for runtime, each in calls.items()}
+    times = {
+        runtime: relative_times(each, rounds) for runtime, each in calls.items()
+    }
     checkpoints = {}
     for variant, (model, precision) in variants.items():
         if precision is None:
@@ -214,12 +213,20 @@ def measure(name, sparsities, rounds, folder):
             export.save_sparse(model, path, optimizer=False)
             checkpoints[variant] = path.stat().st_size
     weights = 4 * dense.count_params()
-    return [
-        row(
-            name, variant, report, reports["dense"], times, checkpoints, weights
-        )
-        for variant, report in reports.items()
-    ]
+    return {
+        "rows": [
+            row(
+                name,
+                variant,
+                report,
+                reports["dense"],
+                times,
+                checkpoints,
+                weights,
+            )
+            for variant, report in reports.items()
+        ]
+    }
 
 
 def row(name, variant, report, dense, times, checkpoints, weights):
@@ -248,7 +255,7 @@ def parse(argv):
     add("--model", choices=list(MODELS), action="append", help="default: all")
     add("--sparsity", type=float, action="append", help="default: four")
     add("--rounds", type=int, default=9)
-    add("--markdown", action="store_true", help="print a Markdown table")
+    results.options(parser)
     args = parser.parse_args(argv)
     if args.rounds < 1:
         parser.error("--rounds must be at least 1.")
@@ -260,26 +267,21 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in args.model or MODELS:
-            rows += measure(
-                name,
-                args.sparsity or SPARSITIES,
-                args.rounds,
-                pathlib.Path(folder),
-            )
-    print(f"\n{hardware()}\n")
-    print(
-        versions(
-            "keras",
-            keras.backend.backend(),
-            "ai-edge-litert",
-            "onnxruntime",
-            "numpy",
-        )
+    sparsities = args.sparsity or SPARSITIES
+    packages = ("ai-edge-litert", "onnxruntime", "numpy")
+    found = results.Results(
+        *(args, "export"),
+        packages=("keras", keras.backend.backend(), *packages),
+        settings=("rounds",),
     )
-    print(f"\n{args.rounds} rounds; bytes and times are relative to dense.\n")
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        for name in args.model or MODELS:
+            percents = ", ".join(f"{sparsity:g}" for sparsity in sparsities)
+            found.measure(
+                f"{name}, {percents}",
+                *(measure, name, sparsities, args.rounds, folder),
+            )
     header = [
         "model",
         "version",
@@ -290,7 +292,9 @@ def main(argv=None):
         "ONNX Runtime",
         "Keras, batch 32",
     ]
-    show(header, rows, args.markdown)
+    rows = [row for each in found.measured.values() for row in each["rows"]]
+    note = "Bytes and times are relative to dense."
+    found.finish({"versions": (header, rows)}, note)
 
 
 if __name__ == "__main__":

@@ -18,15 +18,16 @@ returned included, as a multiple of the bytes of the scores.
 import argparse
 import gc
 import statistics
-import sys
-import time
 import tracemalloc
 
 import numpy as np
-from training_overhead import hardware
-from training_overhead import show
-from training_overhead import spread
-from training_overhead import versions
+import results
+from measure import in_turns
+from measure import met
+from measure import milliseconds
+from measure import ratios
+from measure import spread
+from measure import timed
 
 from keras_app.masks import mask_from_scores
 
@@ -95,8 +96,9 @@ def peak_bytes(call):
     return peak
 
 
-def measure(scores, sparsity, rounds):
-    size = sum(array.size for array in scores.values())
+def measure(size, name, args):
+    size, sparsity = int(size * 1e6), args.sparsity
+    scores = tensors(DISTRIBUTIONS[name], size)
     k = int(sparsity * size)
     joined = np.concatenate(list(scores.values()))
     calls = {
@@ -107,28 +109,41 @@ def measure(scores, sparsity, rounds):
     kept = sum(np.count_nonzero(mask) for mask in calls["ours"]().values())
     if kept != size - k:
         raise RuntimeError(f"{kept} scores are kept instead of {size - k}.")
-    seconds = {name: [] for name in calls}
-    names = list(calls)
-    for round_number in range(rounds):
-        first = round_number % len(names)
-        for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            result = calls[name]()
-            seconds[name].append(time.perf_counter() - start)
-            del result
+    timing = {name: timed(call) for name, call in calls.items()}
+    seconds = in_turns(timing, args.rounds, warm_up=False)
     memory = {
         name: peak_bytes(calls[name]) / joined.nbytes
         for name in ("ours", "whole")
     }
-    return seconds, memory
+    return {
+        "scores": f"{size / 1e6:g}M",
+        "distribution": name,
+        "seconds": seconds,
+        "memory": memory,
+    }
 
 
-def ratios(seconds, name):
-    return [a / b for a, b in zip(seconds["ours"], seconds[name])]
+def row(found):
+    return [
+        found["scores"],
+        found["distribution"],
+        *map(milliseconds, found["seconds"].values()),
+        spread(ratios(found["seconds"], "ours", "partition"), 2),
+        spread(ratios(found["seconds"], "ours", "whole"), 2),
+        *(f"{found['memory'][name]:.2f}" for name in ("ours", "whole")),
+    ]
 
 
-def verdict(holds):
-    return "met" if holds else "MISSED"
+def sentence(found):
+    ratio = statistics.median(ratios(found["seconds"], "ours", "partition"))
+    extra = found["memory"]["ours"]
+    return (
+        f"{found['scores']}, {found['distribution']}: {ratio:.2f} times "
+        f"np.partition alone, target <= {TARGET_TIME}: "
+        f"{met(ratio <= TARGET_TIME)}; extra memory {extra:.2f} times the "
+        f"scores, target < {TARGET_MEMORY:g}: {met(extra < TARGET_MEMORY)} "
+        f"(with the scores themselves {1 + extra:.2f})"
+    )
 
 
 def main(argv=None):
@@ -146,63 +161,29 @@ def main(argv=None):
     )
     add("--rounds", type=int, default=5)
     add("--sparsity", type=float, default=0.9)
-    add("--markdown", action="store_true", help="print a Markdown table")
+    results.options(parser)
     args = parser.parse_args(argv)
     if args.rounds < 1 or min(args.sizes) <= 0 or not 0 < args.sparsity < 1:
         parser.error(
             "--rounds and --sizes must be positive and --sparsity in (0, 1)."
         )
-    rows, sentences = [], []
-    for size in args.sizes:
-        for name, draw in DISTRIBUTIONS.items():
-            print(f"measuring {size:g}M, {name} ...", file=sys.stderr)
-            scores = tensors(draw, int(size * 1e6))
-            seconds, memory = measure(scores, args.sparsity, args.rounds)
-            rows.append(
-                [
-                    f"{size:g}M",
-                    name,
-                    *(
-                        f"{1e3 * statistics.median(values):.1f}"
-                        for values in seconds.values()
-                    ),
-                    spread(ratios(seconds, "partition"), 2),
-                    spread(ratios(seconds, "whole"), 2),
-                    f"{memory['ours']:.2f}",
-                    f"{memory['whole']:.2f}",
-                ]
-            )
-            ratio = statistics.median(ratios(seconds, "partition"))
-            extra = memory["ours"]
-            sentences.append(
-                f"{size:g}M, {name}: {ratio:.2f} times np.partition alone, "
-                f"target <= {TARGET_TIME}: {verdict(ratio <= TARGET_TIME)}; "
-                f"extra memory {extra:.2f} times the scores, target < "
-                f"{TARGET_MEMORY:g}: {verdict(extra < TARGET_MEMORY)} (with "
-                f"the scores themselves {1 + extra:.2f})"
-            )
-    print(f"\n{hardware()}\n{versions('numpy', 'keras')}\n")
-    print(
-        f"Sparsity {args.sparsity:g}, {args.rounds} rounds. Times in ms, "
-        "ratios as medians over the rounds (min-max), peak memory in "
-        "multiples of the scores' bytes.\n"
+    found = results.Results(
+        *(args, "mask_selection"),
+        packages=("numpy", "keras"),
+        settings=("rounds", "sparsity"),
     )
-    header = [
-        "scores",
-        "distribution",
-        "mask_from_scores",
-        "partition",
-        "whole",
-        "/ partition",
-        "/ whole",
-        "memory",
-        "memory, whole",
-    ]
-    show(header, rows, args.markdown)
-    print()
-    bullet = "- " if args.markdown else ""
-    for sentence in sentences:
-        print(f"{bullet}{sentence}")
+    for size in args.sizes:
+        for name in DISTRIBUTIONS:
+            found.measure(f"{size:g}M, {name}", measure, size, name, args)
+    header = ["scores", "distribution", "mask_from_scores", "partition"]
+    header += ["whole", "/ partition", "/ whole", "memory", "memory, whole"]
+    cells = found.measured.values()
+    found.finish(
+        {"selection": (header, [row(cell) for cell in cells])},
+        "Times in ms, ratios as medians over the rounds (min-max), peak memory "
+        "in multiples of the scores' bytes.",
+        [sentence(cell) for cell in cells],
+    )
 
 
 if __name__ == "__main__":

@@ -18,26 +18,22 @@ nothing. It is measured when asked for with --pair.
 """
 
 import argparse
-import importlib.util
+import functools
 import json
-import os
 import pathlib
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 
-from training_overhead import BACKENDS
-from training_overhead import build
-from training_overhead import CLASSES
-from training_overhead import data
-from training_overhead import FEATURES
-from training_overhead import hardware
-from training_overhead import judge
-from training_overhead import KerasSide
-from training_overhead import show
-from training_overhead import spread
+import results
+import tasks
+from measure import BACKENDS
+from measure import in_turns
+from measure import installed
+from measure import judge
+from measure import milliseconds
+from measure import ratios
+from measure import run_worker
+from measure import spread
+from measure import timed
 
 TARGET = 1.15
 BATCH_SIZES = {"mlp": 128, "convnet": 32}
@@ -102,23 +98,11 @@ def traffic(keras, app):
 # ---- worker --------------------------------------------------------------
 
 
-def compiled(keras, name, optimizer):
+def build(keras, name):
     if name == "mlp":
         # Smaller than that of training_overhead.py: 3.1 million weights.
-        layers = keras.layers
-        model = keras.Sequential(
-            [
-                layers.InputLayer((FEATURES,)),
-                layers.Dense(1024, activation="relu"),
-                layers.Dense(1024, activation="relu"),
-                layers.Dense(CLASSES),
-            ]
-        )
-    else:
-        model = build(keras, name)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss)
-    return model
+        return tasks.perceptron(keras, (1024, 1024))
+    return tasks.build(keras, name)
 
 
 def state_bytes(keras, model):
@@ -126,33 +110,31 @@ def state_bytes(keras, model):
     return sum(convert(v).nbytes for v in model.optimizer.variables)
 
 
-def measure(side, args, pair):
+def measure(args, pair):
+    import keras
+
     import keras_app
 
-    keras = side.keras
     baseline, ours = PAIRS[pair]
     makers = {"baseline": baseline, "control": baseline, "ours": ours}
     models = {
-        name: compiled(keras, args.model, make(keras, keras_app))
+        name: tasks.compiled(
+            keras, build(keras, args.model), make(keras, keras_app)
+        )
         for name, make in makers.items()
     }
     batch_size = BATCH_SIZES[args.model]
-    x, y = data(args.model, args.steps * batch_size)
-    seconds = {name: [] for name in models}
-    names = list(models)
-    for round_number in range(-1, args.rounds):
-        # Nobody is always first, or always behind the same one.
-        first = round_number % len(names)
-        for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            models[name].fit(
-                x, y, batch_size=batch_size, shuffle=False, verbose=0
-            )
-            side.wait(models[name])
-            # Round -1 compiles.
-            if round_number >= 0:
-                elapsed = time.perf_counter() - start
-                seconds[name].append(elapsed / args.steps)
+    x, y = tasks.data(args.model, args.steps * batch_size)
+
+    def fit(model):
+        model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
+        tasks.wait(keras, model)
+
+    fits = {
+        name: timed(functools.partial(fit, model), args.steps)
+        for name, model in models.items()
+    }
+    seconds = in_turns(fits, args.rounds)
     weights = sum(keras.ops.size(v) for v in models["ours"].trainable_variables)
     return {
         "seconds": seconds,
@@ -165,11 +147,12 @@ def measure(side, args, pair):
 
 
 def work(args):
-    side = KerasSide()
+    import keras
+
     measured = [pair for pair in PAIRS if pair not in BOUNDS]
     pairs = [args.pair] if args.pair else measured
-    results = {pair: measure(side, args, pair) for pair in pairs}
-    done = {"pairs": results, "versions": side.versions()}
+    done = {pair: measure(args, pair) for pair in pairs}
+    done = {"pairs": done, "versions": tasks.keras_versions(keras)}
     args.result.write_text(json.dumps(done))
 
 
@@ -177,53 +160,25 @@ def work(args):
 
 
 def start_worker(args, backend, model):
-    """Runs one worker; its result, or `None` if it failed."""
-    defaults = {"TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment = {**defaults, **os.environ, "KERAS_BACKEND": backend}
-    with tempfile.TemporaryDirectory() as folder:
-        result = pathlib.Path(folder) / "result.json"
-        command = [
-            *(sys.executable, __file__, "--result", str(result)),
-            *("--backend", backend, "--model", model),
-            *("--rounds", str(args.rounds), "--steps", str(args.steps)),
-            *(("--pair", args.pair) if args.pair else ()),
-        ]
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode:
-            print(
-                f"{backend}, {model}: the worker failed.\n"
-                f"{done.stderr[-2000:]}",
-                file=sys.stderr,
-            )
-            return None
-        return json.loads(result.read_text())
-
-
-def ratios(result, name):
-    seconds = result["seconds"]
-    return [a / b for a, b in zip(seconds[name], seconds["baseline"])]
+    options = {"backend": backend, "model": model}
+    options |= {"rounds": args.rounds, "steps": args.steps}
+    if args.pair:
+        options["pair"] = args.pair
+    done = run_worker(__file__, options, KERAS_BACKEND=backend)
+    return done and {"backend": backend, "model": model, **done}
 
 
 def row(backend, model, pair, result):
-    step = {
-        name: f"{1e3 * statistics.median(values):.1f}"
-        for name, values in result["seconds"].items()
-    }
+    seconds = result["seconds"]
     weights = result["weights"]
     return [
         backend,
         f"{model}, {weights / 1e6:.1f}M",
         pair,
-        step["baseline"],
-        step["ours"],
-        spread(ratios(result, "ours")),
-        spread(ratios(result, "control")),
+        milliseconds(seconds["baseline"]),
+        milliseconds(seconds["ours"]),
+        spread(ratios(seconds, "ours", "baseline")),
+        spread(ratios(seconds, "control", "baseline")),
         " / ".join(
             f"{result['bytes'][name] / weights:.2f}"
             for name in ("ours", "baseline")
@@ -232,8 +187,9 @@ def row(backend, model, pair, result):
 
 
 def verdict(backend, model, pair, result):
-    ratio = statistics.median(ratios(result, "ours"))
-    judged = judge(ratio, ratios(result, "control"), TARGET)
+    seconds = result["seconds"]
+    ratio = statistics.median(ratios(seconds, "ours", "baseline"))
+    judged = judge(ratio, ratios(seconds, "control", "baseline"), TARGET)
     return f"{backend}, {model}: {pair} {ratio:.3f}, {judged}"
 
 
@@ -247,7 +203,7 @@ def parse(argv):
     add("--pair", choices=list(PAIRS), help="default: all but the bound")
     add("--rounds", type=int, default=5, help="timed fits of each model")
     add("--steps", type=int, default=100, help="of a fit")
-    add("--markdown", action="store_true", help="print a Markdown table")
+    results.options(parser)
     add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.rounds < 1 or args.steps < 1:
@@ -260,34 +216,20 @@ def main(argv=None):
     if args.result:
         work(args)
         return
-    rows, sentences, packages = [], [], []
-    for backend in [args.backend] if args.backend else BACKENDS:
-        if not importlib.util.find_spec(backend):
-            print(f"{backend} is left out: it is not installed.")
-            continue
-        for model in [args.model] if args.model else BATCH_SIZES:
-            print(f"measuring {backend}, {model} ...", file=sys.stderr)
-            done = start_worker(args, backend, model)
-            if done is None:
-                continue
-            for pair, result in done["pairs"].items():
-                rows.append(row(backend, model, pair, result))
-                if pair not in BOUNDS:
-                    sentences.append(verdict(backend, model, pair, result))
-            if done["versions"] not in packages:
-                packages.append(done["versions"])
-    if not rows:
-        print("Nothing was measured.")
-        return
-    print(f"\n{hardware()}\n")
-    bullet = "- " if args.markdown else ""
-    for line in packages:
-        print(f"{bullet}{line}")
-    sizes = ", ".join(f"{size} ({name})" for name, size in BATCH_SIZES.items())
-    print(
-        f"\nBatch size {sizes}, {args.rounds} rounds of {args.steps} steps. "
-        "Ratios are medians over the rounds (min-max).\n"
+    found = results.Results(
+        args, "optimizer_step", settings=("rounds", "steps")
     )
+    for backend in installed(args.backend):
+        for model in [args.model] if args.model else BATCH_SIZES:
+            name = f"{backend}, {model}, {args.pair or 'all pairs'}"
+            found.measure(name, start_worker, args, backend, model)
+    rows, sentences = [], []
+    for done in found.measured.values():
+        for pair, result in done["pairs"].items():
+            each = done["backend"], done["model"], pair, result
+            rows.append(row(*each))
+            if pair not in BOUNDS:
+                sentences.append(verdict(*each))
     header = [
         "backend",
         "model",
@@ -298,10 +240,9 @@ def main(argv=None):
         "control: Keras's / Keras's",
         "state, bytes per weight",
     ]
-    show(header, rows, args.markdown)
-    print()
-    for sentence in sentences:
-        print(f"{bullet}{sentence}")
+    sizes = ", ".join(f"{size} ({name})" for name, size in BATCH_SIZES.items())
+    note = f"Batch size {sizes}. Ratios are medians over the rounds (min-max)."
+    found.finish({"steps": (header, rows)}, note, sentences)
 
 
 if __name__ == "__main__":

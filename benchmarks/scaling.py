@@ -22,25 +22,22 @@ machine has not enough free memory is left out, with a word.
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import pathlib
 import re
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 
-from training_overhead import BACKENDS
-from training_overhead import CLASSES
-from training_overhead import data
-from training_overhead import FEATURES
-from training_overhead import hardware
-from training_overhead import KerasSide
-from training_overhead import show
+import results
+import tasks
+from measure import BACKENDS
+from measure import in_turns
+from measure import installed
+from measure import peak_bytes
+from measure import run_worker
+from measure import timed
 
 SIZES = ("1M", "10M", "50M", "200M")
 DEVICES = (1, 2, 4)
@@ -69,7 +66,7 @@ UNITS = {"peak": 2**-20, "checkpoint_peak": 2**-20, "bytes": 2**-20}
 
 def width(parameters):
     """Of the three hidden layers, without regard to biases."""
-    ends = FEATURES + CLASSES
+    ends = tasks.FEATURES + tasks.CLASSES
     return round(((ends**2 + 8 * parameters) ** 0.5 - ends) / 4)
 
 
@@ -88,34 +85,14 @@ def bytes_needed(parameters, devices):
 
 
 def build(keras, parameters):
-    layers = keras.layers
-    units = width(parameters)
-    hidden = [layers.Dense(units, activation="relu") for _ in range(3)]
-    stack = [layers.InputLayer((FEATURES,)), *hidden, layers.Dense(CLASSES)]
-    model = keras.Sequential(stack)
-    model.compile(
-        optimizer=keras.optimizers.SGD(1e-3),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    return model
+    model = tasks.perceptron(keras, [width(parameters)] * 3)
+    return tasks.compiled(keras, model, keras.optimizers.SGD(1e-3))
 
 
-def timed_pruner(side, args, steps):
-    from keras_app.pruners import MagnitudePruner
+def pruner_for(keras, args, steps):
+    """One update in the middle of each fit; the last reaches the target."""
     from keras_app.schedules import PolynomialDecay
 
-    class TimedPruner(MagnitudePruner):
-        seconds = []
-
-        def prune(self, sparsity):
-            # Steps that JAX has in its queue are no part of it.
-            self._sync()
-            side.wait(self.model)
-            start = time.perf_counter()
-            super().prune(sparsity)
-            self.seconds.append(time.perf_counter() - start)
-
-    # One update in the middle of each fit; the last one reaches the target.
     schedule = PolynomialDecay(
         initial_sparsity=0.5,
         final_sparsity=SPARSITY,
@@ -123,7 +100,7 @@ def timed_pruner(side, args, steps):
         end_step=args.rounds * steps + steps // 2,
         frequency=steps,
     )
-    return TimedPruner(schedule, scope="global", on_miss="ignore")
+    return tasks.timed_pruner(keras, schedule, scope="global")
 
 
 # ---- workers -------------------------------------------------------------
@@ -140,21 +117,16 @@ def split_processor(backend, devices):
         )
 
 
-def peak_bytes():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return peak if sys.platform == "darwin" else peak * 1024
+def measure(args):
+    import keras
 
-
-def measure(side, args):
     steps = steps_of(args.parameters)
-    x, y = data("mlp", steps * args.batch_size)
-    model = build(side.keras, args.parameters)
+    x, y = tasks.data("mlp", steps * args.batch_size)
+    model = build(keras, args.parameters)
     masked = args.worker == "masked"
-    pruner = timed_pruner(side, args, steps) if masked else None
-    result = {"step": []}
-    for round_number in range(-1, args.rounds):
-        start = time.perf_counter()
+    pruner = pruner_for(keras, args, steps) if masked else None
+
+    def fit():
         model.fit(
             x,
             y,
@@ -163,16 +135,18 @@ def measure(side, args):
             verbose=0,
             callbacks=[pruner] if masked else [],
         )
-        side.wait(model)
-        elapsed = time.perf_counter() - start
+        tasks.wait(keras, model)
+
+    def milliseconds():
+        elapsed = timed(fit)()
         if masked:
             elapsed -= pruner.seconds[-1]
-        # Round -1 compiles.
-        if round_number >= 0:
-            result["step"].append(1e3 * elapsed / steps)
+        return 1e3 * elapsed / steps
+
+    result = in_turns({"step": milliseconds}, args.rounds)
     result["peak"] = peak_bytes()
     result["parameters"] = int(model.count_params())
-    result["versions"] = side.versions()
+    result["versions"] = tasks.keras_versions(keras)
     if masked:
         assert len(pruner.seconds) == args.rounds + 1, "one update in each fit"
         # The first one makes the masks.
@@ -209,7 +183,6 @@ def measure_checkpoints(model, args):
 
 def work(args):
     split_processor(args.backend, args.devices[0])
-    side = KerasSide()
     from keras_app import distribution
 
     devices = args.devices[0]
@@ -217,7 +190,7 @@ def work(args):
     if devices > 1:
         scope = {"name": DISTRIBUTIONS[args.backend], "devices": devices}
     with distribution.scope(**scope):
-        args.result.write_text(json.dumps(measure(side, args)))
+        args.result.write_text(json.dumps(measure(args)))
 
 
 # ---- the process that starts the workers ---------------------------------
@@ -233,12 +206,7 @@ def free_bytes():
 
 
 def start_worker(args, backend, parameters, devices, kind):
-    """Runs one worker; its result, or `None` if it failed."""
-    environment = {
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        **os.environ,
-        "KERAS_BACKEND": backend,
-    }
+    environment = {"KERAS_BACKEND": backend}
     if backend == "jax":
         flag = f"--xla_force_host_platform_device_count={devices}"
         before = os.environ.get("XLA_FLAGS", "")
@@ -248,34 +216,14 @@ def start_worker(args, backend, parameters, devices, kind):
         # come. With one thread for each core, a few cores wait for each other
         # forever.
         environment["NPROC"] = str(16 * devices)
-    with tempfile.TemporaryDirectory() as folder:
-        result = pathlib.Path(folder) / "result.json"
-        done = subprocess.run(
-            [
-                *(sys.executable, __file__, "--worker", kind),
-                *("--result", str(result), "--parameters", str(parameters)),
-                *("--backend", backend, "--devices", str(devices)),
-                *("--rounds", str(args.rounds)),
-                *("--batch-size", str(args.batch_size)),
-            ],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode:
-            print(
-                f"{backend}, {parameters} parameters, {devices} devices, "
-                f"{kind}: the worker ended with {done.returncode}.\n"
-                f"{done.stderr[-2000:]}",
-                file=sys.stderr,
-            )
-            return None
-        return json.loads(result.read_text())
+    options = {"worker": kind, "parameters": parameters, "backend": backend}
+    options |= {"devices": devices, "rounds": args.rounds}
+    options["batch-size"] = args.batch_size
+    return run_worker(__file__, options, **environment)
 
 
 def measure_cell(args, backend, size, devices):
-    """`{"dense": result, "masked": result}`, or `None`."""
+    """What dense and masked training take, or `None`."""
     parameters = in_words(size)
     needed, free = bytes_needed(parameters, devices), free_bytes()
     if free is not None and needed > free:
@@ -284,12 +232,13 @@ def measure_cell(args, backend, size, devices):
             f"{needed / 2**30:.0f} GiB, of which {free / 2**30:.0f} are free."
         )
         return None
-    print(f"measuring {backend}, {size}, {devices} ...", file=sys.stderr)
-    cell = {}
+    cell = {"backend": backend, "devices": devices}
     for kind in ("dense", "masked"):
         cell[kind] = start_worker(args, backend, parameters, devices, kind)
         if cell[kind] is None:
             return None
+    cell["parameters"] = cell["dense"]["parameters"]
+    cell["versions"] = cell["dense"].pop("versions")
     return cell
 
 
@@ -340,13 +289,24 @@ def header():
     ]
 
 
-def row(backend, devices, cell, before):
-    parameters = cell["dense"]["parameters"]
-    text = f"{parameters / 1e6:.1f}M"
+def row(cell, before):
+    text = f"{cell['parameters'] / 1e6:.1f}M"
     if before is not None:
-        text += f" (x{parameters / before['dense']['parameters']:.1f})"
+        text += f" (x{cell['parameters'] / before['parameters']:.1f})"
     figures = [growing(cell, before, *column) for column in COLUMNS]
-    return [backend, str(devices), text, *figures]
+    return [cell["backend"], str(cell["devices"]), text, *figures]
+
+
+def rows(cells):
+    """By backend and devices, each beside the size before."""
+    kinds = {}
+    for cell in sorted(cells, key=lambda cell: cell["parameters"]):
+        kinds.setdefault((cell["backend"], cell["devices"]), []).append(cell)
+    return [
+        row(cell, before)
+        for _, growing in sorted(kinds.items())
+        for cell, before in zip(growing, [None, *growing])
+    ]
 
 
 def parse(argv):
@@ -359,7 +319,7 @@ def parse(argv):
     add("--devices", nargs="+", type=int, default=DEVICES, metavar="N")
     add("--rounds", type=int, default=3, help="timed fits, and checkpoints")
     add("--batch-size", type=int, default=64, help="of all devices together")
-    add("--markdown", action="store_true", help="print a Markdown table")
+    results.options(parser)
     add("--worker", choices=["dense", "masked"], help=argparse.SUPPRESS)
     add("--parameters", type=int, help=argparse.SUPPRESS)
     add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -381,40 +341,24 @@ def main(argv=None):
         work(args)
         return
     sizes = sorted(args.sizes, key=in_words)
-    rows, packages, densities = [], [], set()
-    for backend in [args.backend] if args.backend else BACKENDS:
-        if not importlib.util.find_spec(backend):
-            print(f"{backend} is left out: it is not installed.")
-            continue
+    found = results.Results(args, "scaling", settings=("rounds", "batch_size"))
+    for backend in installed(args.backend):
         for devices in args.devices:
             if devices > 1 and backend not in DISTRIBUTIONS:
                 print(f"{backend}, {devices} devices: left out, Keras has one.")
                 continue
-            before = None
             for size in sizes:
-                cell = measure_cell(args, backend, size, devices)
-                if cell is None:
-                    continue
-                rows.append(row(backend, devices, cell, before))
-                print(" | ".join(rows[-1]), file=sys.stderr)
-                before = cell
-                densities.add(round(cell["masked"]["density"], 4))
-                if cell["dense"]["versions"] not in packages:
-                    packages.append(cell["dense"]["versions"])
-    if not rows:
-        print("Nothing was measured.")
-        return
-    print(f"\n{hardware()}\n")
-    bullet = "- " if args.markdown else ""
-    for line in packages:
-        print(f"{bullet}{line}")
-    print(
-        f"\nSGD without momentum, batch size {args.batch_size}, {args.rounds} "
-        f"rounds of {FEWEST_STEPS} to {MOST_STEPS} steps. Medians, and their "
-        "ratio to the size before.\nDensity of the masks at the end: "
-        f"{', '.join(map(str, sorted(densities)))}.\n"
+                name = f"{backend}, {devices} devices, {size}"
+                found.measure(name, measure_cell, args, backend, size, devices)
+    cells = found.measured.values()
+    densities = {round(cell["masked"]["density"], 4) for cell in cells}
+    found.finish(
+        {"growth": (header(), rows(cells))},
+        f"SGD without momentum, {FEWEST_STEPS} to {MOST_STEPS} steps a round. "
+        "Medians, and their ratio to the size before.\nDensity of the masks at "
+        "the end: "
+        f"{', '.join(map(str, sorted(densities)))}.",
     )
-    show(header(), rows, args.markdown)
 
 
 if __name__ == "__main__":

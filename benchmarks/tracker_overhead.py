@@ -14,18 +14,21 @@ Timing never decides the exit status.
 """
 
 import argparse
+import functools
 import statistics
 import time
 
 import keras
 import numpy as np
-from training_overhead import build
-from training_overhead import data
-from training_overhead import hardware
-from training_overhead import judge
-from training_overhead import show
-from training_overhead import spread
-from training_overhead import versions
+import results
+from measure import in_turns
+from measure import judge
+from measure import milliseconds
+from measure import ratios
+from measure import spread
+from tasks import build
+from tasks import compiled
+from tasks import data
 
 from keras_app.lottery import ForgettingTracker
 
@@ -41,13 +44,6 @@ class SecondEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.seconds = time.perf_counter() - self.start
-
-
-def compiled(name):
-    model = build(keras, name)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(1e-2), loss)
-    return model
 
 
 def fit(model, x, y, tracked):
@@ -68,40 +64,52 @@ def fit(model, x, y, tracked):
     return clock.seconds
 
 
+def measure(args):
+    x, y = data(args.model, args.steps * BATCH_SIZE)
+    fits = {}
+    for name in ("plain", "control", "tracked"):
+        network = build(keras, args.model)
+        model = compiled(keras, network, keras.optimizers.SGD(1e-2))
+        fits[name] = functools.partial(fit, model, x, y, name == "tracked")
+    seconds = in_turns(fits, args.rounds, warm_up=False)
+    return {
+        "model": args.model,
+        "backend": keras.backend.backend(),
+        "steps": args.steps,
+        "seconds": seconds,
+    }
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="timed fits")
     parser.add_argument("--steps", type=int, default=100, help="of an epoch")
     parser.add_argument("--model", default="convnet")
-    parser.add_argument("--markdown", action="store_true")
+    results.options(parser)
     args = parser.parse_args(argv)
-    names = ["plain", "control", "tracked"]
-    models = {name: compiled(args.model) for name in names}
-    x, y = data(args.model, args.steps * BATCH_SIZE)
-    seconds = {name: [] for name in names}
-    for number in range(args.rounds):
-        # Nobody is always first, or always behind the same one.
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            elapsed = fit(models[name], x, y, name == "tracked")
-            seconds[name].append(elapsed / args.steps)
-    ratios = {
-        name: [a / b for a, b in zip(seconds[name], seconds["plain"])]
-        for name in ("control", "tracked")
-    }
     backend = keras.backend.backend()
-    print(f"\n{hardware()}\n{versions('keras', backend)}\n")
+    found = results.Results(
+        *(args, "tracker_overhead"),
+        packages=("keras", backend),
+        settings=("rounds", "steps"),
+    )
+    found.measure(f"{backend}, {args.model}", measure, args)
     header = ["backend", "model", "plain, ms/step", "tracked, ms/step"]
     header += ["tracked / plain", "control: plain / plain"]
-    row = [backend, args.model]
-    row += [
-        f"{1e3 * statistics.median(seconds[name]):.1f}"
-        for name in ("plain", "tracked")
-    ]
-    row += [spread(ratios[name]) for name in ("tracked", "control")]
-    show(header, [row], args.markdown)
-    ratio = statistics.median(ratios["tracked"])
-    print(f"\n{backend}: {judge(ratio, ratios['control'], TARGET)}")
+    rows, sentences = [], []
+    for each in found.measured.values():
+        seconds = each["seconds"]
+        tracked = ratios(seconds, "tracked", "plain")
+        control = ratios(seconds, "control", "plain")
+        step = [
+            milliseconds([s / each["steps"] for s in seconds[name]])
+            for name in ("plain", "tracked")
+        ]
+        names = [each["backend"], each["model"]]
+        rows.append([*names, *step, spread(tracked), spread(control)])
+        judged = judge(statistics.median(tracked), control, TARGET)
+        sentences.append(f"{', '.join(names)}: {judged}")
+    found.finish({"steps": (header, rows)}, sentences=sentences)
 
 
 if __name__ == "__main__":

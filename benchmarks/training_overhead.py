@@ -22,159 +22,40 @@ Timing never decides the exit status.
 """
 
 import argparse
-import importlib.util
+import functools
 import json
-import os
 import pathlib
-import platform
-import resource
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-from importlib import metadata
 
 import numpy as np
+import results
+import tasks
+from measure import BACKENDS
+from measure import has_tfmot
+from measure import in_turns
+from measure import installed
+from measure import judge
+from measure import met
+from measure import milliseconds
+from measure import peak_bytes
+from measure import ratios
+from measure import run_worker
+from measure import spread
+from measure import timed
+from measure import versions
 
 # A worker for tfmot runs where neither Keras 3 nor this package is installed:
 # everything else is imported where it is used.
 
 FREQUENCY = 100
 SPARSITY = 0.9
-CLASSES = 1000
-IMAGE = (32, 32, 3)
-FEATURES = 1024
-
-BACKENDS = ("tensorflow", "jax", "torch")
 MODELS = ("mlp", "convnet")
 TARGETS = {"tensorflow": 1.05, "jax": 1.05, "torch": 1.10}
 TARGET_BYTES = 1.0
 
 
-# ---- shared with the other benchmark -----------------------------------
-
-
-def hardware():
-    """One line: processor and cores."""
-    model = platform.processor() or platform.machine()
-    info = pathlib.Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        model = names[0] if names else model
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count()
-    return f"{model}, {cores} cores, {platform.system()}"
-
-
-def versions(*packages):
-    """One line: Python and what is installed of the packages."""
-    found = [f"Python {platform.python_version()}"]
-    for package in packages:
-        try:
-            found.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
-def show(header, rows, markdown):
-    """Prints a table, for the terminal or as Markdown."""
-    if markdown:
-        print("| " + " | ".join(header) + " |")
-        print("| " + " | ".join("---" for _ in header) + " |")
-        for row in rows:
-            print("| " + " | ".join(row) + " |")
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header)
-    for row in rows:
-        table.add_row(*row)
-    # A file or a pipe has no width of its own.
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(table)
-
-
-def spread(values, digits=3):
-    """Median and range: `1.020 (1.010-1.031)`."""
-    low, high = min(values), max(values)
-    return (
-        f"{statistics.median(values):.{digits}f} "
-        f"({low:.{digits}f}-{high:.{digits}f})"
-    )
-
-
-def judge(ratio, controls, target):
-    """What a ratio says about a target, given the ratios of equal twins.
-
-    Subtracted from the ratio, a noisy control would excuse anything.
-    """
-    noise = max(abs(value - 1) for value in controls)
-    if noise > target - 1:
-        words = "undecided, the control alone differs by more than that"
-    elif ratio <= target:
-        words = "met"
-    elif ratio - noise <= target:
-        words = "met beyond the control's spread only"
-    else:
-        words = "MISSED"
-    return f"control within {noise:.3f} of 1, target <= {target:.2f}: {words}"
-
-
 # ---- workers -----------------------------------------------------------
-
-
-def build(keras, name):
-    """The architecture, in Keras 3 and in tf_keras alike."""
-    layers = keras.layers
-    if name == "mlp":
-        stack = [
-            layers.InputLayer((FEATURES,)),
-            layers.Dense(4096, activation="relu"),
-            layers.Dense(4096, activation="relu"),
-            layers.Dense(CLASSES),
-        ]
-    else:
-        stack = [layers.InputLayer(IMAGE)]
-        for width in (32, 64, 128, 256):
-            for strides in (1, 2):
-                stack += [
-                    layers.Conv2D(
-                        width,
-                        3,
-                        strides=strides,
-                        padding="same",
-                        use_bias=False,
-                    ),
-                    layers.BatchNormalization(),
-                    layers.ReLU(),
-                ]
-        stack += [layers.GlobalAveragePooling2D(), layers.Dense(CLASSES)]
-    return keras.Sequential(stack)
-
-
-def compile_model(keras, model):
-    model.compile(
-        optimizer=keras.optimizers.Adam(1e-4),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    return model
-
-
-def data(name, examples):
-    generator = np.random.default_rng(0)
-    shape = (FEATURES,) if name == "mlp" else IMAGE
-    x = generator.standard_normal((examples, *shape), dtype=np.float32)
-    y = generator.integers(0, CLASSES, examples).astype(np.int32)
-    return x, y
 
 
 def schedule_args(args, steps):
@@ -191,6 +72,12 @@ def schedule_args(args, steps):
     }
 
 
+def dense(keras, name):
+    return tasks.compiled(
+        keras, tasks.build(keras, name), keras.optimizers.Adam(1e-4)
+    )
+
+
 class KerasSide:
     """Dense and masked models on the Keras backend of this process."""
 
@@ -199,32 +86,15 @@ class KerasSide:
 
         self.keras = keras
 
-    def dense(self, args):
-        return compile_model(self.keras, build(self.keras, args.model)), []
-
     def masked(self, args, steps):
-        from keras_app.pruners import MagnitudePruner
         from keras_app.schedules import PolynomialDecay
 
-        side = self
-
-        class TimedPruner(MagnitudePruner):
-            seconds = []
-
-            def prune(self, sparsity):
-                # Steps that JAX has in its queue are no part of it.
-                self._sync()
-                side.wait(self.model)
-                start = time.perf_counter()
-                super().prune(sparsity)
-                self.seconds.append(time.perf_counter() - start)
-
         schedule = PolynomialDecay(**schedule_args(args, steps))
-        pruner = TimedPruner(schedule, on_miss="ignore")
-        return self.dense(args)[0], [pruner]
+        pruner = tasks.timed_pruner(self.keras, schedule)
+        return dense(self.keras, args.model), [pruner]
 
     def wait(self, model):
-        self.keras.ops.convert_to_numpy(model.trainable_variables[-1])
+        tasks.wait(self.keras, model)
 
     def state_bytes(self, model):
         variables = [*model.variables, *model.optimizer.variables]
@@ -241,7 +111,7 @@ class KerasSide:
         return callbacks[0].seconds
 
     def versions(self):
-        return versions("keras", self.keras.backend.backend(), "numpy")
+        return tasks.keras_versions(self.keras)
 
 
 class TfmotSide:
@@ -254,16 +124,14 @@ class TfmotSide:
         self.keras = tf_keras
         self.sparsity = tfmot.sparsity.keras
 
-    def dense(self, args):
-        return compile_model(self.keras, build(self.keras, args.model)), []
-
     def masked(self, args, steps):
         schedule = self.sparsity.PolynomialDecay(**schedule_args(args, steps))
         model = self.sparsity.prune_low_magnitude(
-            build(self.keras, args.model), pruning_schedule=schedule
+            tasks.build(self.keras, args.model), pruning_schedule=schedule
         )
         callbacks = [self.sparsity.UpdatePruningStep()]
-        return compile_model(self.keras, model), callbacks
+        optimizer = self.keras.optimizers.Adam(1e-4)
+        return tasks.compiled(self.keras, model, optimizer), callbacks
 
     def wait(self, model):
         model.trainable_variables[-1].numpy()
@@ -289,34 +157,32 @@ class TfmotSide:
         )
 
 
+def fit(side, args, x, y, model, callbacks):
+    model.fit(
+        x,
+        y,
+        batch_size=args.batch_size,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    side.wait(model)
+
+
 def measure_time(side, args):
-    x, y = data(args.model, args.steps * args.batch_size)
+    x, y = tasks.data(args.model, args.steps * args.batch_size)
     variants = {
-        "dense": side.dense(args),
-        "control": side.dense(args),
+        "dense": (dense(side.keras, args.model), []),
+        "control": (dense(side.keras, args.model), []),
         "masked": side.masked(args, args.steps),
     }
-    seconds = {name: [] for name in variants}
-    names = list(variants)
-    for round_number in range(-1, args.rounds):
-        # Nobody is always first, or always behind the same one.
-        first = round_number % len(names)
-        for name in names[first:] + names[:first]:
-            model, callbacks = variants[name]
-            start = time.perf_counter()
-            model.fit(
-                x,
-                y,
-                batch_size=args.batch_size,
-                shuffle=False,
-                verbose=0,
-                callbacks=callbacks,
-            )
-            side.wait(model)
-            # Round -1 compiles.
-            if round_number >= 0:
-                elapsed = time.perf_counter() - start
-                seconds[name].append(elapsed / args.steps)
+    fits = {
+        name: timed(
+            functools.partial(fit, side, args, x, y, *variant), args.steps
+        )
+        for name, variant in variants.items()
+    }
+    seconds = in_turns(fits, args.rounds)
     model, callbacks = variants["masked"]
     weights, pruned = side.masked_weights(model, callbacks)
     added = side.state_bytes(model) - side.state_bytes(variants["dense"][0])
@@ -337,16 +203,13 @@ def measure_time(side, args):
 def measure_memory(side, args):
     """Peak resident memory of a process with one model: four steps."""
     steps = 4
-    x, y = data(args.model, steps * args.batch_size)
+    x, y = tasks.data(args.model, steps * args.batch_size)
     if args.memory == "masked":
         model, callbacks = side.masked(args, steps)
     else:
-        model, callbacks = side.dense(args)
-    model.fit(x, y, batch_size=args.batch_size, verbose=0, callbacks=callbacks)
-    side.wait(model)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes.
-    return {"peak_bytes": peak if sys.platform == "darwin" else peak * 1024}
+        model, callbacks = dense(side.keras, args.model), []
+    fit(side, args, x, y, model, callbacks)
+    return {"peak_bytes": peak_bytes()}
 
 
 def work(args):
@@ -358,110 +221,71 @@ def work(args):
 # ---- the process that starts the workers -------------------------------
 
 
-def start_worker(args, backend, model, memory=None):
-    """Runs one worker; its result, or `None` if it failed."""
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ}
+def measure_cell(args, backend, model):
+    """What three workers find: time, and the memory of each model."""
+    options = {"backend": backend, "model": model, "rounds": args.rounds}
+    options |= {"steps": args.steps, "batch-size": args.batch_size}
     if backend == "tfmot":
-        python = args.tfmot_python
-        environment["TF_USE_LEGACY_KERAS"] = "1"
+        environment = {"python": args.tfmot_python, "TF_USE_LEGACY_KERAS": "1"}
     else:
-        python = sys.executable
-        environment["KERAS_BACKEND"] = backend
-    with tempfile.TemporaryDirectory() as folder:
-        result = pathlib.Path(folder) / "result.json"
-        command = [
-            *(python, __file__, "--worker", "--result", str(result)),
-            *("--backend", backend, "--model", model),
-            *("--rounds", str(args.rounds), "--steps", str(args.steps)),
-            *("--batch-size", str(args.batch_size)),
-        ]
-        if memory:
-            command += ["--memory", memory]
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode:
-            print(
-                f"{backend}, {model}: the worker failed.\n"
-                f"{done.stderr[-2000:]}",
-                file=sys.stderr,
-            )
-            return None
-        return json.loads(result.read_text())
-
-
-def has_tfmot(python):
-    probe = (
-        "import importlib.util, sys\n"
-        "names = ('tf_keras', 'tensorflow_model_optimization')\n"
-        "sys.exit(not all(map(importlib.util.find_spec, names)))"
-    )
-    try:
-        return subprocess.run([python, "-c", probe]).returncode == 0
-    except OSError:
-        return False
+        environment = {"KERAS_BACKEND": backend}
+    worker = functools.partial(run_worker, __file__, **environment)
+    result = worker(options)
+    if result is None:
+        return None
+    for kind in ("dense", "masked"):
+        memory = worker({**options, "memory": kind}) or {}
+        result[f"{kind}_peak_bytes"] = memory.get("peak_bytes")
+    return {"backend": backend, "model": model, **result}
 
 
 def choose_backends(args):
     """The backends to measure; says what is left out, and why."""
-    chosen = []
-    for backend in [args.backend] if args.backend else [*BACKENDS, "tfmot"]:
-        if backend == "tfmot":
-            if has_tfmot(args.tfmot_python):
-                chosen.append(backend)
-                continue
-            print(
-                f"tfmot is left out: {args.tfmot_python} finds no tf_keras "
-                "with tensorflow-model-optimization. Install both into an "
-                "environment of their own and name its interpreter with "
-                "--tfmot-python."
-            )
-        elif importlib.util.find_spec(backend):
-            chosen.append(backend)
-        else:
-            print(f"{backend} is left out: it is not installed.")
-    return chosen
+    if args.backend != "tfmot":
+        yield from installed(args.backend)
+    if args.backend in (None, "tfmot"):
+        if has_tfmot(args.tfmot_python):
+            yield "tfmot"
+            return
+        print(
+            f"tfmot is left out: {args.tfmot_python} finds no tf_keras with "
+            "tensorflow-model-optimization. Install both into an environment "
+            "of their own and name its interpreter with --tfmot-python."
+        )
 
 
-def ratios(result, name):
+def row(result):
     seconds = result["seconds"]
-    return [a / b for a, b in zip(seconds[name], seconds["dense"])]
-
-
-def row(backend, model, result):
-    step = {
-        name: f"{1e3 * statistics.median(values):.1f}"
-        for name, values in result["seconds"].items()
-    }
     updates = result["update_seconds"]
     peak = [result[f"{kind}_peak_bytes"] for kind in ("dense", "masked")]
+    backend = result["backend"]
     return [
         "tfmot on tf_keras" if backend == "tfmot" else backend,
-        f"{model}, {result['parameters'] / 1e6:.1f}M",
-        step["dense"],
-        step["masked"],
-        spread(ratios(result, "masked")),
-        spread(ratios(result, "control")),
-        f"{1e3 * statistics.median(updates):.0f}" if updates else "in step",
+        f"{result['model']}, {result['parameters'] / 1e6:.1f}M",
+        milliseconds(seconds["dense"]),
+        milliseconds(seconds["masked"]),
+        spread(ratios(seconds, "masked", "dense")),
+        spread(ratios(seconds, "control", "dense")),
+        milliseconds(updates, 0) if updates else "in step",
         f"{result['bytes_per_weight']:.2f}",
         " / ".join(f"{b / 2**20:.0f}" if b else "-" for b in peak),
     ]
 
 
-def verdicts(backend, model, result):
+def verdicts(result):
     """One sentence per target of this package."""
-    ratio = statistics.median(ratios(result, "masked"))
-    judged = judge(ratio, ratios(result, "control"), TARGETS[backend])
-    yield f"{backend}, {model}: masked/dense {ratio:.3f}, {judged}"
+    seconds, backend = result["seconds"], result["backend"]
+    if backend not in TARGETS:
+        return
+    place = f"{backend}, {result['model']}"
+    ratio = statistics.median(ratios(seconds, "masked", "dense"))
+    control = ratios(seconds, "control", "dense")
+    judged = judge(ratio, control, TARGETS[backend])
+    yield f"{place}: masked/dense {ratio:.3f}, {judged}"
     size = result["bytes_per_weight"]
-    verdict = "met" if round(size, 2) <= TARGET_BYTES else "MISSED"
     yield (
-        f"{backend}, {model}: {size:.2f} bytes per masked weight, target <= "
-        f"{TARGET_BYTES:.0f}: {verdict}"
+        f"{place}: {size:.2f} bytes per masked weight, target <= "
+        f"{TARGET_BYTES:.0f}: {met(round(size, 2) <= TARGET_BYTES)}"
     )
 
 
@@ -481,8 +305,7 @@ def parse(argv):
         metavar="PATH",
         help="interpreter of an environment with tensorflow-model-optimization",
     )
-    add("--markdown", action="store_true", help="print a Markdown table")
-    add("--worker", action="store_true", help=argparse.SUPPRESS)
+    results.options(parser)
     add("--memory", choices=["dense", "masked"], help=argparse.SUPPRESS)
     add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -498,36 +321,17 @@ def parse(argv):
 
 def main(argv=None):
     args = parse(argv)
-    if args.worker:
+    if args.result:
         work(args)
         return
-    rows, sentences, packages = [], [], []
+    found = results.Results(
+        *(args, "training_overhead"),
+        settings=("rounds", "steps", "batch_size"),
+    )
     for backend in choose_backends(args):
         for model in [args.model] if args.model else MODELS:
-            print(f"measuring {backend}, {model} ...", file=sys.stderr)
-            result = start_worker(args, backend, model)
-            if result is None:
-                continue
-            for kind in ("dense", "masked"):
-                memory = start_worker(args, backend, model, kind)
-                result[f"{kind}_peak_bytes"] = (memory or {}).get("peak_bytes")
-            rows.append(row(backend, model, result))
-            if backend in TARGETS:
-                sentences += verdicts(backend, model, result)
-            if result["versions"] not in packages:
-                packages.append(result["versions"])
-    if not rows:
-        print("Nothing was measured.")
-        return
-    print(f"\n{hardware()}\n")
-    bullet = "- " if args.markdown else ""
-    for line in packages:
-        print(f"{bullet}{line}")
-    print(
-        f"\nAdam, batch size {args.batch_size}, {args.rounds} rounds of "
-        f"{args.steps} steps, masks updated every {FREQUENCY}. Ratios are "
-        "medians over the rounds (min-max).\n"
-    )
+            name = f"{backend}, {model}"
+            found.measure(name, measure_cell, args, backend, model)
     header = [
         "backend",
         "model",
@@ -539,10 +343,13 @@ def main(argv=None):
         "bytes per masked weight",
         "peak MiB, dense / masked",
     ]
-    show(header, rows, args.markdown)
-    print()
-    for sentence in sentences:
-        print(f"{bullet}{sentence}")
+    cells = found.measured.values()
+    found.finish(
+        {"steps": (header, [row(cell) for cell in cells])},
+        f"Adam, masks updated every {FREQUENCY} steps. Ratios are medians over "
+        "the rounds (min-max).",
+        [sentence for cell in cells for sentence in verdicts(cell)],
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,269 @@
+"""Benchmarks time in turns, store results, and fill the results pages."""
+
+import argparse
+import json
+import pathlib
+import re
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
+DATA = ROOT / "docs" / "results" / "data"
+
+pytestmark = pytest.mark.backend_free
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """The two modules, found as the scripts beside them find them."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import measure
+    import results
+
+    yield measure, results
+    for name in ("measure", "results"):
+        del sys.modules[name]
+
+
+@pytest.fixture
+def open_results(shared, tmp_path, monkeypatch):
+    results = shared[1]
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/toy.py"), "-a 1"])
+
+    def open_results(folder=tmp_path, **settings):
+        args = argparse.Namespace(results=folder, markdown=True, **settings)
+        settings = [name for name in settings if name != "seeds"]
+        return results.Results(args, "toy", ["numpy"], settings)
+
+    return open_results
+
+
+def rows_of(text):
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def unreachable(*args):
+    raise AssertionError("This was measured before.")
+
+
+# ---- time ------------------------------------------------------------------
+
+
+def test_calls_take_turns_and_the_first_of_a_round_changes(shared):
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    shared[0].in_turns(calls, 3, warm_up=False)
+    assert order == ["a", "b", "c", "b", "c", "a", "c", "a", "b"]
+
+
+def test_a_round_that_warms_up_is_not_in_the_figures(shared):
+    figures = iter([9.0, 1.0, 2.0])
+    calls = {"a": lambda: next(figures)}
+    assert shared[0].in_turns(calls, 2) == {"a": [1.0, 2.0]}
+
+
+def test_a_call_is_timed_by_the_clock_and_split_into_its_parts(shared):
+    now = [100.0]
+
+    def call():
+        now[0] += 8.0
+
+    measured = shared[0].timed(call, parts=4, clock=lambda: now[0])
+    assert measured() == 2.0
+    assert now == [108.0]
+
+
+def test_ratios_are_taken_round_by_round(shared):
+    seconds = {"ours": [1.0, 6.0], "base": [2.0, 3.0]}
+    assert shared[0].ratios(seconds, "ours", "base") == [0.5, 2.0]
+
+
+def test_figures_are_written_with_their_spread(shared):
+    measure = shared[0]
+    assert measure.spread([1.5, 1.0, 3.0], 2) == "1.50 (1.00-3.00)"
+    assert measure.plus_minus([1.0, 3.0], 2) == "2.00 ± 1.41"
+    assert measure.plus_minus([98.64], 1) == "98.6"
+    assert measure.milliseconds([0.001, 0.0254, 0.9]) == "25.4"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "controls", "words"),
+    [
+        (1.10, [0.98, 1.03], "met"),
+        (1.17, [0.98, 1.03], "met beyond the control's spread only"),
+        (1.30, [0.98, 1.03], "MISSED"),
+        (1.00, [0.80, 1.03], "undecided"),
+    ],
+)
+def test_a_ratio_is_judged_against_what_equal_twins_differ_by(
+    shared, ratio, controls, words
+):
+    judged = shared[0].judge(ratio, controls, 1.15)
+    assert judged.partition("<= 1.15: ")[2].startswith(words)
+
+
+def test_a_worker_returns_what_it_writes_and_is_none_if_it_fails(
+    shared, tmp_path, capsys
+):
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import os, pathlib, sys\n"
+        "assert sys.argv[3:] == ['--rounds', '2'], 'other options'\n"
+        "pathlib.Path(sys.argv[2]).write_text(os.environ['FOUND'])\n"
+    )
+    run_worker = shared[0].run_worker
+    assert run_worker(script, {"rounds": 2}, FOUND="[7]") == [7]
+    assert run_worker(script, {"rounds": 3}, FOUND="[7]") is None
+    assert "The worker for rounds 3 ended with 1" in capsys.readouterr().err
+
+
+# ---- results ---------------------------------------------------------------
+
+
+def test_a_table_is_written_as_markdown(shared):
+    text = shared[1].markdown(["method", "time"], [["dense", "1.00"]])
+    assert text == "| method | time |\n| --- | --- |\n| dense | 1.00 |\n"
+
+
+def test_what_is_stored_is_not_measured_again(open_results, tmp_path):
+    open_results().measure("a", lambda x: {"seconds": [x]}, 0.5)
+    stored = json.loads((tmp_path / "toy.json").read_text())
+    assert stored["measured"]["a"]["seconds"] == [0.5]
+    assert stored["measured"]["a"]["versions"].startswith("Python 3")
+    assert stored["measured"]["a"]["hardware"]
+    again = open_results()
+    again.measure("a", unreachable)
+    assert again.measured["a"]["seconds"] == [0.5]
+
+
+def test_a_file_does_not_mix_figures_of_two_settings(open_results):
+    open_results(rounds=3).measure("a", dict)
+    open_results(rounds=1).measure("b", dict)
+    with pytest.raises(SystemExit, match=r"Received: rounds 5 \(.*rounds 3\)"):
+        open_results(rounds=5).measure("a", unreachable)
+
+
+def test_processes_that_share_a_file_keep_each_others_measurements(
+    open_results,
+):
+    first, second = open_results(), open_results()
+    first.measure("a", dict)
+    second.measure("b", dict)
+    assert list(open_results().measured) == ["a", "b"]
+
+
+def test_a_failed_measurement_is_not_stored(open_results, tmp_path, capsys):
+    found = open_results()
+    found.measure("a", lambda: None)
+    found.finish({"times": (["x"], [])})
+    assert not (tmp_path / "toy.json").exists()
+    assert "Nothing was measured." in capsys.readouterr().out
+
+
+def test_without_a_folder_nothing_is_written(open_results, tmp_path, capsys):
+    found = open_results(folder=None)
+    found.measure("a", lambda: {"seconds": 1.0})
+    found.finish({"times": (["x"], [["1"]])})
+    assert rows_of(capsys.readouterr().out) == ["| x |", "| --- |", "| 1 |"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rounded_figures_of_earlier_runs_give_way_to_a_measurement(
+    open_results, tmp_path
+):
+    earlier = {"command": ["old"], "time": "an hour", "tables": {}}
+    (tmp_path / "toy.json").write_text(json.dumps(earlier))
+    found = open_results(seeds=[0, 1])
+    found.measure("a", dict)
+    found.finish({"times": (["x"], [["1"]])})
+    stored = json.loads((tmp_path / "toy.json").read_text())
+    assert stored["command"] == ["python benchmarks/toy.py '-a 1'"]
+    assert stored["seeds"] == [0, 1]
+    assert stored["tables"] == {"times": {"header": ["x"], "rows": [["1"]]}}
+    assert "time" not in stored
+
+
+def test_a_page_is_filled_between_its_markers_and_nowhere_else(
+    open_results, shared, tmp_path
+):
+    found = open_results(seeds=[3, 4])
+    found.measure("a", lambda: {"hardware": "a clock", "versions": "v1"})
+    found.finish({"times": (["x"], [["1"]])})
+    page = (
+        "Before.\n\n<!-- table: toy/times -->\nstale\n<!-- end -->\n\n"
+        "Between.\n\n<!-- measured: toy -->\n<!-- end -->\nAfter.\n"
+    )
+    filled = shared[1].fill(page, tmp_path)
+    assert "stale" not in filled
+    assert filled.startswith(
+        "Before.\n\n<!-- table: toy/times -->\n\n| x |\n| --- |\n| 1 |\n\n"
+        "<!-- end -->\n\nBetween.\n\n<!-- measured: toy -->\n\n"
+        "    python benchmarks/toy.py '-a 1'\n\n"
+        "- Hardware: a clock\n- Versions: v1\n"
+    )
+    assert filled.endswith("- Seeds: 3, 4\n\n<!-- end -->\nAfter.\n")
+    assert shared[1].fill(filled, tmp_path) == filled
+
+
+# ---- the pages -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_results_page_holds_what_its_files_say(shared, page):
+    text = page.read_text()
+    assert shared[1].fill(text, DATA) == text, "python benchmarks/results.py"
+    # All tables are generated: none is written by hand.
+    assert rows_of(shared[1].BLOCK.sub("", text)) == []
+
+
+def test_every_stored_table_is_on_a_page_with_its_provenance(shared):
+    pages = "\n".join(page.read_text() for page in PAGES)
+    shown = set(re.findall(r"<!-- (\w+: [\w/]+) -->", pages))
+    stored = set()
+    for path in DATA.glob("*.json"):
+        record = json.loads(path.read_text())
+        stored.add(f"measured: {path.stem}")
+        stored |= {f"table: {path.stem}/{name}" for name in record["tables"]}
+        for table in record["tables"].values():
+            widths = {len(row) for row in [table["header"], *table["rows"]]}
+            assert len(widths) == 1, path.name
+    assert shown == stored
+    assert len(PAGES) == 8
+
+
+def test_the_index_names_every_page():
+    index = (ROOT / "docs" / "results.md").read_text()
+    linked = re.findall(r"\]\(results/(\w+\.md)\)", index)
+    assert sorted(linked) == [page.name for page in PAGES]
+
+
+def anchors(path):
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    plain = (re.sub(r"[^\w\- ]", "", h.lower()) for h in headings)
+    return {heading.replace(" ", "-") for heading in plain}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        found = page.parent / file if file else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+def test_pages_named_in_configurations_exist():
+    named = set()
+    for path in (ROOT / "gin").rglob("*.gin"):
+        named |= set(re.findall(r"docs/[\w/]+\.md", path.read_text()))
+    assert named
+    assert all((ROOT / name).exists() for name in named)
