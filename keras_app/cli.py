@@ -1,6 +1,8 @@
 """What the command lines share: one line for a mistake, and nothing else."""
 
+import argparse
 import contextlib
+import difflib
 import logging
 import os
 import pathlib
@@ -12,8 +14,14 @@ EXIT_USAGE = 2
 
 NATIVE_LOG = "native.log"
 
-# gin ends messages with which functions it was in; the sentence is enough.
-GIN_TRACE = "In call to configurable"
+# gin ends messages with which functions it was in, and what those were given;
+# the sentence is enough.
+GIN_TRACE = (
+    "In call to configurable",
+    "No values supplied by Gin",
+    "Gin had values bound for",
+    "Caller supplied values for",
+)
 
 
 class UsageError(Exception):
@@ -27,12 +35,55 @@ def one_line(error):
     return text or type(error).__name__
 
 
+def nearest(name, known):
+    """Returns the name that is most like `name`, or `None`."""
+    names = {other.casefold(): other for other in known}
+    near = difflib.get_close_matches(name.casefold(), names, 1)
+    return names[near[0]] if near else None
+
+
+def did_you_mean(name, known):
+    """Returns " Did you mean ...?" with the nearest name, or an empty text."""
+    found = nearest(name, known)
+    return f" Did you mean {found}?" if found else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """Leaves it to `command` how a mistake is told."""
+
+    def error(self, message):
+        raise UsageError(message)
+
+    def parse_args(self, argv):
+        options, rest = self.parse_known_args(argv)
+        if rest:
+            flag = rest[0].partition("=")[0]
+            hint = did_you_mean(flag, self._option_string_actions)
+            raise UsageError(f"unexpected argument: {rest[0]}.{hint}")
+        check_not_empty(vars(options))
+        return options
+
+
+def check_not_empty(options):
+    """Raises where an option is empty, such as an unset variable's text.
+
+    Args:
+        options: `{name: value}`, of several values a list.
+    """
+    for name, value in options.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not text.strip():
+                raise UsageError(f"{name} must not be empty.")
+
+
 @contextlib.contextmanager
 def command(name):
     """Turns a `UsageError` into one line on stderr and exit status 2."""
     try:
         yield
     except UsageError as error:
+        if os.environ.get("KERAS_APP_TRACEBACK"):
+            raise
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(EXIT_USAGE)
 
@@ -49,6 +100,43 @@ def start_command():
     module = argv[argv.index("-m") + 1]
     if module.split(".")[0] == "keras_app":
         _silence()
+        with command(module):
+            _start_keras()
+
+
+_BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
+
+
+def _start_keras():
+    """Raises a `UsageError` unless Keras starts on one of our backends.
+
+    Keras imports the backend along with itself, and says in a traceback what
+    is wrong with it.
+    """
+    chosen = os.environ.get("KERAS_BACKEND")
+    rule = f"must be one of {', '.join(_BACKENDS)}"
+    if chosen and chosen not in _BACKENDS:
+        raise UsageError(
+            f"KERAS_BACKEND {rule}. Received: KERAS_BACKEND={chosen}."
+            + did_you_mean(chosen, _BACKENDS)
+        )
+    home = os.environ.get("KERAS_HOME", "~/.keras")
+    settings = f'KERAS_BACKEND, or "backend" in {home}/keras.json, {rule}'
+    try:
+        from keras.config import backend
+    except Exception as error:
+        missing = getattr(error, "name", None)
+        if isinstance(error, ModuleNotFoundError) and missing in _BACKENDS:
+            raise UsageError(
+                f"the Keras backend {_BACKENDS[missing]} is not installed: "
+                f"`pip install {missing}`, or choose another one with "
+                "KERAS_BACKEND."
+            ) from error
+        raise UsageError(
+            f"Keras does not start: {one_line(error)} ({settings})"
+        ) from error
+    if backend() not in _BACKENDS:
+        raise UsageError(f"{settings}. Received: {backend()}.")
 
 
 def keep_native_chatter_in(folder):

@@ -1,31 +1,22 @@
 """How the command lines read flags and gin files."""
 
-import difflib
+import functools
 import importlib
 import logging
 import pathlib
+import re
 
 from absl import flags
 
 from keras_app import cli
+from keras_app import gin_files
+from keras_app import mistakes
 
 CONFIG = "config.gin"
 RUNS = "runs"
 
 _OWN = ("keras_app", "keras")
 _MACROS = "# Macros:"
-
-# What gin, and an experiment before it starts, raise over a configuration.
-MISTAKES = (
-    ValueError,
-    TypeError,
-    OSError,
-    ImportError,
-    NameError,
-    AttributeError,
-    SyntaxError,
-    RuntimeError,
-)
 
 
 def flag_values():
@@ -44,6 +35,9 @@ def flag_values():
         "be given several times.",
         flag_values=values,
     )
+    flags.DEFINE_bool(
+        "list", False, "List the gin files, a line each.", flag_values=values
+    )
     flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
     return values
 
@@ -52,7 +46,8 @@ def read_flags(values, argv):
     """Returns `values` with what the command line says.
 
     Raises:
-        cli.UsageError: A flag or an argument that there is not.
+        cli.UsageError: A flag or an argument that there is not, or an empty
+            one.
     """
     try:
         rest = values(list(argv))[1:]
@@ -60,9 +55,26 @@ def read_flags(values, argv):
         raise cli.UsageError(cli.one_line(error)) from error
     if rest:
         raise cli.UsageError(f"unexpected argument: {rest[0]}")
+    cli.check_not_empty(values.flag_values_dict())
     return values
 
 
+def answered(options, words):
+    """Prints what `--help` or `--list` ask for; returns whether one is given.
+
+    Args:
+        options: What `read_flags` returned.
+        words: What `--help` begins with.
+    """
+    if options.help:
+        print(words)
+        print(options.get_help())
+    elif options.list:
+        print(gin_files.listing())
+    return options.help or options.list
+
+
+@functools.cache
 def import_gin():
     """Returns the gin library.
 
@@ -76,44 +88,78 @@ def import_gin():
         raise cli.UsageError(
             "gin-config is not installed: `pip install gin-config`."
         )
+    for folder in gin_files.search_path():
+        gin.add_config_file_search_path(str(folder))
     return gin
 
 
-def find(name):
-    """Returns the path of a gin file, which may lie in gin/.
+def parse(gin, paths, params):
+    """Binds what gin files, and then single bindings, say.
 
     Raises:
-        cli.UsageError: There is no such file.
+        cli.UsageError: What is wrong, where, and the nearest right name.
     """
-    for folder in _search_path():
-        path = folder / name
-        if path.is_file():
-            return path
-    known = sorted(
-        {
-            str(path.relative_to(folder))
-            for folder in _search_path()[1:]
-            for path in folder.rglob("*.gin")
-        }
-    )
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise cli.UsageError(f"--gin_file={name}: there is no such file.{hint}")
-
-
-def parse(gin, paths, params):
-    """Binds what gin files, and then single bindings, say."""
-    for folder in _search_path():
-        gin.add_config_file_search_path(str(folder))
     # gin calls it an error that a file is not in the first place it looks.
     quiet = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        gin.parse_config_files_and_bindings(
-            [str(path) for path in paths], list(params)
-        )
+        # One after the other, to know which of them is wrong.
+        for path in paths:
+            with mistakes.told(gin, str(path)):
+                gin.parse_config_file(str(path))
+        for param in params:
+            with mistakes.told(gin, f"--gin_param={param}"):
+                if not re.sub(r"#.*", "", param).strip():
+                    raise SyntaxError("Nothing is bound")
+                gin.parse_config(param)
     finally:
         logging.disable(quiet)
+
+
+def finish(gin, where):
+    """Closes the configuration, which must make a run.
+
+    Args:
+        gin: The library.
+        where: What a message begins with.
+
+    Raises:
+        cli.UsageError: There is no experiment, or a macro without a binding,
+            or one that nothing uses.
+    """
+    with mistakes.told(gin, where):
+        gin.finalize()
+        _check_experiment(gin)
+        _check_macros(gin)
+
+
+def _check_experiment(gin):
+    try:
+        experiment = gin.query_parameter("keras_app.train.run.experiment")
+    except ValueError as error:
+        raise ValueError(
+            "Nothing binds `train.run.experiment`, what to run. A file such as "
+            "models/mlp.gin completes one such as app.gin; --list shows both"
+        ) from error
+    if not isinstance(experiment, gin.config.ConfigurableReference):
+        raise ValueError(
+            "`train.run.experiment` must be a reference such as "
+            f"@experiments.train. Received: {experiment!r}"
+        )
+
+
+def _check_macros(gin):
+    """Raises over a macro that is bound for nothing: its name is wrong."""
+    names, bound = _Names(), set()
+    for statement in gin.config.config_parser.ConfigParser(
+        gin.config_str(), names
+    ):
+        # A macro is bound by its name alone.
+        if getattr(statement, "arg_name", None) == "":
+            bound.add("/".join(filter(None, statement[:2])))
+    for name in sorted(bound - names.macros):
+        hint = cli.did_you_mean(name, names.macros).rstrip(".")
+        raise ValueError(f"{name} is bound, but nothing uses it.{hint}")
 
 
 def check_own(path):
@@ -166,11 +212,13 @@ class _Names:
 
     def __init__(self):
         self.found = []
+        self.macros = set()
 
     def configurable_reference(self, name, evaluate):
         self.found.append(name)
 
     def macro(self, name):
+        self.macros.add(name)
         return name
 
 
@@ -223,8 +271,3 @@ def new_folder(stem):
     while (path := pathlib.Path(RUNS) / f"{stem}-{number}").exists():
         number += 1
     return str(path)
-
-
-def _search_path():
-    beside = pathlib.Path(__file__).resolve().parents[1] / "gin"
-    return [pathlib.Path("."), pathlib.Path("gin"), beside]

@@ -1,8 +1,8 @@
-"""A polite end: SIGTERM is noted, and obeyed behind the next checkpoint.
+"""SIGTERM is noted, and obeyed after the next checkpoint.
 
 Schedulers send it some time before they kill a process. What comes sooner, the
 next checkpoint or the kill, ends the run; either way `--resume` goes on from
-the last checkpoint.
+the last checkpoint. A sweep hands it on to its runs.
 """
 
 import contextlib
@@ -13,22 +13,44 @@ _noted = threading.Event()
 
 
 class Interrupted(Exception):
-    """The run was asked to stop, and stopped behind a checkpoint."""
+    """The run was asked to stop, and stopped after a checkpoint."""
 
 
 @contextlib.contextmanager
 def noticing_sigterm():
     """Inside, SIGTERM is noted instead of ending the process."""
     _noted.clear()
-    # Only the main thread may say what a signal does.
-    if threading.current_thread() is not threading.main_thread():
+    with keeping_handler():
+        _handle(lambda *_: _noted.set())
         yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: _noted.set())
+
+
+@contextlib.contextmanager
+def raising_at_sigterm():
+    """Inside, SIGTERM raises `Interrupted`, as Ctrl-C raises its exception."""
+
+    def stop(*_):
+        raise Interrupted("stopped by SIGTERM")
+
+    with keeping_handler():
+        _handle(stop)
+        yield
+
+
+@contextlib.contextmanager
+def keeping_handler():
+    """At the end SIGTERM does what it did before."""
+    before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _handle(before)
+
+
+def _handle(handler):
+    # Only the main thread may say what a signal does.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def was_asked():

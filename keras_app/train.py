@@ -24,7 +24,9 @@ from absl import flags
 from keras_app import cli
 from keras_app import configuration
 from keras_app import distribution as distribution_lib
+from keras_app import gin_files
 from keras_app import interruption
+from keras_app import mistakes
 from keras_app.configuration import CONFIG
 from keras_app.masks import DegenerateScores
 
@@ -100,9 +102,7 @@ def main(argv):
         cli.UsageError: What would be exit status 2.
     """
     options = configuration.read_flags(_define_flags(), argv)
-    if options.help:
-        print(__doc__)
-        print(options.get_help())
+    if configuration.answered(options, __doc__):
         return 0
     gin = configuration.import_gin()
     resume = options.resume
@@ -118,7 +118,7 @@ def main(argv):
             files = [str(stored)]
     if not files:
         raise cli.UsageError("name a configuration with --gin_file=app.gin.")
-    paths = [configuration.find(name) for name in files]
+    paths = [gin_files.find(name) for name in files]
     run_dir = options.run_dir or configuration.new_folder(paths[0].stem)
     started = []
     lost = []
@@ -164,19 +164,23 @@ def main(argv):
         say_lost(error)
         return EXIT_INTERRUPTED
     except (FloatingPointError, DegenerateScores, OSError) as error:
-        if os.environ.get("KERAS_APP_TRACEBACK"):
-            raise
         if not started:
             raise cli.UsageError(cli.one_line(error)) from error
+        if os.environ.get("KERAS_APP_TRACEBACK"):
+            raise
         print(
             f"keras_app.train: {cli.one_line(error)} What was saved by then "
             f"is in {run_dir}.",
             file=sys.stderr,
         )
         return EXIT_FAILED
-    except configuration.MISTAKES as error:
-        if started or os.environ.get("KERAS_APP_TRACEBACK"):
+    except mistakes.MISTAKES as error:
+        # A mistake of the configuration may show as late as in `fit`, but
+        # before the first step.
+        if started and started[0].trained is not False:
             raise
+        if started:
+            started[0].discard()
         raise cli.UsageError(cli.one_line(error)) from error
     if not started:
         print(f"{run_dir} is finished already; nothing to do.")
@@ -192,6 +196,7 @@ def main(argv):
 def _configured_run(gin, paths, options):
     """`run` with what the files and parameters bind."""
     configuration.parse(gin, paths, options.gin_param)
+    configuration.finish(gin, "the gin files")
     # Dynamic registration made it configurable when a file named it.
     return gin.get_configurable("keras_app.train.run")
 

@@ -15,6 +15,7 @@ from keras_app.enforcement import state_of
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import model_state
+from keras_app.experiments.callbacks import Recorder
 from keras_app.experiments.callbacks import restore_model_state
 from keras_app.experiments.run_folder import MODEL
 from keras_app.experiments.session import open_folder
@@ -356,7 +357,14 @@ class _Run:
             MilestoneLearningRate(rate, s.milestones, s.warmup_epochs)
         )
         callbacks.append(best)
-        callbacks.append(_Recorder(self, number, index, pruner, best))
+        callbacks.append(
+            Recorder(
+                self.session.folder,
+                lambda epoch, logs: self.epoch_done(
+                    number, index, epoch, logs, model, pruner, best
+                ),
+            )
+        )
         if epoch < s.epochs:
             model.fit(
                 megabatch.epochs(epoch, s.epochs),
@@ -593,19 +601,6 @@ class _Run:
             ),
             "megabatches": rows,
         }
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Hands each epoch to the run, after all other callbacks."""
-
-    def __init__(self, run, number, index, pruner, best):
-        super().__init__()
-        self._epoch_done = lambda epoch, logs, model: run.epoch_done(
-            number, index, epoch, logs, model, pruner, best
-        )
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._epoch_done(epoch, logs, self.model)
 
 
 def _check_methods(methods):

@@ -181,6 +181,28 @@ class BestWeights(keras.callbacks.Callback):
             self.model.set_weights(self.weights)
 
 
+class Recorder(keras.callbacks.Callback):
+    """Tells a run of its first step and its epochs, after other callbacks.
+
+    Args:
+        folder: The `RunFolder`.
+        epoch_done: Called with an epoch's number and its logs.
+    """
+
+    def __init__(self, folder, epoch_done):
+        super().__init__()
+        self._folder = folder
+        self._epoch_done = epoch_done
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Notes that nothing has refused to train."""
+        self._folder.trained = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Hands the epoch over."""
+        self._epoch_done(epoch, logs)
+
+
 def model_state(model):
     """Every variable of a model and its optimizer, `{name: array}`.
 

@@ -17,6 +17,7 @@ from keras_app.checks import check_number
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import model_state
+from keras_app.experiments.callbacks import Recorder
 from keras_app.experiments.callbacks import restore_model_state
 from keras_app.experiments.run_folder import MODEL
 from keras_app.experiments.session import open_folder
@@ -694,7 +695,7 @@ class _Training:
                     MilestoneLearningRate(rate, *self._learning_rate()),
                     *([self.tracker] if self.tracker else []),
                     self.best,
-                    _Recorder(self),
+                    Recorder(self.run.session.folder, self.epoch_done),
                 ],
                 verbose=0,
                 shuffle=False,
@@ -941,17 +942,6 @@ class _Training:
                 path: _unpacked(arrays[f"last/{i}"], variable.shape)
                 for i, (path, variable) in enumerate(search.variables.items())
             }
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Hands each epoch to the training, after all other callbacks."""
-
-    def __init__(self, training):
-        super().__init__()
-        self._epoch_done = training.epoch_done
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._epoch_done(epoch, logs)
 
 
 def _convolutions(model):

@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import zipfile
 
@@ -44,6 +45,8 @@ class RunFolder:
         writes: Whether this process does.
         before_summary: Called without arguments when everything is written
             but the summary, which says that the folder is finished.
+        trained: Whether training steps were taken; `None` where an experiment
+            does not tell.
     """
 
     def __init__(self, path, keep=2):
@@ -51,6 +54,8 @@ class RunFolder:
         self.keep = keep
         self.writes = distribution.is_chief()
         self.before_summary = lambda: None
+        self.trained = None
+        self._is_new = False
         self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._written = None  # the future of the last checkpoint
 
@@ -84,8 +89,15 @@ class RunFolder:
     def begin(self):
         """Makes the folder; from here on there is something to resume."""
         if self.writes:
+            self._is_new = not self.path.exists()
             (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
             self._lock()
+
+    def discard(self):
+        """Removes the folder if `begin` made it: nothing was trained."""
+        self.flush()
+        if self._is_new:
+            shutil.rmtree(self.path)
 
     def _lock(self):
         """Keeps other processes out for as long as this one lives."""

@@ -95,6 +95,7 @@ class Session:
             on_start: Called with the folder, or `None`.
         """
         self.folder.begin()
+        self.folder.trained = self._checkpoint is not None
         if on_start is not None:
             on_start(self.folder)
         if self._checkpoint is None:

@@ -11,6 +11,7 @@ from keras_app import models
 from keras_app import report as report_lib
 from keras_app.checks import check_int
 from keras_app.experiments.callbacks import model_state
+from keras_app.experiments.callbacks import Recorder
 from keras_app.experiments.callbacks import restore_model_state
 from keras_app.experiments.run_folder import MODEL
 from keras_app.experiments.session import open_folder
@@ -195,7 +196,10 @@ class _Run:
                 initial_epoch=first,
                 epochs=self.epochs,
                 validation_data=self.data.validation,
-                callbacks=[*self.callbacks, _Recorder(self)],
+                callbacks=[
+                    *self.callbacks,
+                    Recorder(self.session.folder, self.epoch_done),
+                ],
                 verbose=0,
                 shuffle=False,
             )
@@ -354,14 +358,3 @@ class _Run:
                 "psnr_of_input": -10 * math.log10(before),
             }
         return {"accuracy": float(np.mean(np.argmax(outputs, -1) == targets))}
-
-
-class _Recorder(keras.callbacks.Callback):
-    """Hands each epoch to the run, after all other callbacks."""
-
-    def __init__(self, run):
-        super().__init__()
-        self._epoch_done = run.epoch_done
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._epoch_done(epoch, logs)

@@ -4,7 +4,6 @@ Exit status: 0 the files are written and verified; 2 the arguments are wrong or
 the export was refused, said in one line.
 """
 
-import argparse
 import sys
 
 from keras_app import cli
@@ -12,15 +11,8 @@ from keras_app import cli
 _NAME = "keras_app.export"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Leaves it to `cli.command` how a mistake is told."""
-
-    def error(self, message):
-        raise cli.UsageError(message)
-
-
 def _parser():
-    parser = _Parser(
+    parser = cli.Parser(
         prog=f"python -m {_NAME}",
         description="Writes a trained model to files that are smaller, "
         "verified and described.",

@@ -1,23 +1,21 @@
 """Writes the run page: `python -m keras_app.report RUN_DIR [RUN_DIR ...]`.
 
-Exit status: 0 the page is written; 2 the arguments are wrong, said in one line.
+The folder of a sweep stands for all its runs. Exit status: 0 the page is
+written; 2 the arguments are wrong, said in one line.
 """
 
-import argparse
+import pathlib
 import sys
 
 from keras_app import cli
+from keras_app.report.page import COMPARISON
+from keras_app.report.page import default_path
 from keras_app.report.page import PAGE
 from keras_app.report.page import write_page
+from keras_app.sweep.results import folders_and_notes
+from keras_app.sweep.results import SWEEP
 
 _NAME = "keras_app.report"
-
-
-class _Parser(argparse.ArgumentParser):
-    """Leaves it to `cli.command` how a mistake is told."""
-
-    def error(self, message):
-        raise cli.UsageError(message)
 
 
 def main(argv):
@@ -32,22 +30,38 @@ def main(argv):
     Raises:
         cli.UsageError: What would be exit status 2.
     """
-    parser = _Parser(
+    parser = cli.Parser(
         prog=f"python -m {_NAME}",
         description="One page with plots and tables of one or several runs.",
     )
-    parser.add_argument("run_dirs", metavar="RUN_DIR", nargs="+")
+    parser.add_argument(
+        "run_dirs",
+        metavar="RUN_DIR",
+        nargs="+",
+        help="a run folder, or a sweep folder for all its runs",
+    )
     parser.add_argument(
         "--output",
         metavar="page.html",
-        help=f"file to write; {PAGE} in the first run folder if not given",
+        help=f"file to write; {PAGE} in the folder if not given, or "
+        f"{COMPARISON} beside several",
     )
     options = parser.parse_args(argv)
+    named = [pathlib.Path(folder) for folder in options.run_dirs]
     try:
-        path = write_page(options.run_dirs, options.output)
+        folders, notes = [], []
+        for folder in named:
+            found, said = [folder], []
+            if (folder / SWEEP).is_file():
+                found, said = folders_and_notes(folder)
+            folders += found
+            notes += said
+        if not folders:
+            raise cli.UsageError(f"{named[0]}: none of its runs has begun.")
+        path = options.output or default_path(named)
+        print(write_page(folders, path, notes=notes))
     except (ValueError, OSError) as error:
         raise cli.UsageError(cli.one_line(error)) from error
-    print(path)
     return 0
 
 

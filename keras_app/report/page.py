@@ -19,6 +19,7 @@ from keras_app.report.runs import DENSE
 from keras_app.report.runs import number
 
 PAGE = "report.html"
+COMPARISON = "comparison.html"
 
 
 def write_page(run_dirs, path=None, summaries=None, notes=()):
@@ -32,7 +33,8 @@ def write_page(run_dirs, path=None, summaries=None, notes=()):
     Args:
         run_dirs: A run folder, or a list of them.
         path: File to write, replaced in one step. Defaults to `report.html`
-            in the first run folder.
+            in the run folder; for several, `comparison.html` beside them, in
+            the folder that holds them all.
         summaries: What `summary.json` holds, a dict for each of `run_dirs`,
             where it is loaded already. Defaults to reading the files.
         notes: Sentences to be read before the results, such as on runs that
@@ -67,9 +69,17 @@ def write_page(run_dirs, path=None, summaries=None, notes=()):
             f"{len(summaries)} summaries for {len(folders)} folders"
         )
     runs = runs_lib.load(folders, summaries)
-    path = pathlib.Path(path) if path else folders[0] / PAGE
+    path = pathlib.Path(path) if path else default_path(folders)
     files.write_bytes(path, _page(runs, notes).encode("utf-8", "replace"))
     return path
+
+
+def default_path(folders):
+    """Where the page of run folders goes: never over that of one of several."""
+    if len(folders) == 1:
+        return folders[0] / PAGE
+    parents = [folder.resolve().parent for folder in folders]
+    return pathlib.Path(os.path.commonpath(parents)) / COMPARISON
 
 
 def _page(runs, notes):

@@ -57,6 +57,11 @@ def number(value):
     return value if math.isfinite(value) else None
 
 
+def has_run(folder):
+    """Returns whether a folder holds a run, finished or not."""
+    return any((folder / name).is_file() for name in (SUMMARY, _METRICS))
+
+
 def load(folders, summaries):
     """`Run`s of folders; a summary that is `None` is read from its folder.
 
@@ -77,7 +82,7 @@ def load(folders, summaries):
 def _load(name, folder, summary):
     summary = _read_summary(folder / SUMMARY) if summary is None else summary
     log, config = folder / _METRICS, folder / _CONFIG
-    if summary is None and not log.is_file():
+    if summary is None and not has_run(folder):
         raise ValueError(
             f"{folder} is no run folder: it holds neither {SUMMARY} nor "
             f"{_METRICS}"

@@ -5,10 +5,10 @@ Ray: on this machine, or with `--address` on a cluster. A sweep that was killed
 goes on with `--resume`. The sweep folder holds a run folder for each point,
 `config.gin` (what they share), `sweep.json`, `logs/` and `report.html`. Exit
 status: 0 done; 1 some runs failed, the others are done; 2 the arguments or a
-configuration are wrong, said in one line before anything is started.
+configuration are wrong, said in one line before anything is started; 75 it was
+stopped by SIGTERM, and its runs after their next checkpoints.
 """
 
-import os
 import pathlib
 import re
 import sys
@@ -17,16 +17,20 @@ from absl import flags
 
 from keras_app import cli
 from keras_app import configuration
+from keras_app import gin_files
+from keras_app import interruption
+from keras_app import mistakes
 from keras_app.configuration import CONFIG
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.sweep import grid
 from keras_app.sweep import parallel
+from keras_app.sweep.results import SWEEP
 from keras_app.sweep.runs import bindings
 from keras_app.sweep.runs import NAME
-from keras_app.sweep.runs import SWEEP
 from keras_app.sweep.runs import Sweep
+from keras_app.train import EXIT_INTERRUPTED
 
-EXIT_INTERRUPTED = 130
+EXIT_BY_HAND = 130  # as a shell says it of Ctrl-C
 
 
 def _define_flags():
@@ -88,28 +92,27 @@ def main(argv):
         argv: The arguments, the program's name first.
 
     Returns:
-        The exit status, 0 or 1; 130 if it was interrupted.
+        The exit status, 0 or 1; 75 after SIGTERM, 130 after Ctrl-C.
 
     Raises:
         cli.UsageError: What would be exit status 2.
     """
     options = configuration.read_flags(_define_flags(), argv)
-    if options.help:
-        print(__doc__)
-        print(options.get_help())
+    if configuration.answered(options, __doc__):
         return 0
     gin = configuration.import_gin()
     try:
         _check_gpus(options.gpus_per_run)
         sweep = _planned(gin, options)
         _check_points(gin, sweep)
-    except configuration.MISTAKES as error:
-        if os.environ.get("KERAS_APP_TRACEBACK"):
-            raise
+    except mistakes.MISTAKES as error:
         raise cli.UsageError(cli.one_line(error)) from error
-    if sweep.waiting:
-        ray = parallel.import_ray()
-        try:
+    if not sweep.waiting:
+        print(f"{sweep.path} is finished already; nothing to do.")
+        return sweep.finish()
+    ray = parallel.import_ray()
+    try:
+        with interruption.raising_at_sigterm():
             with parallel.started(ray, options.address):
                 sweep.run(
                     ray,
@@ -118,16 +121,20 @@ def main(argv):
                     retries=options.retries,
                     may_grow=options.address is not None,
                 )
-        except KeyboardInterrupt:
-            print(
-                f"{NAME}: stopped. It goes on with --resume "
-                f"--sweep_dir={sweep.path}",
-                file=sys.stderr,
-            )
-            return EXIT_INTERRUPTED
-    else:
-        print(f"{sweep.path} is finished already; nothing to do.")
+    except interruption.Interrupted as error:
+        return _stopped(sweep, error, EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        return _stopped(sweep, "stopped", EXIT_BY_HAND)
     return sweep.finish()
+
+
+def _stopped(sweep, how, status):
+    """Says how to go on; returns the exit status."""
+    print(
+        f"{NAME}: {how}. It goes on with --resume --sweep_dir={sweep.path}",
+        file=sys.stderr,
+    )
+    return status
 
 
 # ---- the plan ----------------------------------------------------------
@@ -139,7 +146,7 @@ def _planned(gin, options):
         raise cli.UsageError(
             "--resume needs --sweep_dir, the folder to continue."
         )
-    files = [configuration.find(name) for name in options.gin_file]
+    files = [gin_files.find(name) for name in options.gin_file]
     grids = [grid.parse(text) for text in options.grid]
     stored = None
     if options.sweep_dir is not None:
@@ -199,12 +206,7 @@ def _check_bindings(gin, grids, params):
         if binding:
             taken.add(_parameter(gin, binding.group(1)))
     for binding, _ in grids:
-        try:
-            parameter = _parameter(gin, binding)
-        except ValueError as error:
-            raise cli.UsageError(
-                f"--grid={binding}: {cli.one_line(error)}"
-            ) from error
+        parameter = _parameter(gin, binding)
         if parameter in taken:
             raise cli.UsageError(
                 f"--grid={binding}: it is bound already, by another --grid or "
@@ -218,22 +220,18 @@ def _parameter(gin, binding):
     # A macro is called by its name alone.
     if "." not in binding:
         return binding
-    return gin.config.ParsedBindingKey.parse(binding).scope_selector_arg
+    with mistakes.told(gin, f"--grid={binding}"):
+        return gin.config.ParsedBindingKey.parse(binding).scope_selector_arg
 
 
 def _check_points(gin, sweep):
     """Raises unless gin can read every run's configuration."""
     for run, point in zip(sweep.runs, sweep.points):
-        try:
-            gin.clear_config()
+        gin.clear_config()
+        with mistakes.told(gin, run["label"]):
             gin.parse_config(sweep.config)
             gin.parse_config(bindings(point))
-            gin.finalize()
-            gin.query_parameter("keras_app.train.run.experiment")
-        except configuration.MISTAKES as error:
-            raise cli.UsageError(
-                f"{run['label']}: {cli.one_line(error)}"
-            ) from error
+        configuration.finish(gin, run["label"])
 
 
 if __name__ == "__main__":

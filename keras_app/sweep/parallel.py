@@ -14,11 +14,13 @@ import sys
 import time
 
 from keras_app import cli
+from keras_app import interruption
 from keras_app.cli import GIN_TRACE
 
 # The smallest that Ray takes: nothing but a few words travels through it.
 _STORE_BYTES = 10**8
 _PATIENCE_SECONDS = 10
+_GLANCE_SECONDS = 1.0
 
 
 def import_ray():
@@ -55,19 +57,23 @@ def started(ray, address=None):
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     refusals = OSError, RuntimeError, ValueError, ray.exceptions.RayError
     try:
-        if address is None:
-            where = "Ray does not start"
-            ray.init(
-                "local",
-                include_dashboard=False,
-                object_store_memory=_STORE_BYTES,
-                **quiet,
-            )
-        else:
-            where = f"--address={address}"
-            _knock(address)
-            where += " (if it asks for a token, set RAY_AUTH_MODE=token)"
-            ray.init(address, **quiet)
+        # Ray answers SIGTERM with SystemExit from here on.
+        with interruption.keeping_handler():
+            if address is None:
+                where = "Ray does not start"
+                ray.init(
+                    "local",
+                    include_dashboard=False,
+                    object_store_memory=_STORE_BYTES,
+                    **quiet,
+                )
+            else:
+                where = f"--address={address}"
+                _knock(address)
+                where += " (if it asks for a token, set RAY_AUTH_MODE=token)"
+                ray.init(address, **quiet)
+    except SystemExit as error:
+        raise interruption.Interrupted("stopped by SIGTERM") from error
     except refusals as error:
         raise cli.UsageError(f"{where}: {cli.one_line(error)}") from error
     try:
@@ -107,6 +113,11 @@ def run_all(ray, jobs, cpus, gpus, ended):
         ended: Called with a name, the seconds its command took, its exit
             status and what it said last. If its worker or machine was lost
             these are 0, `None` and why. Returns whether to run it again.
+
+    Raises:
+        interruption.Interrupted, KeyboardInterrupt: As the signal's handler
+            raised it. SIGTERM was handed on to the commands, and they have
+            ended; a second signal does not wait for that.
     """
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     # A worker that is lost counts as a failure like any other.
@@ -116,10 +127,7 @@ def run_all(ray, jobs, cpus, gpus, ended):
     def start(name):
         going[task.remote(*jobs[name])] = name
 
-    for name in jobs:
-        start(name)
-    while going:
-        (reference,), _ = ray.wait(list(going))
+    def take(reference):
         name = going.pop(reference)
         try:
             seconds, status, said = ray.get(reference)
@@ -129,6 +137,19 @@ def run_all(ray, jobs, cpus, gpus, ended):
             seconds, status, said = 0.0, None, cli.one_line(cause)
         if ended(name, seconds, status, said):
             start(name)
+
+    try:
+        for name in jobs:
+            start(name)
+        while going:
+            (reference,), _ = ray.wait(list(going))
+            take(reference)
+    except (interruption.Interrupted, KeyboardInterrupt):
+        for reference in going:
+            ray.cancel(reference)
+        if going:
+            ray.wait(list(going), num_returns=len(going))
+        raise
 
 
 def attempt(arguments, log, cwd, environment):
@@ -151,14 +172,25 @@ def attempt(arguments, log, cwd, environment):
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         begin = file.seek(0, os.SEEK_END)
-        status = subprocess.call(
+        with subprocess.Popen(
             [sys.executable, *arguments],
             cwd=cwd,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-        )
+        ) as process:
+            status = None
+            try:
+                # Only between glances can it be told to stop.
+                while status is None:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        status = process.wait(_GLANCE_SECONDS)
+            except KeyboardInterrupt:
+                # Ray's word for a task that is cancelled.
+                process.terminate()
+                process.wait()
+                raise
     with open(log, "rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()

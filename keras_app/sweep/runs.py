@@ -12,16 +12,16 @@ from keras_app import cli
 from keras_app import report
 from keras_app.configuration import CONFIG
 from keras_app.experiments.progress import Terminal
-from keras_app.experiments.run_folder import METRICS
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.experiments.run_folder import SUMMARY
 from keras_app.report.runs import number
 from keras_app.sweep import grid
 from keras_app.sweep import parallel
+from keras_app.sweep.results import folders_and_notes
+from keras_app.sweep.results import SWEEP
 from keras_app.train import EXIT_MISSED
 
 EXIT_FAILED = 1
-SWEEP = "sweep.json"
 LOGS = "logs"
 NAME = "keras_app.sweep"
 
@@ -198,20 +198,11 @@ class Sweep:
             The exit status.
         """
         self._write()
-        failed = [run for run in self.runs if run["status"] == "failed"]
-        folders = [self.path / run["label"] for run in self.runs]
-        folders = [
-            folder
-            for folder in folders
-            if (folder / SUMMARY).exists() or (folder / METRICS).exists()
-        ]
         self._print_table()
+        folders, notes = folders_and_notes(self.path)
         if folders:
-            page = report.write_page(
-                folders,
-                self.path / report.PAGE,
-                notes=[f"{r['label']} failed: {r['message']}" for r in failed],
-            )
+            page = self.path / report.PAGE
+            report.write_page(folders, page, notes=notes)
             self._terminal.line(f"{page} shows the runs side by side")
         for run in self.runs:
             if run["message"]:
@@ -220,6 +211,7 @@ class Sweep:
                     f"{run['message']}",
                     file=sys.stderr,
                 )
+        failed = any(run["status"] == "failed" for run in self.runs)
         return EXIT_FAILED if failed else 0
 
     def _print_table(self):

@@ -1,0 +1,105 @@
+"""What an installed package holds: it works in any folder."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+pytestmark = pytest.mark.backend_free
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = ("keras_app", "gin", "setup.py", "pyproject.toml", "README.md")
+SOURCES += ("LICENSE",)
+# What is included lies in the package, too.
+SHORT = [
+    "--gin_file=app.gin",
+    "--gin_param=include 'models/mlp.gin'",
+    "--gin_param=anytime.epochs=1",
+    "--gin_param=anytime.milestones=()",
+    "--gin_param=anytime.methods=('app',)",
+    "--gin_param=data.Megabatches.num_megabatches=1",
+    "--gin_param=data.Megabatches.megabatch_size=200",
+]
+
+
+def python(*arguments, cwd, **environment):
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel, built by way of a source distribution as a release is."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    code = "from setuptools import build_meta; build_meta.build_sdist('..')"
+    python("-c", code, cwd=source)
+    [archive] = source.parent.glob("*.tar.gz")
+    pip = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    python(*pip, "--no-index", str(archive), cwd=source.parent)
+    archive.unlink()
+    [path] = source.parent.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel):
+    """Runs Python with the wheel instead of the sources."""
+    site, elsewhere = wheel.parent / "site", wheel.parent / "elsewhere"
+    elsewhere.mkdir()
+    pip = ["-m", "pip", "install", "--no-deps", "--no-index", "-q"]
+    python(*pip, f"--target={site}", str(wheel), cwd=elsewhere)
+
+    def run(*arguments):
+        return python(*arguments, cwd=elsewhere, PYTHONPATH=str(site))
+
+    code = (
+        "import importlib.util\n"
+        "print(importlib.util.find_spec('keras_app').origin)"
+    )
+    assert run("-c", code).strip() == str(site / "keras_app" / "__init__.py")
+    return run
+
+
+def test_a_wheel_holds_the_gin_files_the_data_and_the_licence(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    ours = {
+        path.relative_to(ROOT / "gin").as_posix()
+        for path in (ROOT / "gin").rglob("*.gin")
+    }
+    start = "keras_app/configs/"
+    found = {x.removeprefix(start) for x in names if x.startswith(start)}
+    assert found == ours and "app.gin" in found
+    data = ROOT / "keras_app" / "data" / "tfds"
+    for path in data.rglob("*"):
+        if path.is_file():
+            assert path.relative_to(ROOT).as_posix() in names
+    assert any(x.endswith(".dist-info/licenses/LICENSE") for x in names)
+    # A folder gin/ beside the package would hide the gin library.
+    tops = {name.split("/")[0] for name in names}
+    assert sorted(x for x in tops if "dist-info" not in x) == ["keras_app"]
+
+
+def test_a_config_runs_from_any_folder(installed):
+    told = installed("-m", "keras_app.train", *SHORT, "--run_dir=run")
+    assert "app: mlp, 266,610 parameters" in told
+    assert "run/report.html shows the run" in told
+
+
+def test_the_configs_are_listed_in_any_folder(installed):
+    told = installed("-m", "keras_app.train", "--list")
+    assert "\nmagnitude.gin " in told and "\nmodels/mlp.gin " in told
