@@ -34,9 +34,9 @@ def size(variable):
 
 def count_zeros(variable):
     """Returns how many entries of a variable are exactly zero."""
-    # NumPy reads the CPU's memory in place: 0.2 s for the 25M
-    # weights of a ResNet-50. Operations of the backends take 1 to 30 s, as they make
-    # temporaries, or are compiled for each shape.
+    # NumPy reads the CPU's memory in place: 0.2 s for the 25M weights of a
+    # ResNet-50. The backends' own operations take 1 to 30 s, because they make
+    # temporaries or are compiled for each shape.
     values = ops.convert_to_numpy(variable)
     return int(values.size - np.count_nonzero(values))
 

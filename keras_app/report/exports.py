@@ -135,8 +135,10 @@ class ExportReport:
         Long lists are shortened; the attributes hold them whole.
         """
         repairs = [text.split(": ", 1) for text in self.repairs]
+        named = [parts for parts in repairs if len(parts) == 2]
         return [
-            *(f"repaired: {line}" for line in _grouped(repairs)),
+            *(f"repaired: {line}" for line in _grouped(named)),
+            *(f"repaired: {x[0]}" for x in repairs if len(x) == 1),
             *(f"dense: {x}" for x in _grouped(self.dense_tensors.items())),
             *(f"note: {text}" for text in self.notes),
         ]
