@@ -1131,8 +1131,7 @@ def test_small_shares_are_not_said(method):
 
 
 def test_the_teacher_of_a_distiller_is_no_part_of_the_model():
-    student = frozen_base()
-    student.trainable = True
+    student = with_head(layers.Dense(50), (120,))
     teacher = chain((120,), layers.Dense(500), layers.Dense(2))
     model = keras.distillation.Distiller(
         teacher=teacher,
