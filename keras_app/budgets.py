@@ -223,9 +223,9 @@ def _flops(model, variables):
         warnings.warn(
             "The budget of FLOPs, a share or an amount, is one of the rest of "
             "the model. Left out, because it is not known how often they are "
-            f"applied: {', '.join(unknown)}"
+            f"applied: {selection.some(unknown)}"
         )
-    total = sum(known.get(id(v), 0) for v in model.trainable_variables)
+    total = sum(known.get(id(v), 0) for v in model.weights)
     # FLOPs for each entry, a whole number.
     each = {
         path: known[id(v)] // math.prod(v.shape)

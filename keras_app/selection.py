@@ -140,10 +140,47 @@ def adapted_layers(model):
     ]
 
 
-def some(names):
+def some(names, most=4):
     """The first names of a list, in a sentence."""
-    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + rest
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def grouped(reasons):
+    """Lines on `(name, reason)` pairs, one for each reason with many names.
+
+    Reasons that differ only in the number they begin with are one.
+
+    Example:
+
+    >>> grouped([("a", "a bias"), ("b", "a bias")])
+    ['a: a bias', 'b: a bias']
+    >>> grouped([(name, "a bias; see there") for name in "abcdefg"])
+    ['7 biases; see there: a, b, c, d and 3 more']
+    >>> grouped([(name, "2 zeros stay") for name in "abcdefg"])
+    ['a: 2 zeros stay; the same for b, c, d, e and 2 more']
+    """
+    groups = {}
+    for name, reason in reasons:
+        number, words = re.match(r"(\d+ )?(.*)", reason, re.DOTALL).groups("")
+        groups.setdefault(words, []).append((name, number + words))
+    lines = []
+    for words, members in groups.items():
+        names = [name for name, _ in members]
+        noun = re.match(r"an? (.*?)(?=$| of | \(|[;:,])", words)
+        if len(members) <= 4:
+            lines += [f"{name}: {reason}" for name, reason in members]
+        elif noun is None:
+            first = f"{names[0]}: {members[0][1]}"
+            lines.append(f"{first}; the same for {some(names[1:])}")
+        else:
+            end = "es" if noun[1].endswith("s") else "s"
+            rest = words[noun.end() :].replace("name it", "name them")
+            rest = rest.replace("prune it", "prune them")
+            many = f"{len(members)} {noun[1]}{end}{rest}"
+            lines.append(f"{many}: {some(names)}")
+    return lines
 
 
 def _why_frozen(model):

@@ -164,6 +164,10 @@ def test_the_saved_model_is_the_judged_one_and_really_sparse(finished):
     kept = sum(np.count_nonzero(k) for k in kernels)
     total = sum(k.size for k in kernels)
     assert kept / total == summary["effective_density"]
+    values = model.get_weights()
+    zeros = sum(int(np.sum(value == 0)) for value in values)
+    share = zeros / sum(value.size for value in values)
+    assert summary["sparsity_all"] == pytest.approx(share)
 
 
 @pytest.mark.backend_free

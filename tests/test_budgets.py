@@ -398,3 +398,16 @@ def test_units_of_a_whole_model_have_no_size_by_shape(structure):
     assert "`structure` must be None, Block or Channel" in str(error.value)
     assert "depends on the model" in str(error.value)
     assert f"structure={structure!r}" in str(error.value)
+
+
+def test_a_budget_is_one_of_the_whole_model_with_what_is_frozen():
+    # Half of the FLOPs are frozen: a quarter less is half of the others.
+    model = chain(
+        (10,), layers.Dense(10, name="frozen"), layers.Dense(10, name="free")
+    )
+    model.get_layer("frozen").trainable = False
+    sparsity = budgets.sparsity_for(model, "flops:0.75")
+    assert sparsity == 0.5
+    assert share_of_flops(pruned(drawn(model), sparsity)) == 0.75
+    with pytest.raises(ValueError, match="still needs 'flops:0.5"):
+        budgets.sparsity_for(model, "flops:0.25")

@@ -1212,3 +1212,14 @@ def test_the_new_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     kernel = ops.convert_to_numpy(stripped.get_layer("hidden").kernel)
     groups = kernel.reshape(4, 4, 32)
     assert (np.count_nonzero(groups == 0, axis=1) == 2).all()
+
+
+def test_the_logs_tell_the_share_of_the_marked_and_of_all_weights():
+    model = dense(W64)
+    model = prune_low_magnitude(model, ConstantSparsity(0.5, 0))
+    history = train(model, UpdatePruningStep()).history
+    kernel, *others = [ops.convert_to_numpy(v) for v in model.weights]
+    zeros = kernel.size // 2 + sum(int(np.sum(v == 0)) for v in others)
+    total = kernel.size + sum(v.size for v in others)
+    assert history["sparsity"] == [0.5]
+    assert history["sparsity_all"] == [pytest.approx(zeros / total)]

@@ -139,6 +139,11 @@ def test_tickets_are_judged_on_all_data(prac):
     assert ticket["accuracies"] == [judged["test_accuracy"]]
     assert summary["accuracy"] == ticket["accuracy"]
     assert summary["effective_density"] == pytest.approx(101 / TOTAL)
+    values = keras.models.load_model(folder / "model.keras").get_weights()
+    zeros = sum(int(np.sum(value == 0)) for value in values)
+    share = zeros / sum(value.size for value in values)
+    assert judged["sparsity_all"] == pytest.approx(share)
+    assert summary["sparsity_all"] == pytest.approx(share)
     # On all data the rounds are the tickets' trainings.
     prunings = [t["prunings"] for t in summary["methods"]["vanilla"]["tickets"]]
     assert prunings == [0, 1, 2]

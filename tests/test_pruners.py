@@ -1042,3 +1042,241 @@ def test_a_model_less_sparse_than_asked_is_said_to_train_its_zeros():
     with pytest.warns(UserWarning, match="80.0 % .* zero before the training"):
         pruner.set_model(sparse_model(0.8))
     assert pruner.masks["dense/kernel"].all()
+
+
+# ---- shares ------------------------------------------------------------
+
+
+def frozen_base():
+    """A frozen kernel of 120x50, and a head of 50x2 that trains."""
+    base = chain((120,), layers.Dense(50, name="inner"))
+    base.name = "base"
+    base.trainable = False
+    return with_head(base, (120,))
+
+
+def with_head(body, shape, units=2):
+    """No bias is zero, so that zeros are those of kernels."""
+    head = layers.Dense(units, name="head", bias_initializer="ones")
+    model = chain(shape, body, head)
+    for variable in model.weights:
+        if len(variable.shape) < 2:
+            variable.assign(np.ones(variable.shape))
+    model.compile("sgd", "mse")
+    return model
+
+
+def logs_of(model, *callbacks):
+    x = np.ones((8, *model.input_shape[1:]), "float32")
+    y = np.ones((8, *model.output_shape[1:]), "float32")
+    return model.fit(x, y, verbose=0, callbacks=list(callbacks)).history
+
+
+def test_a_frozen_base_is_said_and_counted():
+    model = frozen_base()
+    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    with pytest.warns(UserWarning) as said:
+        logs = logs_of(model, pruner)
+    # 6,000 of 6,050 + 102; biases are no matrices.
+    [text] = [str(w.message) for w in said if "not pruned" in str(w.message)]
+    assert text == (
+        "MagnitudePruner: 97.5 % of the model's weights are not pruned: base "
+        "(97.5 %, frozen). `sparsity` is that of the weights to prune, "
+        "`sparsity_all` that of the whole model. To prune what is frozen, make "
+        "it trainable and compile."
+    )
+    assert logs["sparsity"] == [0.5]
+    assert logs["sparsity_all"] == [pytest.approx(50 / 6152)]
+    report = pruner.report
+    assert report.sparsity_all == pytest.approx(50 / 6152)
+    assert [(row.path, row.layer) for row in report.untrained] == [
+        ("inner/kernel", "base"),
+        ("inner/bias", "base"),
+    ]
+    assert "not trained: base (6,050 weights, 0 of them zero)" in str(report)
+
+
+def test_a_recurrent_layer_that_is_left_out_is_said():
+    # 2 * 80 * 240 + 2 * 240 weights, of 54,652 in all.
+    gru = chain((4, 80), layers.GRU(80, name="gru"), layers.Dense(190))
+    gru.name = "body"
+    model = with_head(gru, (4, 80))
+    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    with pytest.warns(UserWarning, match=r"71.1 % of .*a kernel of GRUCell"):
+        logs = logs_of(model, pruner)
+    assert logs["sparsity"] == [0.5]
+    zeros_now = sum(zeros(values) for values in weights(model).values())
+    assert logs["sparsity_all"] == [pytest.approx(zeros_now / 54652)]
+    assert logs["sparsity_all"][0] < 0.16
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_what_the_filters_do_not_name_is_no_surprise():
+    logs_of(frozen_base(), pruners.MagnitudePruner(OneShot(0.5), filters="hea"))
+
+
+def test_what_the_filters_name_and_is_frozen_is_said():
+    pruner = pruners.MagnitudePruner(OneShot(0.5), filters="kernel")
+    with pytest.warns(UserWarning, match="97.5 % .*frozen"):
+        logs_of(frozen_base(), pruner)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_small_shares_are_not_said(method):
+    # A fifth is vectors, which nobody prunes.
+    make(method, ConstantSparsity(0.5, 0)).set_model(network())
+    model = chain((8,), layers.Embedding(10, 4), layers.Flatten())
+    make(method).set_model(with_head(model, (8,), units=10))
+
+
+def test_the_teacher_of_a_distiller_is_no_part_of_the_model():
+    student = with_head(layers.Dense(50), (120,))
+    teacher = chain((120,), layers.Dense(500), layers.Dense(2))
+    model = keras.distillation.Distiller(
+        teacher=teacher,
+        student=student,
+        distillation_losses=keras.distillation.LogitsDistillation(),
+    )
+    model.compile("sgd", "mse")
+    pruner = pruners.MagnitudePruner(OneShot(0.5))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not pruned")
+        x = np.ones((8, 120), "float32")
+        history = model.fit(x, x[:, :2], verbose=0, callbacks=[pruner]).history
+    assert history["sparsity_all"] == [pytest.approx(3050 / 6152)]
+
+
+def test_two_pruners_in_one_fit_tell_one_share_of_the_model():
+    model = with_head(layers.Dense(6, name="first"), (10,))
+    callbacks = [
+        pruners.MagnitudePruner(OneShot(sparsity), filters=name)
+        for name, sparsity in (("first", 0.5), ("head", 0.75))
+    ]
+    logs = logs_of(model, *callbacks)
+    assert logs["sparsity"] == [0.75]
+    # 30 of 60 and 9 of 12; with 8 biases.
+    assert logs["sparsity_all"] == [39 / 80]
+
+
+def test_learned_masks_log_the_zeros_of_the_whole_model():
+    model = with_head(layers.Dense(6, name="first"), (10,))
+    model.layers[1].trainable = False
+    model.layers[1].kernel.assign(np.eye(10, 6))
+    optimizer = keras_app.optimizers.ContinuousSparsification(1e-6, s_init=-1.0)
+    model.compile(optimizer, "mse")
+    sparsifier = pruners.ContinuousSparsifier(1.0)
+    with pytest.warns(UserWarning, match=r"75.0 % .*first \(75.0 %, frozen"):
+        logs = logs_of(model, sparsifier)
+    assert logs["density"] == [0.0]
+    # No mask is final: 54 zeros are those of the frozen layer.
+    assert logs["sparsity_all"] == [54 / 80]
+    assert sparsifier.report.sparsity_all == (54 + 12) / 80
+
+
+def test_controllers_log_the_zeros_of_the_whole_model():
+    model = with_head(layers.Dense(6, name="first"), (10,))
+    # Strong enough to leave nothing.
+    regularizer = keras_app.regularizers.L1(1000.0)
+    optimizer = keras_app.optimizers.ProxSGD(
+        0.1, regularizers={"first/kernel": regularizer}
+    )
+    model.compile(optimizer, "mse")
+    controller = pruners.LambdaController(regularizer)
+    logs = logs_of(model, controller)
+    assert logs["density"] == [0.0]
+    assert logs["sparsity_all"] == [60 / 80]
+
+
+# ---- targets of several weights ----------------------------------------
+
+
+def test_one_threshold_asks_nothing_of_a_single_weight():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), scope="global", custom_sparsity={"conv": 0.25}
+    )
+    model = network()
+    pruned_now(pruner, model, 0.5)
+    asked = {row.path: row.asked_sparsity for row in pruner.report.rows}
+    # The only one left has a threshold of its own.
+    assert asked["conv/kernel"] == 0.25 and asked["dense/kernel"] == 0.5
+    pruner = pruners.MagnitudePruner(OneShot(0.5), scope="global")
+    pruned_now(pruner, network(), 0.5)
+    report = pruner.report
+    assert {row.asked_sparsity for row in report.rows} == {None}
+    assert report.asked_together == report.asked_sparsity == 0.5
+    [line] = [x for x in str(report).splitlines() if "prunable kernels" in x]
+    assert "712" in line and "356" in line and line.count("0.5000") == 2
+
+
+def test_what_was_asked_of_all_is_the_mean_over_their_weights():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), custom_sparsity={"conv": 0.25}
+    )
+    pruned_now(pruner, network(), 0.5)
+    expected = (0.25 * 72 + 0.5 * 640) / 712
+    assert pruner.report.asked_sparsity == pytest.approx(expected)
+
+
+def two_sizes():
+    """4 rows of 30 large weights, and 30 rows of 3 small ones."""
+    model = chain((4,), layers.Dense(30, name="a"), layers.Dense(3, name="b"))
+    model.get_layer("a").kernel.assign(np.full((4, 30), 2.0))
+    model.get_layer("b").kernel.assign(np.full((30, 3), 0.1))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+def test_small_channels_that_met_the_count_are_a_miss():
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.5), scope="global", structure=masks.Channel(axis=0)
+    )
+    with pytest.warns(
+        UserWarning, match="0.5000, reached 0.2429: the 17 of 34"
+    ):
+        logs = logs_of(two_sizes(), pruner)
+    # 17 rows of 3, of 210.
+    assert logs["sparsity"] == [pytest.approx(51 / 210)]
+    assert len(pruner.missed) == 1 and "scope='layer'" in pruner.missed[0]
+    pruner.on_miss = "raise"
+    with pytest.raises(pruners.PruningMissed, match="reached 0.2429"):
+        logs_of(two_sizes(), pruner)
+
+
+def ragged():
+    """Blocks of 4x4 at the edges of which a half is missing."""
+    model = chain(
+        (10,),
+        layers.Dense(30, name="a"),
+        layers.Dense(50, name="b"),
+        layers.Dense(6, name="c"),
+    )
+    generator = np.random.default_rng(0)
+    for layer in model.layers[1:]:
+        layer.kernel.assign(generator.standard_normal(layer.kernel.shape))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"structure": masks.Block((4, 4))},
+        {"structure": masks.Block((4, 4)), "scope": "global"},
+        {"structure": masks.Block((4, 4), "max"), "distribution": "erk"},
+        {"structure": masks.Channel(0)},
+        {"structure": masks.Channel(-1), "custom_sparsity": {"a": 0.2}},
+        {"structure": masks.TargetBlock("litert"), "scope": "global"},
+        {"structure": masks.GraphChannel()},
+        {"structure": masks.NM(2, 4), "scope": "global"},
+        {"scope": "global", "custom_sparsity": {"a": 0.2}},
+        {"distribution": "erk"},
+    ],
+)
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.8])
+def test_what_the_size_of_units_explains_is_no_miss(arguments, sparsity):
+    pruner = pruners.MagnitudePruner(
+        OneShot(sparsity), on_miss="raise", **arguments
+    )
+    logs_of(ragged(), pruner)
+    assert pruner.missed == []

@@ -9,6 +9,7 @@ from keras import layers
 
 from keras_app import report
 from keras_app.pruners import MagnitudePruner
+from keras_app.report import exports
 from keras_app.schedules import OneShot
 
 
@@ -420,3 +421,97 @@ def test_a_shared_layer_costs_each_time():
     x = keras.Input((4,))
     summary = report.summarize(keras.Model(x, shared(shared(x))))
     assert summary.rows[0].flops == 2 * 2 * 16
+
+
+# ---- the whole model -------------------------------------------------------
+
+
+def test_the_share_of_all_weights_counts_what_is_not_trained():
+    summary = report.summarize(small())
+    # 4 moving means are zero, 4 moving variances are not.
+    assert summary.sparsity_all == pytest.approx((190 + 4) / (734 + 8))
+    [line] = [x for x in str(summary).splitlines() if "all weights" in x]
+    assert "742" in line and "194" in line and "0.2615" in line
+    assert "not trained: norm (8 weights, 4 of them zero)" in str(summary)
+
+
+def test_a_frozen_layer_is_in_the_report():
+    model = small()
+    model.get_layer("conv").trainable = False
+    model.get_layer("norm").trainable = False
+    summary = report.summarize(model)
+    assert [row.path for row in summary.rows] == ["dense/kernel", "dense/bias"]
+    assert [(row.path, row.zeros) for row in summary.untrained] == [
+        ("conv/kernel", 12),
+        ("conv/bias", 4),
+        ("norm/gamma", 0),
+        ("norm/beta", 4),
+        ("norm/moving_mean", 4),
+        ("norm/moving_variance", 0),
+    ]
+    assert summary.sparsity == 0.25
+    assert summary.sparsity_all == pytest.approx(194 / 742)
+    # What it computes counts, whether it is trained or not.
+    assert summary.flops == 2 * 640 + 2 * 72 * 16
+    found = json.loads(json.dumps(summary.to_dict()))
+    assert found["sparsity_all"] == summary.sparsity_all
+    assert found["untrained"][0]["path"] == "conv/kernel"
+    assert "conv (76 weights, 16 of them zero)" in str(summary)
+
+
+def many_layers():
+    """104 vectors and 17 depthwise kernels, which nobody prunes by default."""
+    x = inputs = keras.Input((2, 2, 3))
+    for number in range(17):
+        x = layers.DepthwiseConv2D(1, use_bias=False, name=f"deep_{number}")(x)
+    for number in range(52):
+        x = layers.BatchNormalization(name=f"norm_{number}")(x)
+    return keras.Model(inputs, layers.Conv2D(2, 1, use_bias=False)(x))
+
+
+@pytest.mark.backend_free
+def test_long_lists_are_counted_in_the_table_and_whole_in_the_report():
+    summary = report.summarize(many_layers())
+    lines = str(summary).splitlines()
+    assert [line for line in lines if line.startswith("skipped")] == [
+        "skipped 17 depthwise kernels; name them with `filters` to prune them: "
+        "deep_0/kernel, deep_1/kernel, deep_2/kernel, deep_3/kernel and 13 "
+        "more",
+        "skipped 104 vectors (bias, scale or offset): norm_0/gamma, "
+        "norm_0/beta, norm_1/gamma, norm_1/beta and 100 more",
+    ]
+    assert len(summary.skipped) == 121
+    assert summary.skipped["norm_51/beta"].startswith("a vector")
+
+
+@pytest.mark.backend_free
+def test_a_notebook_shows_the_table_with_names_as_they_are():
+    model = chain((4,), layers.Dense(3, name="a<b>&c"))
+    summary = report.summarize(model)
+    page = summary._repr_html_()
+    assert "a&lt;b&gt;&amp;c/kernel" in page and "<b>&c" not in page
+    assert "4x3" in page and "all weights" in page
+    assert "<summary>skipped (1)</summary>" in page
+    assert "<script" not in page
+
+
+@pytest.mark.backend_free
+def test_an_export_counts_fused_and_dense_weights():
+    fields = dict(format="litert", precision="int8", bytes=1)
+    found = exports.ExportReport(
+        path="m.tflite",
+        compressed_bytes=1,
+        max_difference=0.0,
+        dense_tensors={f"w{n};bias;relu": "too few zeros" for n in range(9)},
+        repairs=("w0: other numbers; stored dense", "no name"),
+        notes=("see there",),
+        **fields,
+    )
+    assert found.remarks() == [
+        "repaired: w0: other numbers; stored dense",
+        "repaired: no name",
+        "dense: w0 (fused with 2 more): too few zeros; the same for w1 (fused "
+        "with 2 more), w2 (fused with 2 more), w3 (fused with 2 more), w4 "
+        "(fused with 2 more) and 4 more",
+        "note: see there",
+    ]

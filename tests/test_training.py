@@ -112,6 +112,12 @@ def test_figures_are_those_of_the_model_that_was_saved(finished):
     total = sum(kernel.size for kernel in kernels)
     assert summary["effective_density"] == pytest.approx(kept / total)
     figures = summary["methods"]["LinBreg"]
+    values = model.get_weights()
+    zeros = sum(int(np.sum(value == 0)) for value in values)
+    share = zeros / sum(value.size for value in values)
+    assert summary["sparsity_all"] == pytest.approx(share)
+    assert figures["density_all"] == pytest.approx(1 - share)
+    assert events(path)[-1]["sparsity_all"] == pytest.approx(share)
     assert 0.1 < figures["initial_density"] < 0.3
     # Between 1/3, where only the weights' gradient is dense, and all of it.
     assert 1 / 3 < figures["training_flops_share"] < 1

@@ -27,6 +27,7 @@ from keras_app import enforcement
 from keras_app import export
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
+from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_schedule
 from keras_app.checks import check_whole
@@ -36,6 +37,7 @@ from keras_app.schedules import PolynomialDecay
 from keras_app.schedules import PruningSchedule
 from keras_app.selection import paths_of
 from keras_app.selection import Selection
+from keras_app.selection import some
 from keras_app.selection import walk_layers
 
 __all__ = [
@@ -318,14 +320,14 @@ def _warn_of_missing_zeros(model):
                 lost.append(f"{path} ({zeros} zeros of {asked})")
     if dense:
         warnings.warn(
-            f"strip_pruning: {', '.join(dense)}: marked by "
+            f"strip_pruning: {some(dense)}: marked by "
             "`prune_low_magnitude`, but not one weight is zero. Train with "
             "`fit(callbacks=[UpdatePruningStep()])`, up to the first step that "
             "the schedule prunes at."
         )
     if lost:
         warnings.warn(
-            f"strip_pruning: {', '.join(lost)}: weights that were pruned have "
+            f"strip_pruning: {some(lost)}: weights that were pruned have "
             "been trained back. After `compile` every `fit` needs "
             "`callbacks=[UpdatePruningStep()]` again."
         )
@@ -348,6 +350,9 @@ class PruneLowMagnitude(MagnitudePruner):
     def select(self, model):
         """Returns the weights it was made for."""
         return self._chosen
+
+    def _warn_of_what_is_left(self, model):
+        """The marks say what is pruned; `UpdatePruningStep` tells of others."""
 
     def check_reachable(self, last_step):
         """Warns of what the base class refuses, unless asked to raise.
@@ -464,7 +469,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
             if row.asked_sparsity is not None
         }
         notes = dict.fromkeys(note for r in reports for note in r.notes)
-        return report_lib.build(self.model, self._selection, asked, notes)
+        return report_lib.build(self.model, self._selection, asked, notes=notes)
 
     def set_model(self, model):
         """Reads the marks and gives the optimizer its masks."""
@@ -481,7 +486,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         frozen = [path for path, why in skipped.items() if why == _FROZEN]
         if frozen:
             warnings.warn(
-                f"UpdatePruningStep: {', '.join(frozen)}: marked, but frozen "
+                f"UpdatePruningStep: {some(frozen)}: marked, but frozen "
                 "(trainable=False), and will not be pruned."
             )
         variables = {}
@@ -536,12 +541,16 @@ class UpdatePruningStep(keras.callbacks.Callback):
             pruner.on_train_batch_begin(batch)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds `sparsity`, over all marked weights, to the logs."""
+        """Adds `sparsity`, over all marked weights, to the logs.
+
+        And `sparsity_all`, over all weights of the model.
+        """
         for pruner in self.pruners:
             pruner.on_epoch_end(epoch)
         if logs is not None:
             pruned = sum(pruner.pruned for pruner in self.pruners)
             logs["sparsity"] = pruned / sum(p.size for p in self.pruners)
+            shares.add_to_logs(logs, self.model)
 
     def on_train_end(self, logs=None):
         """Makes a last update that is due, and compares with the target."""

@@ -435,7 +435,8 @@ class _Run:
             "megabatch": index,
             "target_density": _target(method, pruner, index),
             "density": density,
-            "density_all": 1.0 - (total - kept) / report.parameters,
+            "density_all": 1.0 - report.sparsity_all,
+            "sparsity_all": report.sparsity_all,
             "kept_parameters": report.parameters - (total - kept),
             "misclassified": missed,
             "test_accuracy": (n_test - missed) / n_test,
@@ -467,6 +468,7 @@ class _Run:
         self.session.terminal.line(
             f"[bold]{method}[/bold] megabatch {index + 1}/{len(s.megabatches)}"
             f"  density {density:.4f}"
+            f"  sparsity_all {report.sparsity_all:.4f}"
             f"  test accuracy {row['test_accuracy']:.4f}"
             f"  gap {row['generalization_gap_last']:.2f}"
         )
@@ -538,6 +540,7 @@ class _Run:
             "method": self.methods[0],
             "accuracy": main["accuracy"],
             "effective_density": main["effective_density"],
+            "sparsity_all": main["sparsity_all"],
             "cer": main["cer"],
             "seed": s.seed,
             "data": s.megabatches.name,
@@ -576,6 +579,7 @@ class _Run:
             "accuracy": rows[-1]["test_accuracy"],
             "effective_density": rows[-1]["density"],
             "density_all": rows[-1]["density_all"],
+            "sparsity_all": rows[-1]["sparsity_all"],
             "cer": sum(missed),
             "mean_error_rate": sum(missed) / (len(rows) * n_test),
             "anytime_relative_error": [

@@ -11,6 +11,7 @@ from keras_app import distribution
 from keras_app import lottery as lottery_lib
 from keras_app import models
 from keras_app import selection
+from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
@@ -591,6 +592,7 @@ class _Run:
             "method": self.methods[0],
             "accuracy": main["accuracy"],
             "effective_density": main["effective_density"],
+            "sparsity_all": main["sparsity_all"],
             "seed": self.settings.seed,
             "data": self.settings.data.name,
             "model": self.session.settings["model"],
@@ -634,6 +636,7 @@ class _Run:
         return {
             "accuracy": last["accuracy"],
             "effective_density": last["density"],
+            "sparsity_all": last["sparsity_all"],
             "iterations": int(account["cumulative"][found]),
             "saving_percent": float(account["saving_percent"][found]),
             "set_fraction": float(account["set_fraction"][-1]),
@@ -799,6 +802,7 @@ class _Training:
             "method": search.method,
             "prunings": stage.prunings,
             "density": search.remaining(stage.prunings) / search.total,
+            "sparsity_all": shares.sparsity_all(search.model),
             "test_accuracy": float(np.mean(np.argmax(logits, -1) == labels)),
             "best_epoch": self.best.epoch,
             "best_val_accuracy": self.best.best,
@@ -809,7 +813,8 @@ class _Training:
         self.run.session.log(row)
         self.run.session.terminal.line(
             f"[bold]{search.method}[/bold] {row['event']} with density "
-            f"{row['density']:.4f}: test accuracy {row['test_accuracy']:.4f}, "
+            f"{row['density']:.4f}, sparsity_all {row['sparsity_all']:.4f}: "
+            f"test accuracy {row['test_accuracy']:.4f}, "
             f"{self.epoch} epochs on {len(stage.ids):,} examples"
         )
 
@@ -987,6 +992,7 @@ def _tickets(rows):
         {
             "prunings": prunings,
             "density": same[0]["density"],
+            "sparsity_all": same[0]["sparsity_all"],
             "accuracy": float(np.mean([r["test_accuracy"] for r in same])),
             "accuracies": [r["test_accuracy"] for r in same],
         }

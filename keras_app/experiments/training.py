@@ -178,11 +178,11 @@ class _Run:
         checkpoint = self.session.begin(on_start)
         if checkpoint is not None:
             first = self._restore(*checkpoint)
-        else:
-            self.initial_density = self._density()
-            self.flops_share = 0.0
-        self._densities = [self._flops_density()]
         report = report_lib.summarize(self.model)
+        if checkpoint is None:
+            self.initial_density = report.effective_density
+            self.flops_share = 0.0
+        self._densities = [_flops_density(report)]
         self.session.terminal.line(
             f"[bold]{self.label}[/bold]: {self.model.name}, "
             f"{report.parameters:,} parameters, density "
@@ -211,7 +211,8 @@ class _Run:
 
     def epoch_done(self, epoch, logs):
         """Logs one epoch and takes a checkpoint."""
-        self._count_operations()
+        report = report_lib.summarize(self.model)
+        self._count_operations(report)
         event = {
             "event": "epoch",
             "method": self.label,
@@ -220,7 +221,8 @@ class _Run:
             "learning_rate": float(
                 keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
             ),
-            "effective_density": self._density(),
+            "effective_density": report.effective_density,
+            "sparsity_all": report.sparsity_all,
         }
         self.session.log(event)
         for name, value in event.items():
@@ -236,6 +238,7 @@ class _Run:
             "val_accuracy": event.get("val_accuracy"),
             "val_loss": event["val_loss"],
             "density": event.get("density", event["effective_density"]),
+            "sparsity_all": event["sparsity_all"],
         }
         self.session.terminal.line(
             f"epoch {epoch + 1}/{self.epochs}  "
@@ -288,22 +291,14 @@ class _Run:
 
     # ---- figures -------------------------------------------------------
 
-    def _density(self):
-        return report_lib.summarize(self.model).effective_density
-
-    def _flops_density(self):
-        """Forward operations of the kept weights, relative to all."""
-        report = report_lib.summarize(self.model)
-        return report.sparse_flops / report.flops if report.flops else 1.0
-
-    def _count_operations(self):
+    def _count_operations(self, report):
         """Adds an epoch's share of the operations of dense training.
 
         A step costs three forward passes: one, one for the gradient of the
         activations, one for that of the weights. Zero weights are left out of
         the first two, and of the third where the support cannot change.
         """
-        self._densities.append(self._flops_density())
+        self._densities.append(_flops_density(report))
         density = sum(self._densities[-2:]) / 2
         optimizer = self.model.optimizer
         freq = getattr(optimizer, "support_update_freq", 1)
@@ -316,7 +311,8 @@ class _Run:
         figures = {
             **self._judge(),
             "effective_density": report.effective_density,
-            "density_all": report.density,
+            "density_all": 1.0 - report.sparsity_all,
+            "sparsity_all": report.sparsity_all,
             "initial_density": self.initial_density,
             "training_flops_share": self.flops_share,
             "layers": {r.path: r.density for r in report.rows if r.prunable},
@@ -327,6 +323,7 @@ class _Run:
             "method": self.label,
             "accuracy": figures["accuracy"],
             "effective_density": figures["effective_density"],
+            "sparsity_all": figures["sparsity_all"],
             "seed": self.session.settings["seed"],
             "data": self.data.name,
             "model": self.model.name,
@@ -358,3 +355,8 @@ class _Run:
                 "psnr_of_input": -10 * math.log10(before),
             }
         return {"accuracy": float(np.mean(np.argmax(outputs, -1) == targets))}
+
+
+def _flops_density(report):
+    """Forward operations of the kept weights, relative to all."""
+    return report.sparse_flops / report.flops if report.flops else 1.0

@@ -9,6 +9,7 @@ from keras import ops
 from keras import tree
 
 from keras_app import graph
+from keras_app import selection
 from keras_app.checks import check_int
 from keras_app.export import strip
 from keras_app.export import verification
@@ -84,7 +85,7 @@ def shrink(model, data=None, multiple_of=1):
     _check_same(model, smaller, data)
     notes = analysis.notes()
     if notes:
-        lines = [f"{name}: {reason}" for name, reason in notes.items()]
+        lines = selection.grouped(notes.items())
         warnings.warn("`shrink` could not cut all.\n" + "\n".join(lines))
     return smaller
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_app import masks as masks_lib
 from keras_app import scorers
 from keras_app import selection
+from keras_app import shares
 from keras_app.pruners.pruner import Pruner
 
 
@@ -188,9 +189,10 @@ class AnytimeProgressivePruner(Pruner):
         """The mask is fixed between megabatches."""
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds `sparsity`, over the prunable weights, to the logs."""
+        """Adds `sparsity` and `sparsity_all` to the logs, as `Pruner` does."""
         if logs is not None:
             logs["sparsity"] = 1.0 - self._density
+            shares.add_to_logs(logs, self.model)
 
     def on_train_end(self, logs=None):
         """Compares with the target, and waits for the next megabatch."""
@@ -204,7 +206,6 @@ class AnytimeProgressivePruner(Pruner):
             "pruned": self._pruned,
             "sparsity": self._sparsity,
             "density": self._density,
-            "asked": dict(self._asked),
             "latent": dict(self._latent),
         }
 
@@ -214,7 +215,6 @@ class AnytimeProgressivePruner(Pruner):
         self._pruned = state["pruned"]
         self._sparsity = state["sparsity"]
         self._density = state["density"]
-        self._asked = dict(state["asked"])
         self._latent = dict(state["latent"])
 
     # ---- scores and masks ----------------------------------------------

@@ -8,6 +8,7 @@ from keras import ops
 from keras_app import batch_norm
 from keras_app import report as report_lib
 from keras_app import selection
+from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
@@ -149,14 +150,17 @@ class ContinuousSparsifier(keras.callbacks.Callback):
                 "it to `model.fit(callbacks=[pruner])`."
             )
         self._sync()
+        chosen = self._selection(self.model)
+        return report_lib.build(self.model, chosen, notes=self._notes)
+
+    def _selection(self, model):
         masked = self._optimizer().masked_variables
         skipped = {
             path: "a variable without a mask, by the optimizer's `filters`"
-            for path in selection.paths_of(self.model.trainable_variables)
+            for path in selection.paths_of(model.trainable_variables)
             if path not in masked
         }
-        chosen = selection.Selection(masked, skipped)
-        return report_lib.build(self.model, chosen, notes=self._notes)
+        return selection.Selection(masked, skipped)
 
     def epochs_per_round(self, epochs):
         """Returns E for a `fit` of so many epochs, or raises."""
@@ -195,6 +199,11 @@ class ContinuousSparsifier(keras.callbacks.Callback):
             )
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
+        left = shares.left_alone(
+            model, self._selection(model), optimizer.filters
+        )
+        if left is not None:
+            warnings.warn(f"{type(self).__name__}: {left}")
 
     def on_train_begin(self, logs=None):
         """Checks the epochs against the rounds."""
@@ -229,7 +238,11 @@ class ContinuousSparsifier(keras.callbacks.Callback):
             self._optimizer().temperature = self._temperature(e, batch)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds temperature, densities and hard scores to the logs."""
+        """Adds temperature, densities and hard scores to the logs.
+
+        And `sparsity_all`, the zeros among all weights. There are none before
+        the mask is final.
+        """
         self._sync()
         optimizer = self._optimizer()
         found = {"temperature": optimizer.temperature}
@@ -239,6 +252,7 @@ class ContinuousSparsifier(keras.callbacks.Callback):
             found.update(self._hard_scores())
         if logs is not None:
             logs.update(found)
+            shares.add_to_logs(logs, self.model)
         number, e = divmod(epoch, self._length)
         if number < self.rounds and e == self._length - 1:
             self._guard_against_collapse()
@@ -314,8 +328,8 @@ class ContinuousSparsifier(keras.callbacks.Callback):
         if emptied:
             warnings.warn(
                 f"{type(self).__name__}: nothing is kept of "
-                f"{', '.join(emptied)} (layer collapse). Raise `s_init`, or "
-                "set `min_density`."
+                f"{selection.some(emptied)} (layer collapse). Raise "
+                "`s_init`, or set `min_density`."
             )
 
     def _hard_scores(self):

@@ -4,6 +4,7 @@ import abc
 
 import keras
 
+from keras_app import shares
 from keras_app.checks import check_number
 from keras_app.optimizers.bregman import ON_CHANGE
 from keras_app.regularizers import SparsityRegularizer
@@ -69,11 +70,15 @@ class StrengthController(keras.callbacks.Callback, abc.ABC):
             )
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds `lam` and `density` to the logs, as they ended the epoch."""
+        """Adds `lam` and `density` to the logs, as they ended the epoch.
+
+        And `sparsity_all`, the share of zeros among all weights of the model.
+        """
         if logs is not None:
             end = f"_{self.name}" if self.name else ""
             logs[f"lam{end}"] = self.regularizer.lam
             logs[f"density{end}"] = self.density()
+            shares.add_to_logs(logs, self.model)
 
     def density(self):
         """Returns the density of the regularizer's weights now."""

@@ -12,6 +12,7 @@ from keras_app import enforcement
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
 from keras_app import selection
+from keras_app import shares
 from keras_app import units
 from keras_app.checks import check_schedule
 from keras_app.checks import check_sparsity
@@ -161,7 +162,6 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         self.on_miss = on_miss
         self._selection = None
         self._units = None  # what is pruned together in the model
-        self._asked = {}
         self._sparsity = None  # what the schedule asked for last
         self._next_step = None  # the first step not looked at yet
         self._density = 1.0
@@ -223,10 +223,12 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 "it to `model.fit(callbacks=[pruner])`."
             )
         self._sync()
-        notes = list(self._notes)
-        if self._units.followers:
-            notes.append(f"pruned along: {', '.join(self._units.followers)}")
-        return report_lib.build(self.model, self._selection, self._asked, notes)
+        notes, followers = list(self._notes), list(self._units.followers)
+        if followers:
+            notes.append(f"pruned along: {selection.some(followers, 16)}")
+        return report_lib.build(
+            self.model, self._selection, *self._asked(), notes, followers
+        )
 
     @property
     def _state(self):
@@ -249,6 +251,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 f"{selection.some(adapted)}, which are not pruned. Prune "
                 "before `enable_lora`."
             )
+        self._warn_of_what_is_left(model)
         known = enforcement.state_of(model)
         masked = known.variables_with_masks() if known else []
         variables = list(self._selection.variables.values())
@@ -263,6 +266,12 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         # of an epoch writes all variables back.
         optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
         self._accumulation = optimizer.gradient_accumulation_steps or 1
+
+    def _warn_of_what_is_left(self, model):
+        """Says which large part of the model is not pruned."""
+        left = shares.left_alone(model, self._selection, self.filters)
+        if left is not None:
+            warnings.warn(f"{type(self).__name__}: {left}")
 
     def _masks_to_start_from(self, variables):
         """`[(variable, mask)]` for an optimizer that holds no masks yet."""
@@ -389,12 +398,16 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         self._advance(self._batches // self._accumulation)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds `sparsity`, over the prunable weights, to the logs."""
+        """Adds `sparsity`, over the prunable weights, to the logs.
+
+        And `sparsity_all`, over all weights of the model.
+        """
         # Batches with gradients that are no numbers do not count, and data
         # may end before the steps that were announced.
         self._batches = enforcement.batches_seen(self.model)
         if logs is not None:
             logs["sparsity"] = 1.0 - self._density
+            shares.add_to_logs(logs, self.model)
 
     def on_train_end(self, logs=None):
         """Makes a last update that is due, and compares with the target."""
@@ -414,7 +427,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         self._state.zero()
         return [
             f"{sum(leaks.values())} pruned weights had come back and were "
-            f"zeroed again after training: {leaks}"
+            "zeroed again after training: "
+            + selection.some([f"{path} ({n})" for path, n in leaks.items()])
         ]
 
     def finish(self, target, problems=()):
@@ -468,10 +482,46 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             pruned = total - sum(np.count_nonzero(kept[name]) for name in group)
             if pruned < int(sparsity * total):
                 problems.append(
-                    f"{', '.join(group)}: asked for sparsity {sparsity:.4f}, "
-                    f"reached {pruned / total:.4f}"
+                    f"{selection.some(group)}: asked for sparsity "
+                    f"{sparsity:.4f}, reached {pruned / total:.4f}"
+                )
+                continue
+            reached, unit = self._reached(group, kept)
+            # A target counts units. One of them is what rounding may cost, and
+            # a twentieth what smaller blocks at ragged edges may.
+            if reached + unit < 0.95 * sparsity:
+                problems.append(
+                    f"{selection.some(group)}: asked for sparsity "
+                    f"{sparsity:.4f}, reached {reached:.4f}: the {pruned} of "
+                    f"{total} units that are pruned are the small ones. With "
+                    "scope='layer' every weight gets the sparsity"
                 )
         return problems
+
+    def _reached(self, names, kept):
+        """The sparsity of the weights under one threshold.
+
+        Args:
+            names: Weights, or sets of units.
+            kept: `{name: which units keep anything}`.
+
+        Returns:
+            The sparsity, and the share of the weights that the largest unit
+            holds. Within a weight units count alike: whoever asks for blocks
+            knows that those at a ragged edge are smaller.
+        """
+        masks = self.masks
+        total = zeros = even = largest = 0
+        for name in names:
+            mine = [masks[path] for path in self._units.kernels[name]]
+            size = sum(mask.size for mask in mine)
+            units = kept[name].size
+            pruned = units - np.count_nonzero(kept[name])
+            total += size
+            zeros += size - sum(int(np.count_nonzero(m)) for m in mine)
+            even += size * pruned / units
+            largest = max(largest, size / units)
+        return max(zeros, even) / total, largest / total
 
     def _kept_units(self):
         """`{weight, or set of units: which of its units keep anything}`."""
@@ -492,10 +542,6 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         new = self.propose(sparsity)
         if new is None:
             return
-        for group, target in self._targets(sparsity):
-            for name in group:
-                paths = self._units.kernels[name]
-                self._asked.update(dict.fromkeys(paths, target))
         self.apply(new)
         self._sparsity = float(sparsity)
         self._density = self._density_of(new)
@@ -503,8 +549,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         if emptied:
             warnings.warn(
                 f"{type(self).__name__}: nothing is kept of "
-                f"{', '.join(emptied)} (layer collapse). Lower the sparsity, "
-                "or use scope='layer'."
+                f"{selection.some(emptied)} (layer collapse). Lower the "
+                "sparsity, or use scope='layer'."
             )
 
     def apply(self, masks):
@@ -595,6 +641,19 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         else:
             spread = DISTRIBUTIONS[self.distribution](shapes, sparsity, custom)
         return [([path], spread[path]) for path in shapes]
+
+    def _asked(self):
+        """`({path: sparsity}, sparsity of all that share a threshold)`."""
+        own, together = {}, None
+        if self._sparsity is None:
+            return own, together
+        for group, target in self._targets(self._sparsity):
+            if len(group) == 1:
+                paths = self._units.kernels[group[0]]
+                own.update(dict.fromkeys(paths, target))
+            else:
+                together = target
+        return own, together
 
     def _custom_targets(self, shapes, sparsity):
         final = self._final_sparsity() or sparsity

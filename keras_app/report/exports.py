@@ -8,6 +8,7 @@ import pathlib
 import zstandard
 
 from keras_app import files
+from keras_app import selection
 
 FOLDER = "exports"  # of a run folder
 _SUFFIX = ".report.json"
@@ -129,10 +130,16 @@ class ExportReport:
         return "\n".join(line.rstrip() for line in text)
 
     def remarks(self):
-        """Returns repairs, weights left dense and notes, as sentences."""
+        """Returns repairs, weights left dense and notes, as sentences.
+
+        Long lists are shortened; the attributes hold them whole.
+        """
+        repairs = [text.split(": ", 1) for text in self.repairs]
+        named = [parts for parts in repairs if len(parts) == 2]
         return [
-            *(f"repaired: {text}" for text in self.repairs),
-            *(f"dense: {n}: {why}" for n, why in self.dense_tensors.items()),
+            *(f"repaired: {line}" for line in _grouped(named)),
+            *(f"repaired: {x[0]}" for x in repairs if len(x) == 1),
+            *(f"dense: {x}" for x in _grouped(self.dense_tensors.items())),
             *(f"note: {text}" for text in self.notes),
         ]
 
@@ -142,6 +149,17 @@ class ExportReport:
         text = json.dumps(self.to_dict(), indent=2) + "\n"
         files.write_bytes(target, text.encode())
         return self
+
+
+def _grouped(reasons):
+    """As `selection.grouped`, with short names for fused operators."""
+    short = []
+    for name, reason in reasons:
+        # The converter joins the names of all operators that it fused.
+        first, *others = name.split(";")
+        fused = f" (fused with {len(others)} more)" if others else ""
+        short.append((first + fused, reason))
+    return selection.grouped(short)
 
 
 def _size(size, dense):

@@ -2,18 +2,17 @@
 
 import dataclasses
 import inspect
-import io
 import math
 import re
 
 import keras
-import numpy as np
-from keras import ops
 from keras import tree
 
 from keras_app import graph
 from keras_app import lora
 from keras_app import selection
+from keras_app import shares
+from keras_app.report import rendering
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +30,9 @@ class VariableReport:
             layers of one's own, and at shapes that are not fixed.
         prunable: Whether it is one of the pruned (or by default prunable)
             kernels.
-        asked_sparsity: What the pruner asked for, in [0, 1); `None` without.
+        asked_sparsity: What the pruner asked for, in [0, 1), of this weight;
+            `None` without, and where it asked for it of several together.
+        layer: Name of the layer of the model that it is in.
     """
 
     path: str
@@ -41,6 +42,7 @@ class VariableReport:
     flops: int | None
     prunable: bool
     asked_sparsity: float | None = None
+    layer: str = ""
 
     @property
     def density(self):
@@ -57,15 +59,26 @@ class VariableReport:
 class PruningReport:
     """Asked and achieved sparsity of a model; `print` shows the table.
 
+    Long lists are shortened in the table; the attributes hold all names.
+
     Attributes:
         rows: A `VariableReport` for every trainable variable.
         skipped: `{path: reason}` of the trainable variables without a mask.
         notes: Sentences on what the reader should know.
+        untrained: A `VariableReport` for every other weight of the model:
+            frozen ones and moving statistics.
+        followers: Paths of the variables that are pruned along with others,
+            such as the biases of channels.
+        asked_together: What the pruner asked for of the prunable kernels that
+            share one threshold; `None` without.
     """
 
     rows: list
     skipped: dict
     notes: list = dataclasses.field(default_factory=list)
+    untrained: list = dataclasses.field(default_factory=list)
+    followers: list = dataclasses.field(default_factory=list)
+    asked_together: float | None = None
 
     @property
     def parameters(self):
@@ -95,14 +108,37 @@ class PruningReport:
         return 1.0 - self.effective_density
 
     @property
+    def sparsity_all(self):
+        """Share of exact zeros among all weights, trainable and not."""
+        rows = [*self.rows, *self.untrained]
+        total = sum(row.parameters for row in rows)
+        return sum(row.zeros for row in rows) / max(1, total)
+
+    @property
+    def asked_sparsity(self):
+        """What was asked of all prunable kernels; `None` without."""
+        rows = [row for row in self.rows if row.prunable]
+        asked = [
+            self.asked_together
+            if row.asked_sparsity is None
+            else row.asked_sparsity
+            for row in rows
+        ]
+        if not rows or None in asked:
+            return None
+        pruned = sum(s * row.parameters for s, row in zip(asked, rows))
+        return pruned / sum(row.parameters for row in rows)
+
+    @property
     def flops(self):
         """Forward FLOPs per sample, zeros included, where they are known."""
-        return sum(row.flops or 0 for row in self.rows)
+        return sum(row.flops or 0 for row in [*self.rows, *self.untrained])
 
     @property
     def sparse_flops(self):
         """Forward FLOPs per sample without those of zero weights."""
-        return sum((row.flops or 0) * row.density for row in self.rows)
+        rows = [*self.rows, *self.untrained]
+        return sum((row.flops or 0) * row.density for row in rows)
 
     def to_dict(self):
         """Returns everything as plain Python values, ready for JSON."""
@@ -111,72 +147,23 @@ class PruningReport:
             "zeros": self.zeros,
             "density": self.density,
             "effective_density": self.effective_density,
+            "sparsity": self.sparsity,
+            "sparsity_all": self.sparsity_all,
+            "asked_sparsity": self.asked_sparsity,
             "flops": self.flops,
             "sparse_flops": self.sparse_flops,
-            "variables": [
-                {
-                    **dataclasses.asdict(row),
-                    "shape": list(row.shape),
-                    "density": row.density,
-                }
-                for row in self.rows
-            ],
+            "variables": [_plain(row) for row in self.rows],
+            "untrained": [_plain(row) for row in self.untrained],
+            "followers": list(self.followers),
             "skipped": dict(self.skipped),
             "notes": list(self.notes),
         }
 
     def __str__(self):
-        # Imported here: a library user who prints nothing needs no table.
-        from rich.console import Console
-        from rich.table import Table
+        return rendering.as_text(self)
 
-        table = Table(title="Pruning report", title_justify="left")
-        # Paths are what one searches for: they are never broken.
-        table.add_column("variable", no_wrap=True)
-        for name in ("shape", "parameters", "zeros", "asked", "achieved"):
-            table.add_column(name, justify="right")
-        for row in self.rows:
-            if not row.prunable:
-                continue
-            asked = row.asked_sparsity
-            table.add_row(
-                row.path,
-                "x".join(map(str, row.shape)),
-                f"{row.parameters:,}",
-                f"{row.zeros:,}",
-                "-" if asked is None else f"{asked:.4f}",
-                f"{row.sparsity:.4f}",
-            )
-        table.add_section()
-        prunable = [row for row in self.rows if row.prunable]
-        table.add_row(
-            "prunable kernels",
-            "",
-            f"{sum(row.parameters for row in prunable):,}",
-            f"{sum(row.zeros for row in prunable):,}",
-            "",
-            f"{self.sparsity:.4f}",
-        )
-        table.add_row(
-            "all trainable",
-            "",
-            f"{self.parameters:,}",
-            f"{self.zeros:,}",
-            "",
-            f"{1 - self.density:.4f}",
-        )
-        out = io.StringIO()
-        width = 80 + max((len(row.path) for row in self.rows), default=0)
-        console = Console(
-            file=out, width=width, no_color=True, markup=False, highlight=False
-        )
-        console.print(table)
-        lines = [f"skipped {p}: {why}" for p, why in self.skipped.items()]
-        lines += [f"note: {note}" for note in self.notes]
-        for line in lines:
-            console.print(line, soft_wrap=True)
-        text = out.getvalue().splitlines()
-        return "\n".join(line.rstrip() for line in text)
+    def _repr_html_(self):
+        return rendering.as_html(self)
 
     def plot(self, path):
         """Writes a bar chart of the density of every prunable kernel.
@@ -195,6 +182,11 @@ class PruningReport:
         axes.set_xlim(0, 1)
         axes.set_xlabel("density (share of weights kept)")
         figure.savefig(path)
+
+
+def _plain(row):
+    shape = list(row.shape)
+    return {**dataclasses.asdict(row), "shape": shape, "density": row.density}
 
 
 def summarize(model):
@@ -223,26 +215,39 @@ def summarize(model):
     return build(model, chosen)
 
 
-def build(model, chosen, asked=None, notes=()):
+def build(
+    model, chosen, asked=None, asked_together=None, notes=(), followers=()
+):
     """The report on a `selection.Selection` with `{path: asked sparsity}`."""
     flops = flops_per_sample(model)
-    rows = []
-    for path, variable in selection.paths_of(model.trainable_variables).items():
-        values = ops.convert_to_numpy(variable)
-        rows.append(
-            VariableReport(
-                path=path,
-                shape=tuple(variable.shape),
-                parameters=int(values.size),
-                zeros=int(values.size - np.count_nonzero(values)),
-                flops=flops.get(id(variable)),
-                prunable=path in chosen.variables,
-                asked_sparsity=(asked or {}).get(path),
-            )
+    layers = shares.homes(model)
+
+    def row(path, variable):
+        return VariableReport(
+            path=path,
+            shape=tuple(variable.shape),
+            parameters=shares.size(variable),
+            zeros=shares.count_zeros(variable),
+            flops=flops.get(id(variable)),
+            prunable=path in chosen.variables,
+            asked_sparsity=(asked or {}).get(path),
+            layer=layers.get(id(variable), ""),
         )
+
+    trained = selection.paths_of(model.trainable_variables)
+    known = {id(variable) for variable in trained.values()}
+    others = selection.paths_of(
+        v for v in shares.whole(model).weights if id(v) not in known
+    )
     filled = lora.filled_zeros(model)
-    notes = [*notes, *([filled] if filled else [])]
-    return PruningReport(rows, dict(chosen.skipped), notes)
+    return PruningReport(
+        [row(path, variable) for path, variable in trained.items()],
+        dict(chosen.skipped),
+        [*notes, *([filled] if filled else [])],
+        [row(path, variable) for path, variable in others.items()],
+        followers,
+        asked_together,
+    )
 
 
 def flops_per_sample(model):
@@ -251,8 +256,7 @@ def flops_per_sample(model):
     Every call in the graph of the model counts, also those in nested models,
     and of recurrent layers each step.
     """
-    if isinstance(model, keras.distillation.Distiller):
-        model = model.student
+    model = shares.whole(model)
     if not graph.is_graph(model):
         return {}
     flops = {}
