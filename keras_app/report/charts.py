@@ -425,10 +425,7 @@ def _epoch_chart(runs, label, curves, kind, limits, note):
             for line in those:
                 # A single epoch is a point, which a line would not show.
                 mark = "o" if len(line.mean()[0]) == 1 else ""
-                marker = line.style.get("marker", mark)
-                every = max(1, len(stages) // 6)
-                look = {"marker": marker, "markevery": every, **looks[name]}
-                line.plot(axes, **look)
+                line.plot(axes, marker=mark, **looks[name])
         if kind.log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -38,7 +38,8 @@ def _briefly(equal):
         name = group_name(side.runs)
         if len(side.runs) > 1:
             name += f" ({len(side.runs)} seeds)"
-        parts = [_outcome(side), _beside_dense(side), _zeros_of(side)]
+        parts = [_outcome(side), _beside_dense(side)]
+        parts.append("" if side.is_dense else _zeros_of(side))
         lines.append(f"{name}: {'; '.join(filter(None, parts))}.")
     ranked = [
         (side.mean(side.subject, "accuracy"), group_name(side.runs))
@@ -322,8 +323,9 @@ def _missing(side):
     if side.reference is not None:
         return ""
     return (
-        "No dense network was trained, so what the zeros cost in accuracy "
-        f"cannot be told. {_way_to_dense(side.runs[0])}"
+        "No dense network was trained on the same data, model and epochs, so "
+        "what the zeros cost in accuracy cannot be told. "
+        + _way_to_dense(side.runs[0])
     )
 
 
@@ -354,23 +356,20 @@ def _way_to_dense(run):
 def _so_far(run):
     """What an unfinished run has, without any comparison."""
     found = [f"Unfinished: {wording.progress(run)} so far."]
-    for method, figures in run.figures.items():
-        accuracy = number(figures.get("accuracy"))
-        if accuracy is not None:
-            text = f"{wording.percent(accuracy)} test accuracy so far"
-            zeros = _zeros_of(Comparison([run]), method)
-            text += f", with {zeros}" if zeros else ""
-            label = wording.capital(wording.label_of(run, method))
-            found.append(f"{label}: {text}.")
+    side = Comparison([run])
     for method in run.methods:
+        parts = []
+        accuracy = side.mean(method, "accuracy")
         epochs = run.epochs(method)
-        accuracy = number(epochs[-1].get("val_accuracy")) if epochs else None
-        if method not in run.figures and accuracy is not None:
-            label = wording.capital(wording.label(method))
-            found.append(
-                f"{label}: {wording.percent(accuracy)} validation accuracy "
-                "after the last epoch."
-            )
+        validation = number(epochs[-1].get("val_accuracy")) if epochs else None
+        if accuracy is not None:
+            parts.append(f"{wording.percent(accuracy)} test accuracy")
+        elif validation is not None:
+            parts.append(f"{wording.percent(validation)} validation accuracy")
+        parts.append(_zeros_of(side, method))
+        label = wording.capital(wording.label_of(run, method))
+        if any(parts):
+            found.append(f"{label}: {'; '.join(filter(None, parts))}.")
     if run.dense is None:
         found.append("No dense network has been trained so far.")
     return found

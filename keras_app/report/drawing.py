@@ -28,7 +28,7 @@ _KNOWN = (
     *("ticket, sequential", "ticket, iterative", "prune, sequential"),
     *("SaliencyPruner", "prune, iterative", "AnytimeProgressivePruner"),
 )
-# Settings differ by their dashes, and by marks where there are more of them.
+# Settings differ by their dashes.
 _DASHES = (
     "-",
     (0, (5, 1.5)),
@@ -132,14 +132,29 @@ def look(method, dense=None):
 
 
 def styles(runs):
-    """`[(equal runs, look), ...]` by name: settings differ by their dashes."""
+    """`[(equal runs, style), ...]` by name: settings differ by their dashes.
+
+    Where dashes do not suffice, by their tone too, from light to dark.
+    """
     found = sorted(settings(runs), key=group_name)
-    marks = ({}, *({"marker": mark} for mark in _MARKS[3:]))
-    looks = [
-        {"ls": dashes, **mark}
-        for mark, dashes in itertools.product(marks, _DASHES)
+    last = len(found) - 1
+    tones = [0.0] * len(found)
+    if len(found) > len(_DASHES):
+        tones = [0.6 * (1 - i / last) for i in range(len(found))]
+    return [
+        (group, {"ls": dashes, "tone": tone})
+        for group, dashes, tone in zip(found, itertools.cycle(_DASHES), tones)
     ]
-    return list(zip(found, itertools.cycle(looks)))
+
+
+def toned(look, style):
+    """`look` with the dashes and the tone of `style`; grey stays as it is."""
+    color = look["color"]
+    if color != _DENSE["color"]:
+        parts = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        mixed = [round(x + style["tone"] * (255 - x)) for x in parts]
+        color = "#" + "".join(f"{part:02x}" for part in mixed)
+    return {**look, "color": color, "ls": style["ls"]}
 
 
 def entries(runs, shown):
@@ -151,14 +166,16 @@ def entries(runs, shown):
         wording.label_of(group[0], method): look(method, group[0].dense)
         for group, method in shown
     }
+    color = "#777777"
+    if len(found) == 1:
+        color = next(iter(found.values()))["color"]
     found = [{**kind, "label": label} for label, kind in found.items()]
     drawn = [group for group, _ in shown]
     groups = [pair for pair in styles(runs) if pair[0] in drawn]
     for group, style in groups if len(groups) > 1 else ():
         seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
-        found.append(
-            {"color": "#777777", **style, "label": group_name(group) + seeds}
-        )
+        label = group_name(group) + seeds
+        found.append({**toned({"color": color}, style), "label": label})
     return found
 
 

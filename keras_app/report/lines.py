@@ -23,8 +23,9 @@ class Line:
 
     @property
     def look(self):
-        """Colour and mark of the method, dashes of the setting."""
-        return {**drawing.look(self.method, self.group[0].dense), **self.style}
+        """Colour and mark of the method, dashes and tone of the setting."""
+        look = drawing.look(self.method, self.group[0].dense)
+        return drawing.toned(look, self.style)
 
     @property
     def label(self):

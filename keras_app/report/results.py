@@ -90,7 +90,9 @@ _FIGURES = {
         "Sparsity, whole model", "share of all weights", wording.percent
     ),
     "zeros": Figure("Zeros", "weights of the whole model", wording.count),
-    "parameters": Figure("Parameters", "zeros included", wording.count),
+    "parameters": Figure(
+        "Parameters", "zeros included", lambda value, _: wording.count(value)
+    ),
     "sparse_bytes": Figure(
         "Size, stored sparse", "of the exported checkpoint", wording.nbytes
     ),

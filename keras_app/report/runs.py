@@ -192,6 +192,11 @@ def _figures_so_far(events):
         "cumulative_forward_flops_sparse": "forward_flops_sparse",
     }
     figures = {}
+    for event in events:
+        if number(event.get("effective_density")) is not None:
+            keys = ("effective_density", "sparsity_all")
+            found = {key: event.get(key) for key in keys}
+            figures[_method(event, "run")] = found
     for method, seen in rows.items():
         values = {key: seen[-1].get(name) for key, name in names.items()}
         for key, name in sums.items():

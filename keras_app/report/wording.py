@@ -225,7 +225,8 @@ def progress(run):
         f"{label(method)} {_megabatches(len(run.megabatches(method)))}"
         for method in run.methods
     ]
-    done = f" ({', '.join(rows)})" if rows else ""
+    begun = any(run.megabatches(method) for method in run.methods)
+    done = f" ({', '.join(rows)})" if begun else ""
     return f"{several(epochs, 'epoch', 'epochs')}{done}"
 
 
