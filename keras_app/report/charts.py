@@ -11,6 +11,7 @@ from keras_app.report import drawing
 from keras_app.report import lines
 from keras_app.report import wording
 from keras_app.report.runs import DENSE
+from keras_app.report.runs import finite
 from keras_app.report.runs import number
 
 _GREY = "#777777"
@@ -344,7 +345,7 @@ _KINDS = (
 
 def _loss_limits(values):
     """From zero, unless all are far from it, up to what is usual."""
-    values = sorted(wording.finite(values))
+    values = sorted(finite(values))
     usual = values[int(0.9 * (len(values) - 1))]
     high = values[-1] if values[-1] <= 4 * abs(usual) else 2 * abs(usual)
     return min(0, values[0]), 1.05 * high or 1.0
@@ -384,7 +385,7 @@ def _over_epochs(runs, kind):
             dense = line.method == line.group[0].dense
             if not (dense and kind.pruned):
                 found[line.label].setdefault(name, []).append(line)
-    values = wording.finite(
+    values = finite(
         value
         for curves in found.values()
         for those in curves.values()

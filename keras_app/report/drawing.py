@@ -9,6 +9,7 @@ import textwrap
 import zlib
 
 from keras_app.report import wording
+from keras_app.report.runs import finite
 from keras_app.report.runs import group_name
 from keras_app.report.runs import settings
 
@@ -223,7 +224,7 @@ def limits(values, least=0.0, within=(-math.inf, math.inf)):
     They span at least `least`, and the values lie in the middle of that
     unless it would leave `within`, where no value can be.
     """
-    values = wording.finite(values) or [0.0]
+    values = finite(values) or [0.0]
     low, high = min(values), max(values)
     more = max(0.0, (least or 1e-9) - (high - low)) / 2
     low, high = low - more, high + more
@@ -243,7 +244,7 @@ def shares(values):
 
 def from_zero(values, least=0.0):
     """Limits of an axis of amounts: from zero to above the largest."""
-    return 0, 1.08 * max([*wording.finite(values), least]) or 1.0
+    return 0, 1.08 * max([*finite(values), least]) or 1.0
 
 
 def finish(axes, x, y):

@@ -6,6 +6,7 @@ import statistics
 
 from keras_app.report import drawing
 from keras_app.report import wording
+from keras_app.report.runs import finite
 from keras_app.report.runs import group_name
 
 
@@ -74,7 +75,7 @@ def lines(runs, curve):
     for group, style in drawing.styles(runs):
         for method in group[0].methods:
             curves = [curve(run, method) for run in group]
-            curves = [pair for pair in curves if wording.finite(pair[1])]
+            curves = [pair for pair in curves if finite(pair[1])]
             if curves:
                 found.append(Line(group, method, style, curves))
     return found

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_app.report import drawing
 from keras_app.report import wording
+from keras_app.report.runs import finite
 from keras_app.report.runs import number
 
 _SHARES = {"cmap": "Blues", "vmin": 0, "vmax": 100}
@@ -181,7 +182,7 @@ def _skip_map(architecture, name):
     sources = ["input", *(f"layer {i}" for i in range(1, len(table)))]
     show = _exact_zero(lambda value: wording.fixed(value, 2))
     # Zero is in the middle of the colours.
-    known = wording.finite(itertools.chain(*table))
+    known = finite(itertools.chain(*table))
     limit = max(map(abs, known), default=0) or 1.0
 
     def draw(axes):

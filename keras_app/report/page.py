@@ -8,8 +8,6 @@ import functools
 import os
 import pathlib
 
-import jinja2
-
 from keras_app import files
 from keras_app.report import charts
 from keras_app.report import conclusion
@@ -110,6 +108,9 @@ def _page(runs, notes):
 
 @functools.cache
 def _template():
+    # Here: pruners import this package for its tables, and need no pages.
+    import jinja2
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
         autoescape=True,

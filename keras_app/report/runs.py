@@ -87,6 +87,11 @@ def number(value):
     return value if math.isfinite(value) else None
 
 
+def finite(values):
+    """Those of the numbers that are finite."""
+    return [value for value in values if math.isfinite(value)]
+
+
 def load(folders, summaries):
     """`Run`s of folders; a summary that is `None` is read from its folder.
 

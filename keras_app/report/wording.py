@@ -1,6 +1,5 @@
 """Numbers as text, and the words that names and keys become on a page."""
 
-import math
 import re
 
 from keras_app.report.runs import number
@@ -237,8 +236,3 @@ def unfinished(run):
         f"log holds so far, {progress(run)}. "
         "Methods that are not equally far cannot be compared."
     )
-
-
-def finite(values):
-    """Those of the values that are finite numbers."""
-    return [value for value in values if math.isfinite(value)]
