@@ -62,6 +62,7 @@ setup(
             "tfds/*/LICENSE",
             "tfds/*/*/*",
         ],
+        "keras_app.report": ["*.css", "*.j2"],
     },
     install_requires=[
         "absl-py>=1.4,<3",
@@ -72,6 +73,7 @@ setup(
         "h5py>=3.14,<4",
         # Preparing a data set with tensorflow-datasets needs it undeclared.
         "importlib_resources>=6,<8",
+        "jinja2>=3.1,<4",
         "keras>=3.15,<3.16",
         "matplotlib>=3.8,<4",
         "numpy>=1.26,<3",

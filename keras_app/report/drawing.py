@@ -1,29 +1,35 @@
-"""How charts of the run page look, and how they become HTML figures."""
+"""How charts of the run page look: colours, dashes, limits, legends."""
 
 import base64
+import dataclasses
 import io
 import itertools
-from html import escape
+import math
+import textwrap
+import zlib
 
 from keras_app.report import wording
+from keras_app.report.runs import finite
+from keras_app.report.runs import group_name
+from keras_app.report.runs import settings
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers, each with
-# a mark of its own for print in grey. A method looks the same everywhere.
-LOOKS = {
-    "app": ("#0072B2", "o"),
-    "one_shot": ("#D55E00", "s"),
-    "dense": ("#4d4d4d", "D"),
-    "app_reference": ("#009E73", "^"),
-}
-_SPARE_LOOKS = (
-    ("#CC79A7", "v"),
-    ("#E69F00", "P"),
-    ("#56B4E9", "X"),
-    ("#0072B2", "<"),
-    ("#D55E00", ">"),
-    ("#009E73", "h"),
+# A method has one colour and one mark on every page: those named here by
+# their place, others by their name. Okabe and Ito's colours, then Tol's, stay
+# apart for colour-blind readers; marks tell methods apart in grey.
+_COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#332288", "#882255", "#999933", "#AA4499", "#44AA99", "#8C564B"),
 )
-# Runs differ by their dashes.
+_MARKS = ("o", "s", "^", "v", "P", "X", "<", ">", "h", "p", "*")
+_DENSE = {"color": "#4d4d4d", "marker": "D"}
+_KNOWN = (
+    *("app", "one_shot", "app_reference", "prac", "vanilla", "random"),
+    *("RigL", "SET", "TopKAST", "ACDC", "MagnitudePruner", "MovementPruner"),
+    *("AdaBreg", "LinBreg", "ProxSGD", "STE", "WandaPruner", "RandomPruner"),
+    *("ticket, sequential", "ticket, iterative", "prune, sequential"),
+    *("SaliencyPruner", "prune, iterative", "AnytimeProgressivePruner"),
+)
+# Settings differ by their dashes.
 _DASHES = (
     "-",
     (0, (5, 1.5)),
@@ -44,7 +50,6 @@ _STYLE = {
     "font.size": 9,
     "grid.color": "#e4e6ea",
     "grid.linewidth": 0.7,
-    "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     # The same page from the same numbers, byte for byte.
@@ -55,85 +60,197 @@ _STYLE = {
     "xtick.color": "#555b66",
     "ytick.color": "#555b66",
 }
+# Inches; on a phone its text is still 10 pixels high.
+_WIDTH = 4.5
+_PIXELS_PER_INCH = 76
+
+# Limits of an axis of shares: a line at 0 or 100 can be seen.
+PERCENT = (-2, 105)
+# What noise may fill: less than this many points is drawn within them.
+LEAST_POINTS = 10.0
 
 
-def limits(values, share):
-    """Limits with some room beyond the values, that share of their range."""
-    low, high = min(values), max(values)
-    room = share * (high - low) or 1.0
-    return low - room, high + room
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """A figure of the page: its words, its picture, its legend.
+
+    `legend` holds what `_swatch` returns; `least` is the width in pixels below
+    which the picture scrolls, for those that are wide.
+    """
+
+    title: str
+    note: str
+    alt: str
+    source: str
+    legend: list
+    least: int | None
 
 
-def dashed(runs):
-    """`[(run, dashes), ...]`: runs differ by their dashes."""
-    return list(zip(runs, itertools.cycle(_DASHES)))
+def chart(title, note, alt, draw, height=2.9, width=_WIDTH):
+    """Returns a `Chart`; `draw(axes)` draws, and returns its legend's entries.
 
-
-def look(method, runs):
-    """Colour and mark of a method, the same in every chart of a page."""
-    names = dict.fromkeys(m for run in runs for m in run.methods)
-    spare = [name for name in names if name not in LOOKS]
-    looks = {**dict(zip(spare, itertools.cycle(_SPARE_LOOKS))), **LOOKS}
-    return dict(zip(("color", "marker"), looks[method]))
-
-
-def short(name, length=28):
-    """A name as a legend or an axis can show it."""
-    name = name if len(name) <= length else name[: length - 1] + "…"
-    # Matplotlib hides legend entries that begin with an underscore.
-    return " " + name if name.startswith("_") else name
-
-
-def chart(title, note, alt, draw, height=3.1):
-    """A figure element; `draw(figure, axes)` does the drawing."""
+    An entry is how a line looks, with its `label`.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
+    width = max(width, _WIDTH)
     file = io.BytesIO()
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, height), layout="constrained")
-        draw(figure, figure.subplots())
+        figure = Figure(figsize=(width, height), layout="constrained")
+        entries = draw(figure.subplots()) or ()
         figure.savefig(file, format="svg", metadata={"Date": None})
     data = base64.b64encode(file.getvalue()).decode()
-    note = f" <span>{escape(note)}</span>" if note else ""
-    return (
-        f"<figure>\n<figcaption><b>{escape(title)}</b>{note}</figcaption>\n"
-        f'<img src="data:image/svg+xml;base64,{data}" alt="{escape(alt)}">\n'
-        "</figure>\n"
+    return Chart(
+        title=title,
+        note=note,
+        alt=alt,
+        source=f"data:image/svg+xml;base64,{data}",
+        legend=[_swatch(entry) for entry in entries],
+        least=round(_PIXELS_PER_INCH * width) if width > _WIDTH else None,
     )
 
 
-def finish(figure, axes, x, y, runs, methods, extra):
-    """Names the axes; below, methods, runs if several, and `extra` lines."""
+# ---- looks -----------------------------------------------------------------
+
+
+def look(method, dense=None):
+    """Colour and mark of a method, the same on every page.
+
+    `dense` is the run's method that is the dense network, if any.
+    """
+    if method == dense:
+        return dict(_DENSE)
+    name = method.rpartition(" + ")[2]
+    if name in _KNOWN:
+        place = _KNOWN.index(name)
+    else:
+        place = zlib.crc32(name.encode("utf-8", "replace"))
+    return {
+        "color": _COLORS[place % len(_COLORS)],
+        "marker": _MARKS[place % len(_MARKS)],
+    }
+
+
+def styles(runs):
+    """`[(equal runs, style), ...]` by name: settings differ by their dashes.
+
+    Where dashes do not suffice, by their tone too, from light to dark.
+    """
+    found = sorted(settings(runs), key=group_name)
+    last = len(found) - 1
+    tones = [0.0] * len(found)
+    if len(found) > len(_DASHES):
+        tones = [0.6 * (1 - i / last) for i in range(len(found))]
+    return [
+        (group, {"ls": dashes, "tone": tone})
+        for group, dashes, tone in zip(found, itertools.cycle(_DASHES), tones)
+    ]
+
+
+def toned(look, style):
+    """`look` with the dashes and the tone of `style`; grey stays as it is."""
+    color = look["color"]
+    if color != _DENSE["color"]:
+        parts = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+        mixed = [round(x + style["tone"] * (255 - x)) for x in parts]
+        color = "#" + "".join(f"{part:02x}" for part in mixed)
+    return {**look, "color": color, "ls": style["ls"]}
+
+
+def entries(runs, shown):
+    """Entries of a legend: methods, and settings where there are several.
+
+    `shown` lists `(equal runs, method)` of what was drawn.
+    """
+    found = {
+        wording.label_of(group[0], method): look(method, group[0].dense)
+        for group, method in shown
+    }
+    color = "#777777"
+    if len(found) == 1:
+        color = next(iter(found.values()))["color"]
+    found = [{**kind, "label": label} for label, kind in found.items()]
+    drawn = [group for group, _ in shown]
+    groups = [pair for pair in styles(runs) if pair[0] in drawn]
+    for group, style in groups if len(groups) > 1 else ():
+        seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
+        label = group_name(group) + seeds
+        found.append({**toned({"color": color}, style), "label": label})
+    return found
+
+
+def _swatch(entry):
+    """What the page's template draws beside a legend's label."""
+    from matplotlib.markers import MarkerStyle
+
+    dashes = entry.get("ls", "-")
+    width = entry.get("lw", 1.6)
+    shapes = []
+    if entry.get("marker"):
+        style = MarkerStyle(entry["marker"])
+        path = style.get_path().transformed(style.get_transform())
+        for polygon in path.to_polygons():
+            points = [(16 + 8 * x, 7 - 8 * y) for x, y in polygon]
+            shapes.append(" ".join(f"{x:.1f},{y:.1f}" for x, y in points))
+    return {
+        "label": entry["label"],
+        "color": entry["color"],
+        "opacity": entry.get("alpha", 1),
+        "width": 1.3 * width if dashes != "" else 0,
+        "dashes": ""
+        if isinstance(dashes, str)
+        else " ".join(f"{1.3 * width * part:.1f}" for part in dashes[1]),
+        "shapes": shapes,
+    }
+
+
+def short(name, length=26):
+    """A name as an axis can show it: in two lines, its middle left out."""
+    if len(name) <= length:
+        return name
+    if len(name) > 2 * length:
+        half = length - 1
+        name = f"{name[:half]}…{name[-half:]}"
+    return "\n".join(textwrap.wrap(name, max(length, len(name) // 2 + 1)))
+
+
+# ---- axes ------------------------------------------------------------------
+
+
+def limits(values, least=0.0, within=(-math.inf, math.inf)):
+    """Limits of an axis with room, which do not blow noise up.
+
+    They span at least `least`, and the values lie in the middle of that
+    unless it would leave `within`, where no value can be.
+    """
+    values = finite(values) or [0.0]
+    low, high = min(values), max(values)
+    more = max(0.0, (least or 1e-9) - (high - low)) / 2
+    low, high = low - more, high + more
+    least_value, largest_value = within
+    if high > largest_value:
+        low, high = low - (high - largest_value), largest_value
+    if low < least_value:
+        low, high = least_value, high + (least_value - low)
+    room = 0.05 * (high - low)
+    return low - room, high + room
+
+
+def shares(values):
+    """Limits of an axis in percent of what was right or wrong."""
+    return limits(values, LEAST_POINTS, (0, 100))
+
+
+def from_zero(values, least=0.0):
+    """Limits of an axis of amounts: from zero to above the largest."""
+    return 0, 1.08 * max([*finite(values), least]) or 1.0
+
+
+def finish(axes, x, y):
+    """Names the axes; whole numbers below."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    entries = method_entries(methods, runs)
-    # More runs than dashes could not be told apart.
-    for run, dashes in dashed(runs) if 1 < len(runs) <= len(_DASHES) else ():
-        name = short(run.name)
-        entries.append({"color": "#777777", "ls": dashes, "label": name})
-    legend(figure, entries + extra, 4 if len(runs) == 1 else 3)
-
-
-def method_entries(methods, runs):
-    """Entries of `legend` for methods."""
-    return [
-        {**look(method, runs), "label": short(wording.label(method))}
-        for method in methods
-    ]
-
-
-def legend(figure, entries, columns):
-    """A legend below the axes, an entry for each look with its label."""
-    from matplotlib.lines import Line2D
-
-    figure.legend(
-        handles=[Line2D([], [], **look) for look in entries],
-        loc="outside lower center",
-        ncols=min(columns, max(1, len(entries))),
-        fontsize=8.5,
-        columnspacing=1.4,
-    )

@@ -1,10 +1,19 @@
 """Which runs are worth having: few weights, high accuracy, or a bit of both."""
 
 import dataclasses
+import statistics
 
 import numpy as np
 
+from keras_app.report import wording
+from keras_app.report.results import Cell
+from keras_app.report.results import Row
+from keras_app.report.results import Table
+from keras_app.report.runs import group_name
+from keras_app.report.runs import groups
 from keras_app.report.runs import number
+
+TITLE = "Density and accuracy"
 
 
 def pareto_front(densities, accuracies):
@@ -62,31 +71,107 @@ def pareto_front(densities, accuracies):
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one method of a finished run came to."""
+    """What one method of equal runs ends with, a number for each seed."""
 
-    run: object
+    runs: list
     method: str
-    density: float
-    accuracy: float
-    on_front: bool
+    densities: list
+    accuracies: list
+    on_front: bool = False
+
+    @property
+    def density(self):
+        """The mean over the seeds."""
+        return statistics.fmean(self.densities)
+
+    @property
+    def accuracy(self):
+        """The mean over the seeds."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def density_spread(self):
+        """The standard deviation (n - 1), or `None` of a single run."""
+        return _spread(self.densities)
+
+    @property
+    def accuracy_spread(self):
+        """The standard deviation (n - 1), or `None` of a single run."""
+        return _spread(self.accuracies)
+
+    @property
+    def name(self):
+        """The runs' name."""
+        return group_name(self.runs)
+
+    @property
+    def label(self):
+        """The method's name."""
+        return wording.label_of(self.runs[0], self.method)
+
+
+def _spread(values):
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def outcomes(runs):
     """Returns the `Outcome`s of all finished runs by rising density.
 
-    Methods without a density or an accuracy are left out.
+    Runs that differ only by their seed are one outcome. Methods without a
+    density or an accuracy are left out.
     """
     found = []
-    for run in runs:
-        for method, figures in run.figures.items() if run.finished else ():
-            density = number(figures.get("effective_density"))
-            accuracy = number(figures.get("accuracy"))
-            if density is not None and accuracy is not None:
-                found.append((run, method, density, accuracy))
-    front = pareto_front([row[2] for row in found], [row[3] for row in found])
-    members = set(front)
+    for group in groups(runs):
+        for method in group[0].figures:
+            numbers = [
+                [number(run.figures.get(method, {}).get(key)) for run in group]
+                for key in ("effective_density", "accuracy")
+            ]
+            if None not in numbers[0] + numbers[1]:
+                found.append(Outcome(group, method, *numbers))
+    members = pareto_front(
+        [outcome.density for outcome in found],
+        [outcome.accuracy for outcome in found],
+    )
     shown = [
-        Outcome(*row, on_front=index in members)
-        for index, row in enumerate(found)
+        dataclasses.replace(outcome, on_front=index in members)
+        for index, outcome in enumerate(found)
     ]
     return sorted(shown, key=lambda row: (row.density, -row.accuracy))
+
+
+def table(outcomes):
+    """The `Table` of outcomes, numbered as in the chart."""
+    several = len({outcome.method for outcome in outcomes}) > 1
+    seeds = any(len(outcome.runs) > 1 for outcome in outcomes)
+    rows = []
+    for place, outcome in enumerate(outcomes, start=1):
+        name = f"{place} {outcome.name}"
+        name += f", {outcome.label}" if several else ""
+        cells = [
+            Cell(wording.percent(outcome.density, outcome.density_spread)),
+            Cell(wording.percent(outcome.accuracy, outcome.accuracy_spread)),
+            Cell("front" if outcome.on_front else "", best=outcome.on_front),
+        ]
+        if seeds:
+            cells.insert(0, Cell(str(len(outcome.runs))))
+        rows.append(Row(Cell(name), cells))
+    head = ["run, method" if several else "run", *(["seeds"] if seeds else [])]
+    head += ["density, prunable", "test accuracy", ""]
+    return Table(TITLE, [Cell(text) for text in head], rows, "several")
+
+
+def note(outcomes):
+    """What the table says, and how sure it is."""
+    text = (
+        "By rising density. A run is on the front if no other has as few "
+        "weights and as much accuracy, and more of either."
+    )
+    if any(len(outcome.runs) > 1 for outcome in outcomes):
+        text += (
+            " Runs that differ only by their seed are one, with their means; "
+            "± is the standard deviation (n - 1)."
+        )
+    if any(len(outcome.runs) == 1 for outcome in outcomes):
+        text += " A lucky seed counts where there is only one."
+    return text

@@ -2,10 +2,14 @@
 
 import collections
 import dataclasses
+import functools
 import json
 import math
+import os
 import pathlib
 import re
+
+from keras_app.report import exports
 
 DENSE = "dense"
 SUMMARY = "summary.json"
@@ -37,9 +41,35 @@ class Run:
         begun = [_method(event, self.main) for event in self.events]
         return list(dict.fromkeys([*self.figures, *begun]))
 
+    @functools.cached_property
+    def dense(self):
+        """The method that trained without any zeros, or `None`."""
+        if DENSE in self.methods:
+            return DENSE
+        return next((m for m in self.methods if self._has_no_zeros(m)), None)
+
+    def _has_no_zeros(self, method):
+        figures = self.figures.get(method, {})
+        names = ("initial_density", "effective_density")
+        seen = [number(figures.get(name)) for name in names]
+        if None in seen:
+            return False
+        seen += [number(e.get(names[1])) for e in self.epochs(method)]
+        # A kernel may hold a zero by chance.
+        return all(value is None or value > 0.9995 for value in seen)
+
     def megabatches(self, method):
         rows = self.figures.get(method, {}).get("megabatches", [])
-        return [row for row in rows if isinstance(row, dict)]
+        names = {
+            "target_sparsity": "target_density",
+            "sparsity": "density",
+            "sparsity_all": "density_all",
+        }
+        return [
+            {**{new: _rest(row.get(old)) for new, old in names.items()}, **row}
+            for row in rows
+            if isinstance(row, dict)
+        ]
 
     def epochs(self, method):
         return [
@@ -60,6 +90,11 @@ def number(value):
 def has_run(folder):
     """Returns whether a folder holds a run, finished or not."""
     return any((folder / name).is_file() for name in (SUMMARY, _METRICS))
+
+
+def finite(values):
+    """Those of the numbers that are finite."""
+    return [value for value in values if math.isfinite(value)]
 
 
 def load(folders, summaries):
@@ -94,11 +129,23 @@ def _load(name, folder, summary):
         figures = summary["methods"]
     else:
         figures = {str(summary.get("method") or "run"): summary}
+    if DENSE not in figures:
+        figures = {**figures, **_first_round(figures)}
+    parameters = ((summary or {}).get("settings") or {}).get("parameters")
+    known = {
+        method: {
+            **told,
+            **_zeros(told, parameters),
+            **_bytes(folder, method, i == 0),
+        }
+        for i, (method, told) in enumerate(figures.items())
+        if isinstance(told, dict)
+    }
     return Run(
         name=name,
         summary=summary or {},
         events=events,
-        figures=figures,
+        figures=known,
         config=config.read_text() if config.is_file() else None,
         finished=summary is not None,
         path=folder,
@@ -155,6 +202,11 @@ def _figures_so_far(events):
         "cumulative_forward_flops_sparse": "forward_flops_sparse",
     }
     figures = {}
+    for event in events:
+        if number(event.get("effective_density")) is not None:
+            keys = ("effective_density", "sparsity_all")
+            found = {key: event.get(key) for key in keys}
+            figures[_method(event, "run")] = found
     for method, seen in rows.items():
         values = {key: seen[-1].get(name) for key, name in names.items()}
         for key, name in sums.items():
@@ -162,6 +214,95 @@ def _figures_so_far(events):
             values[key] = None if None in parts else sum(parts)
         figures[method] = {**values, "megabatches": seen}
     return figures
+
+
+def _first_round(figures):
+    """The dense network that a search for tickets begins with, if whole."""
+    for told in figures.values():
+        rounds = told.get("rounds") if isinstance(told, dict) else None
+        for row in rounds if isinstance(rounds, list) else ():
+            accuracy = number(row.get("test_accuracy"))
+            whole = row.get("density") == 1 and not row.get("stopped_early")
+            if whole and accuracy is not None:
+                return {DENSE: {"accuracy": accuracy, "effective_density": 1.0}}
+    return {}
+
+
+def _zeros(told, parameters):
+    """Zeros of the prunable weights and of the whole model, where known.
+
+    `parameters` are the weights of the model, whose zeros `sparsity_all`
+    counts.
+    """
+    found = {
+        "sparsity": _rest(told.get("effective_density")),
+        "initial_sparsity": _rest(told.get("initial_density")),
+        "sparsity_all": number(told.get("sparsity_all")),
+    }
+    share = found["sparsity_all"]
+    if share is not None and number(parameters) is not None:
+        found["parameters"] = parameters
+        found["zeros"] = round(share * parameters)
+    elif share is None:
+        found.update(_zeros_by_masks(told))
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _zeros_by_masks(told):
+    """What older runs have instead: the weights that the masks keep."""
+    found = {"sparsity_all": _rest(told.get("density_all"))}
+    if found["sparsity_all"] is None and told.get("effective_density") == 1:
+        found["sparsity_all"] = 0.0
+    rows = told.get("megabatches")
+    last = rows[-1] if isinstance(rows, list) and rows else {}
+    kept, share = (
+        number(last.get(k)) for k in ("kept_parameters", "density_all")
+    )
+    if kept and share:
+        found["parameters"] = round(kept / share)
+        found["zeros"] = found["parameters"] - kept
+    return found
+
+
+def _rest(density):
+    density = number(density)
+    return None if density is None else 1.0 - density
+
+
+def _bytes(folder, method, main):
+    """What the method's model takes on disk, and sparse if it was exported."""
+    name = "model.keras" if main else f"model_{method}.keras"
+    # A method's name may hold anything.
+    path = folder / name if os.path.basename(name) == name else None
+    found = {}
+    if path is not None and path.is_file():
+        found["model_bytes"] = path.stat().st_size
+    for report in exports.read(folder) if main else ():
+        if report.format == "sparse":
+            found["sparse_bytes"] = report.bytes
+            if report.dense_bytes is not None:
+                found["dense_bytes"] = report.dense_bytes
+    return found
+
+
+def settings(runs):
+    """All runs by settings, the unfinished each alone."""
+    unfinished = [[run] for run in runs if not run.finished]
+    return [*groups(runs), *unfinished]
+
+
+def group_name(group):
+    """One name for equal runs: what their names share, or all of them."""
+    names = [run.name for run in group]
+    if len(names) == 1:
+        return names[0]
+    start = os.path.commonprefix(names)
+    rest = [name[len(start) :] for name in names]
+    end = os.path.commonprefix([name[::-1] for name in rest])[::-1]
+    if len(start) + len(end) < 3:
+        return ", ".join(names)
+    inner = sorted(name[: len(name) - len(end)] for name in rest)
+    return f"{start}{{{','.join(inner)}}}{end}"
 
 
 def groups(runs):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 
 from keras_app.report import drawing
+from keras_app.report import lines
 from keras_app.report import wording
 from keras_app.report.runs import number
 
@@ -17,18 +18,12 @@ HARDEST = "hardest.npz"
 def rounds(runs):
     """What the rounds of continuous sparsification left."""
     figures = []
-    lines = {}
-    for run in runs:
-        entries = run.summary.get("rounds")
-        if isinstance(entries, list) and entries:
-            lines[run] = entries
-    if not lines:
-        return []
-    for title, note, axis, keys in (
+    for title, note, axis, limits, keys in (
         (
             "Density after each round",
             "Share of the masked weights that the final mask would keep.",
             "density (%)",
+            lambda values: drawing.PERCENT,
             {"density": "kept", "soft_density": "mean of the soft mask"},
         ),
         (
@@ -36,154 +31,187 @@ def rounds(runs):
             "With the soft mask, which is what was trained, and with the mask "
             "made final; on the validation data.",
             "accuracy (%)",
+            drawing.shares,
             {"val_accuracy": "soft mask", "hard_val_accuracy": "final mask"},
         ),
     ):
-        figures += _over_rounds(runs, lines, title, note, axis, keys)
+        figures += _over_rounds(runs, title, note, axis, limits, keys)
     return figures
 
 
-def _over_rounds(runs, lines, title, note, axis, keys):
-    shown = {
-        (run, key): [number(entry.get(key)) for entry in entries]
-        for run, entries in lines.items()
-        for key in keys
-    }
-    shown = {
-        k: [100 * y for y in ys] for k, ys in shown.items() if None not in ys
-    }
-    if not shown:
+def _over_rounds(runs, title, note, axis, limits, keys):
+    shown = {key: lines.lines(runs, _of_rounds(key)) for key in keys}
+    drawn = [line for those in shown.values() for line in those]
+    if not drawn:
         return []
-    dashes = dict(drawing.dashed(runs))
-    alphas = dict(zip(keys, (1.0, 0.45)))
+    looks = dict(zip(keys, ({}, {"alpha": 0.45, "marker": ""})))
 
-    def draw(figure, axes):
-        for (run, key), ys in shown.items():
-            look = drawing.look(run.main, runs)
-            style = {"ls": dashes[run], "alpha": alphas[key]}
-            axes.plot(range(1, len(ys) + 1), ys, **look, **style)
+    def draw(axes):
+        for key, those in shown.items():
+            for line in those:
+                line.plot(axes, **looks[key])
+        axes.set_ylim(*limits([y for line in drawn for y in line.values()]))
+        drawing.finish(axes, "round", axis)
         extra = [
-            {"color": "#333333", "alpha": alphas[key], "label": label}
+            {"color": "#333333", **looks[key], "label": label}
             for key, label in keys.items()
         ]
-        methods = list(dict.fromkeys(run.main for run in lines))
-        drawing.finish(figure, axes, "round", axis, runs, methods, extra)
+        return lines.entries(runs, drawn, extra)
 
     told = "; ".join(
-        f"{run.name} {keys[key]} "
-        + wording.listed([wording.fixed(y, 1) for y in ys])
-        for (run, key), ys in shown.items()
+        f"{line.name} {keys[key]} "
+        + wording.listed([wording.fixed(y, 1) for y in line.mean()[1]])
+        for key, those in shown.items()
+        for line in those
     )
     alt = f"Line chart, {title.lower()}, in percent: {told}."
     return [drawing.chart(title, note, alt, draw)]
 
 
+def _of_rounds(key):
+    def curve(run, method):
+        rows = run.summary.get("rounds")
+        rows = rows if isinstance(rows, list) and method == run.main else []
+        values = [number(row.get(key)) for row in rows]
+        if None in values:
+            return [], []
+        return range(1, len(rows) + 1), [100 * value for value in values]
+
+    return curve
+
+
 def tickets(runs):
     """Accuracy over sparsity, set sizes and cost of lottery tickets."""
-    found = [
-        (run, dashes, method, figures)
-        for run, dashes in drawing.dashed(runs)
-        for method, figures in run.figures.items()
-        if isinstance(figures.get("tickets"), list) and figures["tickets"]
-    ]
-    if not found:
+    return [*_accuracies(runs), *_costs(runs), *_set_sizes(runs)]
+
+
+def _tickets_of(run, method):
+    rows = run.figures.get(method, {}).get("tickets")
+    return rows if isinstance(rows, list) else []
+
+
+def _accuracies(runs):
+    def curve(run, method):
+        rows = _tickets_of(run, method)
+        xs = [100 * (1 - row["density"]) for row in rows]
+        return xs, [100 * row["accuracy"] for row in rows]
+
+    drawn = lines.lines(runs, curve)
+    if not drawn:
         return []
-    figures = [_accuracies(runs, found), _costs(runs, found)]
-    sizes = _set_sizes(runs, found)
-    return figures + sizes
 
-
-def _accuracies(runs, found):
-    def draw(figure, axes):
-        for _, dashes, method, figures in found:
-            rows = figures["tickets"]
-            xs = [100 * (1 - row["density"]) for row in rows]
-            ys = [100 * row["accuracy"] for row in rows]
-            error = [100 * _deviation(row["accuracies"]) for row in rows]
-            look = drawing.look(method, runs)
-            axes.errorbar(xs, ys, error, ls=dashes, capsize=2, **look)
-        methods = list(dict.fromkeys(method for _, _, method, _ in found))
-        axis = "test accuracy (%)"
-        drawing.finish(figure, axes, "sparsity (%)", axis, runs, methods, [])
+    def draw(axes):
+        for line in drawn:
+            line.plot(axes)
+            if len(line.group) == 1:
+                rows = _tickets_of(line.group[0], line.method)
+                spread = [100 * _deviation(row["accuracies"]) for row in rows]
+                color = line.look["color"]
+                look = {"fmt": "none", "capsize": 2, "ecolor": color}
+                axes.errorbar(*line.curves[0], spread, **look)
+        for run in runs:
+            # The network that the search begins with.
+            accuracy = run.figures.get(run.dense, {}).get("accuracy")
+            if not _tickets_of(run, run.dense) and accuracy is not None:
+                look = drawing.look(run.dense, run.dense)
+                axes.plot([0], [100 * accuracy], **look, ls="", zorder=1)
+        axes.set_xlim(*drawing.PERCENT)
+        axes.set_ylim(*drawing.shares([y for x in drawn for y in x.values()]))
+        axes.set_xlabel("sparsity (%)")
+        axes.set_ylabel("test accuracy (%)")
+        return lines.entries(runs, drawn)
 
     told = "; ".join(
-        f"{run.name}, {wording.label(method)} "
+        f"{line.name}, {line.label} "
         + ", ".join(
-            f"{wording.percent(row['accuracy'])} at density "
-            f"{wording.percent(row['density'])}"
-            for row in figures["tickets"]
+            f"{wording.fixed(y, 1)} % at density {wording.fixed(100 - x, 1)} %"
+            for x, y in zip(*line.mean())
         )
-        for run, _, method, figures in found
+        for line in drawn
     )
-    return drawing.chart(
-        "Accuracy of the tickets",
-        "Each trained from its early weights on all data. Bars: standard "
-        "deviation, where a ticket was trained several times.",
-        f"Line chart of the test accuracy over the sparsity: {told}.",
-        draw,
-        3.4,
-    )
+    return [
+        drawing.chart(
+            "Accuracy of the tickets",
+            "Each trained from its early weights on all data. Bars: standard "
+            "deviation, where a ticket was trained several times.",
+            f"Line chart of the test accuracy over the sparsity: {told}.",
+            draw,
+            3.2,
+        )
+    ]
 
 
 def _deviation(values):
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _costs(runs, found):
-    def draw(figure, axes):
-        for _, dashes, method, figures in found:
-            ys = figures["account"]["cumulative"]
-            look = drawing.look(method, runs)
-            axes.plot(range(1, len(ys) + 1), ys, ls=dashes, **look)
-        methods = list(dict.fromkeys(method for _, _, method, _ in found))
-        axes.set_ylim(bottom=0)
-        axis = "training iterations"
-        drawing.finish(figure, axes, "prunings", axis, runs, methods, [])
+def _costs(runs):
+    def curve(run, method):
+        account = run.figures.get(method, {}).get("account")
+        ys = account["cumulative"] if isinstance(account, dict) else []
+        return range(1, len(ys) + 1), ys
+
+    drawn = lines.lines(runs, curve)
+    if not drawn:
+        return []
+
+    def draw(axes):
+        for line in drawn:
+            line.plot(axes)
+        axes.set_ylim(
+            *drawing.from_zero([y for x in drawn for y in x.values()])
+        )
+        drawing.finish(axes, "prunings", "training iterations")
+        return lines.entries(runs, drawn)
 
     told = "; ".join(
-        f"{run.name}, {wording.label(method)} "
-        f"{wording.count(figures['account']['cumulative'][-1])}"
-        for run, _, method, figures in found
+        f"{line.name}, {line.label} {wording.count(line.mean()[1][-1])}"
+        for line in drawn
+        if line.mean()[1]
     )
+    return [
+        drawing.chart(
+            "Cost of finding them",
+            "Training iterations until a ticket of so many prunings is found, "
+            "without those that judge it.",
+            f"Line chart of the iterations over the prunings, in the end: "
+            f"{told}.",
+            draw,
+        )
+    ]
+
+
+def _set_sizes(runs):
+    figures = []
+    for run in runs:
+        for method in run.figures:
+            rows = run.figures[method].get("rounds")
+            rows = rows if isinstance(rows, list) else []
+            sizes = [row["set_size"] for row in rows if row.get("set_size")]
+            if len(set(sizes)) > 1:
+                name = f", {run.name}" if len(runs) > 1 else ""
+                figures.append(_set_size_bars(run, method, sizes, name))
+    return figures
+
+
+def _set_size_bars(run, method, sizes, name):
+    def draw(axes):
+        axes.grid(False, axis="x")
+        color = drawing.look(method, run.dense)["color"]
+        numbers = range(1, len(sizes) + 1)
+        bars = axes.bar(numbers, sizes, color=color, width=0.7)
+        axes.bar_label(bars, padding=2, fontsize=8.5)
+        axes.set_ylim(0, 1.1 * max(sizes))
+        drawing.finish(axes, "round", "training examples")
+
     return drawing.chart(
-        "Cost of finding them",
-        "Training iterations until a ticket of so many prunings is found, "
-        "without those that judge it.",
-        f"Line chart of the iterations over the prunings, in the end: {told}.",
+        f"Examples of each round{name}",
+        "Those that training forgot, or that pruning changes the prediction "
+        "of.",
+        "Bar chart of the training examples per round: "
+        f"{wording.listed([wording.count(size) for size in sizes])}.",
         draw,
     )
-
-
-def _set_sizes(runs, found):
-    figures = []
-    for run, _, method, shown in found:
-        rows = [r for r in shown["rounds"] if r["set_size"]]
-        if len({row["set_size"] for row in rows}) < 2:
-            continue
-        numbers = range(1, len(rows) + 1)
-        sizes = [row["set_size"] for row in rows]
-
-        def draw(figure, axes, numbers=numbers, sizes=sizes, method=method):
-            axes.grid(False, axis="x")
-            color = drawing.look(method, runs)["color"]
-            bars = axes.bar(numbers, sizes, color=color, width=0.7)
-            axes.bar_label(bars, padding=2, fontsize=8.5)
-            axes.set_xlabel("round")
-            axes.set_ylabel("training examples")
-            axes.set_ylim(0, 1.1 * max(sizes))
-
-        name = f", {run.name}" if len(runs) > 1 else ""
-        figures.append(
-            drawing.chart(
-                f"Examples of each round{name}",
-                "Those that training forgot, or that pruning changes the "
-                "prediction of.",
-                "Bar chart of the training examples per round: "
-                f"{wording.listed([wording.count(size) for size in sizes])}.",
-                draw,
-            )
-        )
-    return figures
 
 
 def examples(runs):
@@ -205,18 +233,16 @@ def examples(runs):
 
 def _pictures(images, labels, ids, counts, name):
     columns = 8
-    lines = math.ceil(len(images) / columns)
+    rows = math.ceil(len(images) / columns)
     height, width, channels = images.shape[1:]
     gap = 2
-    canvas = np.ones(
-        (lines * (height + gap), columns * (width + gap), channels)
-    )
+    canvas = np.ones((rows * (height + gap), columns * (width + gap), channels))
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
         top, left = row * (height + gap), column * (width + gap)
         canvas[top : top + height, left : left + width] = image
 
-    def draw(figure, axes):
+    def draw(axes):
         axes.axis("off")
         axes.imshow(canvas.squeeze(), cmap="gray", vmin=0, vmax=1)
         for i, label in enumerate(labels):
@@ -241,7 +267,7 @@ def _pictures(images, labels, ids, counts, name):
         "dense network was trained.",
         f"Pictures of training examples: {told}.",
         draw,
-        0.4 + 0.68 * lines * height / width,
+        0.3 + 0.58 * rows * height / width,
     )
 
 

@@ -1,11 +1,7 @@
-"""Numbers as text, and what the numbers of a run say in sentences."""
+"""Numbers as text, and the words that names and keys become on a page."""
 
-import dataclasses
-import math
 import re
-import statistics
 
-from keras_app.report.runs import DENSE
 from keras_app.report.runs import number
 from keras_app.report.runs import SUMMARY
 
@@ -28,6 +24,18 @@ _PHRASES = {
     "prac": "the search on PrAC sets",
     "vanilla": "the search on all data",
 }
+_EXPERIMENTS = {
+    "train": "training",
+    "anytime": "anytime learning",
+    "lottery": "lottery tickets",
+}
+_DATA = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "fashion_mnist": "Fashion-MNIST",
+    "fashion_mnist_mini": "Fashion-MNIST mini",
+    "mnist": "MNIST",
+}
 
 
 # ---- numbers ---------------------------------------------------------------
@@ -40,7 +48,8 @@ def fixed(value, digits):
     return (_MINUS if negative else "") + text
 
 
-def _signed(value, digits=1):
+def signed(value, digits=1):
+    """As `fixed`, with a plus sign where it is more than zero."""
     text = fixed(value, digits)
     return text if value <= 0 or not re.search("[1-9]", text) else "+" + text
 
@@ -64,12 +73,13 @@ def points(value, spread=None):
 def count(value, spread=None):
     """How many, whole where it is; millions and more get a prefix."""
     if abs(value) >= 1e6:
-        return _large(value, spread)
+        return large(value, spread)
     whole = spread is None and float(value).is_integer()
     return _with_spread(value, spread, 0 if whole else 1)
 
 
-def _large(value, spread=None):
+def large(value, spread=None):
+    """A number that matters by its size; millions and more get a prefix."""
     for size, prefix in _PREFIXES:
         if abs(value) >= size:
             spread = None if spread is None else spread / size
@@ -78,155 +88,47 @@ def _large(value, spread=None):
     return _with_spread(value, spread, 0)
 
 
-def _hundredths(value, spread=None):
+def hundredths(value, spread=None):
+    """A number that is in percent already."""
     return percent(value / 100, None if spread is None else spread / 100)
 
 
-def _plain(value, spread=None):
+def plain(value, spread=None):
+    """A number nothing is known about."""
     return _with_spread(value, spread, 0 if isinstance(value, int) else 4)
 
 
-def _count_beside(value, dense):
-    whole = float(value - dense).is_integer()
-    return _signed(value - dense, 0 if whole else 1)
+def nbytes(value, spread=None):
+    """Bytes, in the unit that leaves few digits."""
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= size:
+            spread = None if spread is None else spread / size
+            return _with_spread(value / size, spread, 1) + _SPACE + unit
+    return _with_spread(value, spread, 0) + _SPACE + "bytes"
 
 
-def _share(value, dense):
-    return percent(value / dense) + " of dense" if dense else ""
+# ---- names -----------------------------------------------------------------
 
 
-# ---- headline figures ------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One headline number: its words, its format, its comparison to dense.
-
-    `show` makes a text of a value and a spread or `None`, `compare` of a
-    value and the dense network's; `best` is `max`, `min`, or `None`.
-    """
-
-    label: str
-    about: str = ""
-    show: object = _plain
-    compare: object = None
-    best: object = None
-
-    @property
-    def note(self):
-        """What is counted, and which way is better."""
-        better = {max: "; higher is better", min: "; lower is better"}
-        return self.about + better.get(self.best, "")
-
-
-_RATE = percent, lambda value, dense: _signed(100 * (value - dense))
-_GAP = points, lambda value, dense: _signed(value - dense)
-_COST = _large, _share
-_FIGURES = {
-    "accuracy": Figure("Test accuracy", "at the end", *_RATE, max),
-    "cer": Figure(
-        "CER",
-        "misclassified test examples, summed over the megabatches",
-        *(count, _count_beside, min),
-    ),
-    "mean_error_rate": Figure(
-        "Mean error rate", "over the megabatches", *_RATE, min
-    ),
-    "generalization_gap": Figure(
-        "Gap, last epoch",
-        "training minus validation accuracy in points, last megabatch",
-        *_GAP,
-    ),
-    "generalization_gap_best": Figure(
-        "Gap, best epoch",
-        "the same at the epoch with the best validation accuracy",
-        *_GAP,
-    ),
-    "mean_generalization_gap": Figure(
-        "Gap, mean", "last epochs, over the megabatches", *_GAP
-    ),
-    "effective_density": Figure(
-        "Density, prunable",
-        "share of the prunable kernels that is kept",
-        percent,
-    ),
-    "density_all": Figure(
-        "Density, all", "share of all parameters that is kept", percent
-    ),
-    "initial_density": Figure(
-        "Density, at first", "the same before training", percent
-    ),
-    "training_flops_share": Figure(
-        "Training FLOPs",
-        "relative to dense training, zero weights left out: a count, not a "
-        "time",
-        percent,
-    ),
-    "mean_squared_error": Figure(
-        "Mean squared error", "on the test set", _plain, None, min
-    ),
-    "psnr": Figure(
-        "PSNR", "peak signal-to-noise ratio in decibels", points, None, max
-    ),
-    "psnr_of_input": Figure(
-        "PSNR of the input", "what doing nothing would give", points
-    ),
-    "iterations": Figure(
-        "Iterations", "of training, until the sparsest ticket is found", count
-    ),
-    "saving_percent": Figure(
-        "Iterations saved",
-        "in percent of those that all data would have cost",
-        _hundredths,
-    ),
-    "set_fraction": Figure(
-        "Last set", "share of the training examples it holds", percent
-    ),
-    "overhead_samples": Figure(
-        "Extra predictions",
-        "of examples, to find those that pruning costs",
-        count,
-    ),
-    "cumulative_kept_parameters": Figure(
-        "Kept parameters", "summed over the megabatches", count, _share
-    ),
-    "cumulative_training_examples": Figure(
-        "Training examples", "seen, all epochs and megabatches", count, _share
-    ),
-    "cumulative_forward_flops": Figure(
-        "Forward FLOPs", "in training, as a dense network computes", *_COST
-    ),
-    "cumulative_forward_flops_sparse": Figure(
-        "Forward FLOPs, kept",
-        "the same, without those of pruned weights: a count, not a time",
-        *_COST,
-    ),
-}
-
-
-def shown_figures(runs):
-    """`{key: Figure}`: the known ones that any method has, then all others."""
-    found = set()
-    for run in runs:
-        for figures in run.figures.values():
-            found |= {k for k, v in figures.items() if number(v) is not None}
-        if run.figures and run.summary in run.figures.values():
-            # A summary without methods: its settings are not its results.
-            found -= {"seed", "seconds", "epochs", "num_megabatches"}
-    known = [key for key in _FIGURES if key in found]
-    others = sorted(found.difference(known))
-    return {key: _FIGURES.get(key, Figure(key)) for key in known + others}
-
-
-# ---- sentences -------------------------------------------------------------
+def humanised(key):
+    """A name out of code as words: `my_figure` is "My figure"."""
+    return capital(str(key).replace("_", " ").strip())
 
 
 def label(method):
     """A method's name in tables and charts."""
-    return _LABELS.get(method, method)
+    return _LABELS.get(method, str(method).replace("_", " ").strip())
 
 
-def _phrase(method):
+def label_of(run, method):
+    """The same, which also tells a dense network by what it holds."""
+    text = label(method)
+    dense = method == run.dense and text != "dense"
+    return f"{text} (dense)" if dense else text
+
+
+def phrase(method):
+    """A method's name in a sentence."""
     return _PHRASES.get(method, label(method))
 
 
@@ -241,178 +143,30 @@ def capital(text):
     return text[:1].upper() + text[1:]
 
 
-def _several(how_many, one, many):
+def several(how_many, one, many):
+    """`1 seed` or `2 seeds`."""
     return f"{how_many} {one if how_many == 1 else many}"
 
 
 def _megabatches(how_many):
-    return _several(how_many, "megabatch", "megabatches")
+    return several(how_many, "megabatch", "megabatches")
 
 
-class Comparison:
-    """What one run, or equal runs with several seeds, say in words.
-
-    Args:
-        runs: The `Run`s, one or more.
-    """
-
-    def __init__(self, runs):
-        self.runs = runs
-        self.methods = list(runs[0].figures)
-        main = runs[0].main
-        if main == DENSE:
-            main = next((m for m in self.methods if m != DENSE), main)
-        others = [m for m in self.methods if m != main]
-        self.subject = main
-        self.others = sorted(others, key=lambda method: method != DENSE)
-
-    def values(self, method, key):
-        """One number per run; empty if any run lacks it."""
-        found = [run.figures.get(method, {}).get(key) for run in self.runs]
-        found = [number(value) for value in found]
-        return [] if None in found else found
-
-    def mean(self, method, key):
-        """The mean over the runs, or `None` if any run lacks the number."""
-        values = self.values(method, key)
-        # The number of a single run stays an integer if it is one.
-        if len(values) > 1:
-            return statistics.fmean(values)
-        return values[0] if values else None
-
-    def spread(self, method, key):
-        """The standard deviation (n - 1) over several runs, or `None`."""
-        values = self.values(method, key)
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def sentences(self):
-        """Everything there is to say, a list of texts."""
-        found = [self._against(other) for other in self.others]
-        found += [self._winners(), self._cost(), self._chance()]
-        return [sentence for sentence in found if sentence]
-
-    def _against(self, other):
-        parts = [self._accuracy_against(other), self._cer_against(other)]
-        text = "; ".join(part for part in parts if part)
-        return f"{capital(_phrase(self.subject))} {text}." if text else ""
-
-    def _means(self, other, key):
-        """The subject's mean and the other's; `None` without both."""
-        pair = self.mean(self.subject, key), self.mean(other, key)
-        return None if None in pair else pair
-
-    def _accuracy_against(self, other):
-        means = self._means(other, "accuracy")
-        if not means:
-            return ""
-        ours, theirs = map(percent, means)
-        pairs = (self.values(m, "accuracy") for m in (self.subject, other))
-        differences = [100 * (a - b) for a, b in zip(*pairs)]
-        difference = statistics.fmean(differences)
-        size = fixed(abs(difference), 1)
-        side = "below" if difference < 0 else "above"
-        where = "level with" if size == "0.0" else f"{size} points {side}"
-        text = f"ends {where} {_phrase(other)} ({ours} against {theirs})"
-        text += self._density_against(other)
-        if len(differences) > 1:
-            text += f" on average over {len(differences)} seeds"
-        if len(differences) > 1 and size != "0.0":
-            same = sum(d * difference > 0 for d in differences)
-            text += (
-                f", {side} it in {same} of them, with a standard deviation of "
-                f"the difference of {fixed(statistics.stdev(differences), 1)} "
-                "points"
-            )
-        return text
-
-    def _density_against(self, other):
-        means = self._means(other, "effective_density")
-        if not means:
-            return ""
-        ours, theirs = map(percent, means)
-        if ours == theirs:
-            return f" at the same density of {ours}"
-        text = f" with {ours} of the prunable weights"
-        return text if other == DENSE else f"{text} against {theirs}"
-
-    def _cer_against(self, other):
-        means = self._means(other, "cer")
-        if not means:
-            return ""
-        ours, theirs = means
-        how = "better, lower" if ours < theirs else "worse, higher"
-        how += f" by {count(abs(ours - theirs))}"
-        how = "the same" if ours == theirs else how
-        return f"its CER is {how} ({count(ours)} against {count(theirs)})"
-
-    def _winners(self):
-        """Which method comes first, by each figure that has a direction."""
-        found = []
-        for key, words, show, best in (
-            ("accuracy", "Highest final accuracy", percent, max),
-            ("cer", "Lowest CER", count, min),
-        ):
-            means = {m: self.mean(m, key) for m in self.methods}
-            known = [mean for mean in means.values() if mean is not None]
-            if len(known) > 1:
-                top = best(known)
-                names = [label(m) for m, mean in means.items() if mean == top]
-                found.append(f"{words}: {listed(names)} ({show(top)}).")
-        return " ".join(found)
-
-    def _cost(self):
-        key = "cumulative_forward_flops_sparse"
-        means = {method: self.mean(method, key) for method in self.methods}
-        dense = means.pop(DENSE, None)
-        shares = [
-            f"{label(method)} {percent(mean / dense)}"
-            for method, mean in means.items()
-            if dense and mean is not None
-        ]
-        if not shares:
-            return ""
-        return (
-            "Forward operations in training, counting kept weights only, "
-            f"relative to dense: {', '.join(shares)}."
-        )
-
-    def _chance(self):
-        """How large a difference one test set and one seed can make."""
-        examples = number(self.runs[0].summary.get("test_examples"))
-        if len(self.runs) > 1 or not examples:
-            return ""
-        within, largest = [], 0.0
-        for other in self.others:
-            means = self._means(other, "accuracy")
-            if not means:
-                continue
-            p = sum(means) / 2
-            # Two standard errors of a difference of two proportions, taken as
-            # independent; they share the test set, so this is on the safe side.
-            limit = 2 * math.sqrt(2 * p * (1 - p) / examples)
-            largest = max(largest, limit)
-            if abs(means[0] - means[1]) < limit:
-                within.append(_phrase(other))
-        if not largest:
-            return ""
-        text = (
-            f"With {count(examples)} test examples and one seed, a difference "
-            f"in final accuracy below about {fixed(100 * largest, 1)} points "
-            "can be chance"
-        )
-        if within:
-            verb = "is" if len(within) == 1 else "are"
-            noun = "difference" if len(within) == 1 else "differences"
-            text += f"; the {noun} to {listed(within)} {verb} that small"
-        return text + "."
+# ---- what was run ----------------------------------------------------------
 
 
 def title(runs):
     """What the page is about, in a few words."""
     kinds = dict.fromkeys(run.summary.get("experiment") for run in runs)
     data = dict.fromkeys(run.summary.get("data") for run in runs)
-    kinds = [str(kind).replace("_", " ") for kind in kinds if kind]
-    data = [str(name) for name in data if name]
+    kinds = [
+        _EXPERIMENTS.get(kind, str(kind).replace("_", " "))
+        for kind in kinds
+        if kind
+    ]
+    data = [
+        _DATA.get(name, str(name).replace("_", " ")) for name in data if name
+    ]
     text = capital(listed(kinds)) or "Unfinished run"
     text += f" on {listed(data)}" if data else ""
     return text if len(runs) == 1 else f"{text}, {len(runs)} runs"
@@ -421,12 +175,13 @@ def title(runs):
 def statement(run):
     """One sentence on what was run."""
     told = run.summary
-    text = capital(listed([label(m) for m in run.methods])) or "Nothing yet"
+    labels = [label_of(run, method) for method in run.methods]
+    text = capital(listed(labels)) or "Nothing yet"
     text += f" on {told['data']}" if told.get("data") else ""
     text += f", model {told['model']}" if told.get("model") else ""
     parts = []
     if told.get("epochs"):
-        parts.append(_several(told["epochs"], "epoch", "epochs"))
+        parts.append(several(told["epochs"], "epoch", "epochs"))
         if told.get("num_megabatches"):
             times = _megabatches(told["num_megabatches"])
             parts = [f"{times} of {parts[0]} each"]
@@ -462,16 +217,22 @@ def versions(run):
     return f"{backend} backend · {text}" if backend else text
 
 
-def unfinished(run):
-    """A warning that the run is unfinished, and how far it has come."""
+def progress(run):
+    """How far an unfinished run is."""
     epochs = sum(len(run.epochs(method)) for method in run.methods)
     rows = [
         f"{label(method)} {_megabatches(len(run.megabatches(method)))}"
         for method in run.methods
     ]
-    done = f" ({', '.join(rows)})" if rows else ""
+    begun = any(run.megabatches(method) for method in run.methods)
+    done = f" ({', '.join(rows)})" if begun else ""
+    return f"{several(epochs, 'epoch', 'epochs')}{done}"
+
+
+def unfinished(run):
+    """A warning that the run is unfinished, and how far it is."""
     return (
         f"{run.name} is unfinished: it has no {SUMMARY}. Shown is what its "
-        f"log holds so far, {_several(epochs, 'epoch', 'epochs')}{done}. "
-        "Methods that have not come equally far cannot be compared."
+        f"log holds so far, {progress(run)}. "
+        "Methods that are not equally far cannot be compared."
     )
