@@ -68,12 +68,18 @@ def adapted(model):
     """
     found = []
     for layer in selection.adapted_layers(model):
-        embeds = isinstance(layer, keras.layers.Embedding)
-        name = "embeddings" if embeds else "kernel"
-        [base] = [v for v in layer.variables if v.name == name]
-        adapters = [getattr(layer, f"lora_{name}_{each}") for each in "ab"]
+        base = base_of(layer)
+        adapters = [getattr(layer, f"lora_{base.name}_{each}") for each in "ab"]
         found.append(Adapted(layer, base, tuple(adapters)))
     return found
+
+
+def base_of(layer):
+    """The weight of a layer that LoRA freezes, if it is enabled."""
+    embeds = isinstance(layer, keras.layers.Embedding)
+    name = "embeddings" if embeds else "kernel"
+    [base] = [v for v in layer.variables if v.name == name]
+    return base
 
 
 def filled_zeros(model):

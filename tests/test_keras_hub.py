@@ -165,6 +165,43 @@ def test_sparse_checkpoints_and_copies_are_exact(trained, name, tmp_path):
     assert_same(ka.export.strip_pruning(model), model)
 
 
+def test_a_task_keeps_its_preprocessor_in_copies_and_checkpoints(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "good", "bad"]
+    tokenizer = keras_hub.models.BertTokenizer(vocabulary=words)
+    task = keras_hub.models.BertTextClassifier(
+        keras_hub.models.BertBackbone(8, 1, 2, 16, 32, max_sequence_length=8),
+        num_classes=2,
+        preprocessor=keras_hub.models.BertTextClassifierPreprocessor(
+            tokenizer, sequence_length=8
+        ),
+    )
+    x = np.array(["the good", "the bad"] * 4)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    task.compile(keras.optimizers.SGD(0.5, momentum=0.5), loss)
+    pruner = MagnitudePruner(OneShot(0.5))
+    task.fit(x, np.array([1, 0] * 4), verbose=0, callbacks=[pruner])
+    path = tmp_path / "task.sparse"
+    copies = {"strip": ka.export.strip_pruning(task)}
+    for optimizer in (True, False):
+        ka.export.save_sparse(task, path, optimizer=optimizer)
+        copies[optimizer] = ka.export.load_sparse(path)
+    expected = task.predict(x, verbose=0)
+    for copy in copies.values():
+        assert type(copy) is keras_hub.models.BertTextClassifier
+        assert copy.preprocessor.tokenizer.get_vocabulary() == words
+        assert_same(copy, task)
+        np.testing.assert_array_equal(copy.predict(x, verbose=0), expected)
+    assert not copies["strip"].compiled and copies["strip"].optimizer is None
+    for each in (True, False):
+        kept = copies[each].optimizer
+        assert type(kept) is type(task.optimizer) and kept.momentum == 0.5
+        assert int(value(kept.iterations)) == each
+        masks = ka.masks_of(copies[each])
+        assert list(masks) == list(pruner.masks)
+        for path, mask in pruner.masks.items():
+            np.testing.assert_array_equal(masks[path], mask)
+
+
 # From the others it takes the start of a TensorFlow process, as any model.
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="converted by TensorFlow")
 @pytest.mark.parametrize(

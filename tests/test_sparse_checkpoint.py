@@ -4,10 +4,13 @@ import gzip
 import hashlib
 import json
 import os
+import random
+import re
 import struct
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import keras
 import ml_dtypes
@@ -20,6 +23,7 @@ from keras import ops
 from keras_app import masks_of
 from keras_app.export import load_sparse
 from keras_app.export import save_sparse
+from keras_app.export.sparse import export_sparse
 from keras_app.optimizers import AdaBreg
 from keras_app.optimizers import ContinuousSparsification
 from keras_app.pruners import MagnitudePruner
@@ -274,6 +278,164 @@ def test_subclassed_models_with_a_config(tmp_path):
     assert everything(loaded) == everything(model)
 
 
+# ---- classes with a `compile` of their own ---------------------------------
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Defaults(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def compile(self, optimizer="adam", loss="mse", **kwargs):
+        super().compile(optimizer, loss, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Renamed(Defaults):
+    def compile(self, how, criterion):
+        super().compile(how, criterion)
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Another(Defaults):
+    def compile(self, optimizer="sgd"):
+        super().compile(keras.optimizers.Adam(0.5), "mae")
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Configured(Defaults):
+    def compile(self, rate):
+        super().compile(keras.optimizers.Adam(rate), "mse")
+        self.rate = rate
+
+    def get_compile_config(self):
+        return {"rate": self.rate}
+
+    def compile_from_config(self, config):
+        self.compile(config["rate"])
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Adversarial(Defaults):
+    def compile(self, first, second, factor=1.0):
+        super().compile(loss="mse")
+        self.first, self.second, self.factor = first, second, factor
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Weighted(Defaults):
+    def compile(self, optimizer="adam", loss="mse", factor=1.0):
+        super().compile(optimizer, loss)
+        self.factor = factor
+
+
+def half_pruned(kind, *arguments, **named):
+    model = kind()
+    model.build((None, 8))
+    model.compile(*arguments, **named)
+    x = np.random.default_rng(2).standard_normal((16, 8), "float32")
+    callbacks = [MagnitudePruner(OneShot(0.5))]
+    model.fit(x, x[:, :3], shuffle=False, verbose=0, callbacks=callbacks)
+    return model, x
+
+
+def assert_same_masks(loaded, model):
+    [mask], [old] = (masks_of(each).values() for each in (loaded, model))
+    assert np.count_nonzero(mask) == 12
+    np.testing.assert_array_equal(mask, old)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+@pytest.mark.parametrize(
+    "kind, arguments, said",
+    [
+        (Defaults, (), None),
+        (Defaults, (keras.optimizers.SGD, "mae"), None),
+        (Configured, (0.125,), None),
+        (Renamed, (keras.optimizers.SGD, "mae"), "Renamed.*was not called"),
+        (Another, (), "Another.compile was not called"),
+    ],
+)
+def test_a_class_with_its_own_compile_goes_on_training(
+    tmp_path, kind, arguments, said, keeps
+):
+    arguments = [
+        each(0.25, momentum=0.5) if isinstance(each, type) else each
+        for each in arguments
+    ]
+    model, x = half_pruned(kind, *arguments)
+    save_sparse(model, tmp_path / "x", optimizer=keeps)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = load_sparse(tmp_path / "x")
+    found = [m for m in (str(w.message) for w in caught) if "compile" in m]
+    assert len(found) == bool(said)
+    assert not said or re.search(said, found[0])
+    assert type(loaded) is kind
+    assert type(loaded.optimizer) is type(model.optimizer)
+    assert loaded.loss == model.loss
+    assert_same_masks(loaded, model)
+    if not keeps:
+        assert int(ops.convert_to_numpy(loaded.optimizer.iterations)) == 0
+        return
+    assert everything(loaded) == everything(model)
+    for each in (model, loaded):
+        each.fit(x, x[:, :3], shuffle=False, verbose=0)
+    assert everything(loaded) == everything(model)
+    assert_same_masks(loaded, model)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_masks_wait_for_a_compile_that_no_file_can_repeat(tmp_path, keeps):
+    def optimizers():
+        return keras.optimizers.Adam(), keras.optimizers.Adam()
+
+    model, _ = half_pruned(Adversarial, *optimizers())
+    save_sparse(model, tmp_path / "x", optimizer=keeps)
+    with pytest.warns(UserWarning, match="Adversarial.compile was not called"):
+        loaded = load_sparse(tmp_path / "x")
+    assert_same_masks(loaded, model)
+    for new, old in zip(loaded.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    loaded.compile(*optimizers(), factor=2.0)
+    assert loaded.factor == 2
+    assert_same_masks(loaded, model)
+    # Once more is up to the user, as for any model.
+    loaded.compile(*optimizers())
+    assert masks_of(loaded) == {}
+
+
+def test_what_compile_was_given_and_no_file_holds_is_named(tmp_path):
+    model, _ = half_pruned(Weighted, factor=3.0)
+    save_sparse(model, tmp_path / "x")
+    with pytest.warns(UserWarning, match="was called without factor, which"):
+        loaded = load_sparse(tmp_path / "x")
+    assert everything(loaded) == everything(model)
+    loaded.compile(factor=3.0)
+    assert_same_masks(loaded, model)
+
+
+def test_a_model_that_keras_never_compiled_comes_back(tmp_path):
+    @keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+    class Alone(Defaults):
+        def compile(self, optimizer):
+            self.mine = optimizer
+
+    model = Alone()
+    model.build((None, 8))
+    model.compile("sgd")
+    loaded = round_trip(model, tmp_path)
+    assert not loaded.compiled
+    assert everything(loaded) == everything(model)
+
+
 # ---- what is refused -------------------------------------------------------
 
 
@@ -321,6 +483,83 @@ def test_an_unknown_class_is_said_with_the_file(tmp_path):
     save_sparse(chain((2,), Passing()), path)
     with pytest.raises(ValueError, match="(?s)model.sparse is whole.*Passing"):
         load_sparse(path)
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Forgetful(keras.Model):
+    """Its configuration does not say how wide it is, or that a seed is used."""
+
+    def __init__(self, width=2, seeded=False, **kwargs):
+        super().__init__(**kwargs)
+        self.last = layers.Dense(width)
+        if seeded:
+            self.drop = layers.Dropout(0.5, seed=1)
+
+    def build(self, shape):
+        self.last.build(shape)
+
+    def call(self, x):
+        return self.last(x)
+
+    def get_config(self):
+        return {}
+
+
+@pytest.mark.parametrize("arguments", [{"width": 3}, {"seeded": True}])
+def test_what_does_not_come_back_is_refused_and_the_old_file_stays(
+    tmp_path, arguments
+):
+    model = Forgetful(**arguments)
+    model.build((None, 4))
+    path = tmp_path / "model.sparse"
+    path.write_bytes(b"old")
+    for write in (save_sparse, export_sparse):
+        with pytest.raises(ValueError, match="Forgetful .*no file was made"):
+            write(model, path)
+        assert path.read_bytes() == b"old"
+        assert os.listdir(tmp_path) == ["model.sparse"]
+
+
+@keras.saving.register_keras_serializable(package="test_sparse_checkpoint")
+class Scrambled(layers.Dense):
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self.kernel.assign(self.kernel * 2)
+
+
+def test_other_numbers_than_were_written_are_noticed(tmp_path):
+    model = chain((2,), Scrambled(2))
+    with pytest.raises(
+        ValueError, match="does not come back.*no file was made"
+    ):
+        save_sparse(model, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_code_in_a_file_is_run_only_on_request(tmp_path):
+    def loss(y, outputs):
+        return ops.mean(ops.abs(y - outputs))
+
+    model = chain((2,), layers.Lambda(lambda x: 2 * x), layers.Dense(2))
+    model.compile("sgd", loss)
+    save_sparse(model, tmp_path / "x")
+    with pytest.raises(ValueError, match="(?s)x is whole.*safe_mode=False"):
+        load_sparse(tmp_path / "x")
+    with keras.saving.custom_object_scope({"loss": loss}):
+        loaded = load_sparse(tmp_path / "x", safe_mode=False)
+    x = np.ones((1, 2), "float32")
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(loaded(x)), ops.convert_to_numpy(model(x))
+    )
+
+
+def test_saving_does_not_change_the_random_numbers_of_a_run(tmp_path):
+    model = network("adam")
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    save_sparse(model, tmp_path / "x")
+    assert random.random() == expected
 
 
 def test_a_missing_file_and_a_missing_folder_are_named(tmp_path):

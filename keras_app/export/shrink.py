@@ -11,6 +11,7 @@ from keras import tree
 from keras_app import graph
 from keras_app import selection
 from keras_app.checks import check_int
+from keras_app.export import copies
 from keras_app.export import strip
 from keras_app.export import verification
 
@@ -55,7 +56,9 @@ def shrink(model, data=None, multiple_of=1):
             have as many; 8 or 16 is fast on most hardware. Defaults to `1`.
 
     Returns:
-        An uncompiled `keras.Model` whose layers have the same names.
+        An uncompiled `keras.Model` whose layers have the same names, and the
+        same regularizers, for a training that goes on; `strip_pruning` removes
+        those of this package.
 
     Raises:
         ValueError: A subclassed model, whose graph cannot be known (shrink
@@ -97,6 +100,7 @@ class _Builder:
         self.analysis = analysis
         self.copies = {}
         self.weights = []
+        self.moves = []
 
     def build(self, model):
         result = self._model(model)
@@ -107,6 +111,8 @@ class _Builder:
                 continue
             for name, value in values.items():
                 getattr(layer, name).assign(value)
+        for move, old, new in self.moves:
+            move(old, new)
         return result
 
     def _model(self, model):
@@ -148,20 +154,22 @@ class _Builder:
         uncut = id(layer) in self.analysis.uncut
         if graph.is_graph(layer) and not uncut:
             return self._model(layer)
-        changes, values = {}, None
-        if record is not None:
-            changes, values = _CUTS[type(layer)](record, self.analysis)
-        elif isinstance(layer, keras.Layer):
-            values = layer.get_weights()
-        try:
-            new = type(layer).from_config({**layer.get_config(), **changes})
-        except (NotImplementedError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"Layer {layer.name!r} of type {type(layer).__name__} cannot "
-                f"be copied from its configuration: {error}"
-            ) from error
+        if record is None:
+            new = copies.recreate(layer)
+            if isinstance(layer, keras.Layer):
+                self.moves.append((copies.move_state, layer, new))
+            return new
+        changes, values = _CUTS[type(layer)](record, self.analysis)
+        new = copies.recreate(
+            layer,
+            lambda config: {
+                **config,
+                "config": {**config["config"], **changes},
+            },
+        )
         if values:
             self.weights.append((new, values))
+        self.moves.append((copies.move_seeds, layer, new))
         return new
 
 

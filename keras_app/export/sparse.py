@@ -2,49 +2,30 @@
 
 Keras itself writes and reads the state, in the folder form of its own format,
 so that whatever a layer needs to come back (moving statistics, vocabularies)
-does. Here that folder is packed and unpacked, together with the masks and the
-states of random generators, which Keras leaves out:
-
-    magic (8 bytes), version (4), SHA-256 of version and body (32), body
-
-The body is one zstd frame: the length of a JSON description (8 bytes), the
-description, the packed arrays. Numbers are little-endian. A packed array is a
-bit for each entry, 1 where any bit of the entry is set, and the entries that
-have one; or all entries, where that is shorter. Entries are stored by
-significance, first the lowest bytes of all of them: signs and exponents repeat
-themselves, the other bytes do not.
+does. `sparse_file` packs that folder, together with the masks and the states of
+random generators, which Keras leaves out.
 
 Private Keras names in use: `_trainable_variables`.
 """
 
+import contextlib
 import hashlib
+import inspect
 import json
-import math
 import pathlib
-import struct
 import tempfile
 import warnings
 
-import h5py
 import keras
 import numpy as np
-import zstandard
 from keras import ops
 
 from keras_app import enforcement
 from keras_app import files
 from keras_app import selection
+from keras_app.export import copies
+from keras_app.export import sparse_file
 from keras_app.report.exports import ExportReport
-from keras_app.version import __version__
-
-_MAGIC = b"KSPARSE\n"
-_VERSION = 1
-_HEADER = struct.Struct("<8sI32s")
-_LENGTH = struct.Struct("<Q")
-_WEIGHTS = "model.weights.h5"  # Keras's name for it
-_SIDE_CAR = "sparsity"  # where the optimizer keeps its masks
-# Higher levels take many times longer for a percent.
-_LEVEL = 9
 
 
 def save_sparse(model, path, optimizer=True):
@@ -72,7 +53,8 @@ def save_sparse(model, path, optimizer=True):
         ValueError: The model is not built, cannot be described by its
             configuration, or was given other trainable layers after it was
             compiled; what Keras itself would load as something else: layers
-            with LoRA, float8 layers, a `Distiller`.
+            with LoRA, float8 layers, a `Distiller`; or what is read back is
+            not what was written. A file that was there before stays then.
         OSError: The file cannot be written.
 
     Example:
@@ -115,20 +97,34 @@ def save_sparse(model, path, optimizer=True):
                 f"{type(model).__name__} cannot be described by its "
                 f"configuration: {error} Give the class `get_config`."
             ) from error
-        seeds = [ops.convert_to_numpy(each) for each in _seeds(model)]
-        body = _pack(folder / "model", keep, masks, seeds)
-    files.write_bytes(path, _seal(body))
+        numbers = [ops.convert_to_numpy(each) for each in copies.seeds(model)]
+        body = sparse_file.pack(
+            folder / "model",
+            _dropped(model, optimizer, keep),
+            keep,
+            masks,
+            numbers,
+        )
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(body)
+        _check_readable(model, temporary, keep)
 
 
-def load_sparse(path):
+def load_sparse(path, safe_mode=True):
     """Returns the model that `save_sparse` wrote, ready to train on.
 
     Args:
         path: The file, written on any backend.
+        safe_mode: Whether to refuse what Keras refuses by default, the code of
+            lambda functions in the file. Defaults to `True`.
 
     Returns:
         A `keras.Model`; compiled, with optimizer state and masks
-        (`keras_app.masks_of`), if the saved one was.
+        (`keras_app.masks_of`), if the saved one was. A class with a `compile`
+        of its own is compiled by it, if it takes the arguments that reached
+        `keras.Model.compile`; if not, by the latter alone, with a warning, and
+        what `compile` of the class makes is there after it is called again.
+        The masks stay then.
 
     Raises:
         ValueError: The file is damaged, of another format or of a later
@@ -144,38 +140,196 @@ def load_sparse(path):
     (None, 2)
     """
     path = pathlib.Path(path)
-    described, arrays = _read(_unseal(path.read_bytes(), path))
-    # Keras drops an optimizer's state with a mere warning, and without a
-    # state it warns for nothing.
-    action = "error" if described["optimizer"] else "ignore"
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings(action, "Skipping variable loading for optim")
-        try:
-            _unpack(described, arrays, pathlib.Path(folder))
-            model = keras.saving.load_model(folder)
-            masks = {key: arrays[i] for key, i in described["masks"].items()}
-            if not _optimizer(model) and (described["optimizer"] or masks):
-                raise ValueError(
-                    "it holds the state of an optimizer, but the model does "
-                    "not come back compiled."
-                )
-            seeds = [arrays[i] for i in described["seeds"]]
-            for variable, value in zip(_seeds(model), seeds, strict=True):
-                variable.assign(value)
-            if masks:
-                enforcement.attach(model).load_own_variables(masks)
-        except (OSError, MemoryError):
-            raise  # about this machine, not about the file
-        except Exception as error:
-            raise ValueError(
-                f"{path} is whole, but cannot be loaded (written with "
-                f"{described['versions']}): {error}"
-            ) from error
+    described, arrays = sparse_file.read(path)
+    try:
+        return _restored(described, arrays, safe_mode)
+    except (OSError, MemoryError):
+        raise  # about this machine, not about the file
+    except Exception as error:
+        raise ValueError(
+            f"{path} is whole, but cannot be loaded (written with "
+            f"{described['versions']}): {error}"
+        ) from error
+
+
+def _restored(described, arrays, safe_mode):
+    """The model that a file describes."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        sparse_file.unpack(described, arrays, folder)
+        model = _load(described, folder, safe_mode)
+    masks = {key: arrays[i] for key, i in described["masks"].items()}
+    if not _optimizer(model) and (described["optimizer"] or masks):
+        raise ValueError(
+            "it holds the state of an optimizer, but the model does not come "
+            "back compiled."
+        )
+    numbers = [arrays[i] for i in described["seeds"]]
+    for variable, value in zip(copies.seeds(model), numbers, strict=True):
+        variable.assign(value)
+    if masks:
+        enforcement.attach(model).load_own_variables(masks)
     return model
 
 
+def _load(described, folder, safe_mode):
+    """The model in Keras's folder, compiled as the saved one was."""
+    with warnings.catch_warnings():
+        # Without a state in the file it warns for nothing. With one, see below.
+        warnings.filterwarnings("ignore", "Skipping variable loading for optim")
+        warnings.filterwarnings("ignore", ".*`compile.*method is custom")
+        model = keras.saving.load_model(folder, safe_mode=safe_mode)
+    config = json.loads((folder / "config.json").read_text())
+    config = config.get("compile_config")
+    if config and not _compiled_by_keras(model):
+        _compile(model, config, safe_mode)
+    if described["optimizer"] and _optimizer(model):
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        with warnings.catch_warnings():
+            # Keras drops an optimizer's state with a mere warning.
+            warnings.filterwarnings("error", "Skipping variable loading for op")
+            model.load_weights(
+                folder / sparse_file.WEIGHTS,
+                objects_to_skip=model.layers,  # they have theirs
+            )
+    return model
+
+
+def _compiled_by_keras(model):
+    """Whether Keras knows how to compile a model that it loads."""
+    kind = type(model)
+    return (
+        kind.compile is keras.Model.compile
+        or kind.compile_from_config is not keras.Model.compile_from_config
+    )
+
+
+def _compile(model, config, safe_mode):
+    """Compiles a model whose class has a `compile` of its own."""
+
+    def arguments():
+        return keras.saving.deserialize_keras_object(
+            config, safe_mode=safe_mode
+        )
+
+    kind = type(model).__name__
+    known = inspect.signature(model.compile).parameters
+    takes_all = any(each.kind == each.VAR_KEYWORD for each in known.values())
+    others = [
+        name
+        for name, each in known.items()
+        if name not in config and each.kind == each.POSITIONAL_OR_KEYWORD
+    ]
+    # It may need arguments that nobody kept, or make another optimizer.
+    with contextlib.suppress(Exception):
+        given = arguments().items()
+        model.compile(**{k: v for k, v in given if takes_all or k in known})
+        if json.loads(json.dumps(model.get_compile_config())) == config:
+            if others:
+                warnings.warn(
+                    f"{kind}.compile was called without {', '.join(others)}, "
+                    "which no file holds. Call it again if they had others "
+                    "than their defaults; masks stay."
+                )
+                _keep_masks_once(model)
+            return
+    keras.Model.compile(model, **arguments())
+    warnings.warn(
+        f"{kind}.compile was not called, because it does not take what "
+        "`keras.Model.compile` was given. Call it for what it makes beside "
+        "optimizer, loss and metrics; masks stay."
+    )
+    _keep_masks_once(model)
+
+
+def _keep_masks_once(model):
+    """Hands the masks on to the optimizer of the next `compile`."""
+
+    def compile_once(*args, **kwargs):
+        masks = {}
+        state = enforcement.state_of(model)
+        if state is not None:
+            state.save_masks(masks)
+        del vars(model)["compile"]
+        model.compile(*args, **kwargs)
+        if masks:
+            enforcement.attach(model).load_own_variables(masks)
+
+    vars(model)["compile"] = compile_once
+
+
+def _check_readable(model, path, keep):
+    """Raises unless what is read is what was written."""
+    known = {**copies.functions_of(model), **copies.objects_of(model)}
+    try:
+        with warnings.catch_warnings(), copies.undisturbed():
+            warnings.simplefilter("ignore")
+            # Names mean to whoever loads it what they mean here; and the
+            # file is our own.
+            with keras.saving.custom_object_scope(known):
+                loaded = _restored(*sparse_file.read(path), safe_mode=False)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be read back from what was "
+            f"written of it, so that no file was made: {copies.reason(error)} "
+            f"Received: model={model.name}"
+        ) from error
+    if not _same(_digests(model, keep), _digests(loaded, keep)):
+        raise ValueError(
+            f"{type(model).__name__} does not come back from its file as it "
+            "was, so that no file was made: its configuration makes other "
+            f"weights or another optimizer. Received: model={model.name}"
+        )
+
+
+def _digests(model, keep):
+    """What must be the same in a copy, lists of `(name, bits)`."""
+    state = {}
+    if keep:
+        model.optimizer.save_own_variables(state)
+    masks = {}
+    held = enforcement.state_of(model)
+    if held is not None:
+        (held.save_own_variables if keep else held.save_masks)(masks)
+    parts = (
+        [(v.name, v) for v in model.weights],
+        [("seed", v) for v in copies.seeds(model)],
+        [("state", state[key]) for key in sorted(state)],
+        sorted(masks.items()),
+    )
+    return [[(name, _digest(v)) for name, v in part] for part in parts]
+
+
+def _digest(array):
+    array = np.asarray(ops.convert_to_numpy(array))
+    return (
+        str(array.dtype),
+        array.shape,
+        hashlib.sha256(array.tobytes()).digest(),
+    )
+
+
+def _same(old, new):
+    """Whether they are, or are in another order within their layers.
+
+    A layer that was quantized after it was built has its variables in another
+    order than one built so.
+    """
+
+    def bits(parts):
+        return [[each for _, each in part] for part in parts]
+
+    def by_name(parts):
+        return [sorted(part, key=lambda pair: pair[0]) for part in parts]
+
+    return bits(old) == bits(new) or bits(by_name(old)) == bits(by_name(new))
+
+
 def export_sparse(model, path):
-    """Writes a sparse checkpoint without optimizer, and reads it back.
+    """Writes a sparse checkpoint without optimizer, and a report.
 
     Args:
         model: A built `keras.Model`.
@@ -186,17 +340,9 @@ def export_sparse(model, path):
         bytes of the weights as they are in memory.
 
     Raises:
-        ValueError: As `save_sparse`, or if what comes back is not bit for bit
-            what was written.
+        ValueError: As `save_sparse`.
     """
     save_sparse(model, path, optimizer=False)
-    values = [ops.convert_to_numpy(v) for v in model.weights]
-    loaded = [ops.convert_to_numpy(v) for v in load_sparse(path).weights]
-    if [v.tobytes() for v in values] != [v.tobytes() for v in loaded]:
-        pathlib.Path(path).unlink()
-        raise ValueError(
-            f"{path} did not come back as it was written, and was removed."
-        )
     size = pathlib.Path(path).stat().st_size
     return ExportReport(
         path=str(path),
@@ -206,7 +352,7 @@ def export_sparse(model, path):
         compressed_bytes=size,
         max_difference=0.0,
         compared_with="the model, bit by bit",
-        dense_bytes=sum(v.nbytes for v in values),
+        dense_bytes=sum(ops.convert_to_numpy(v).nbytes for v in model.weights),
         notes=("it is compressed, and dense are the weights in memory",),
     ).write()
 
@@ -245,10 +391,13 @@ def _optimizer(model):
     return getattr(model, "optimizer", None)
 
 
-def _seeds(model):
-    """The states of the model's random generators, in its order."""
-    weights = {id(variable) for variable in model.weights}
-    return [v for v in model.variables if id(v) not in weights]
+def _dropped(model, optimizer, keep):
+    """Names of the model's attributes whose state is left out of the file."""
+    if optimizer:
+        return set() if keep else {"optimizer"}
+    kinds = vars(model).items()
+    optimizers = (keras.optimizers.Optimizer,)
+    return {"optimizer", *(n for n, v in kinds if isinstance(v, optimizers))}
 
 
 def _check_trainable(model):
@@ -260,165 +409,3 @@ def _check_trainable(model):
             "are trainable now, and its state would fit no other model. "
             "Compile the model again after changing which layers are trainable."
         )
-
-
-# ---- the file --------------------------------------------------------------
-
-
-def _seal(body):
-    version = struct.pack("<I", _VERSION)
-    digest = hashlib.sha256(version + body).digest()
-    return _HEADER.pack(_MAGIC, _VERSION, digest) + body
-
-
-def _unseal(data, path):
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise ValueError(
-            f"{path} is no sparse checkpoint, or its beginning is damaged."
-        )
-    _, version, digest = _HEADER.unpack_from(data)
-    body = data[_HEADER.size :]
-    found = hashlib.sha256(struct.pack("<I", version) + body).digest()
-    if found != digest:
-        raise ValueError(f"{path} is damaged: its checksum does not match.")
-    if version != _VERSION:
-        raise ValueError(
-            f"{path} has format {version}, but keras_app {__version__} reads "
-            f"format {_VERSION}. Read it with the version that wrote it."
-        )
-    return body
-
-
-def _pack(folder, keep_optimizer, masks, seeds):
-    """The body: what Keras wrote to `folder`, and the rest."""
-    writer = _Writer()
-    groups, weights = {}, {}
-
-    def visit(name, item):
-        parts = name.split("/")
-        # The masks are stored once, and also without the optimizer.
-        if parts[0] == "optimizer" and not (
-            keep_optimizer and _SIDE_CAR not in parts
-        ):
-            return
-        if isinstance(item, h5py.Group):
-            groups[name] = dict(item.attrs)
-        else:
-            weights[name] = [writer.add(item[()]), dict(item.attrs)]
-
-    with h5py.File(folder / _WEIGHTS) as file:
-        file.visititems(visit)
-    others = {
-        path.relative_to(folder).as_posix(): writer.add(
-            np.frombuffer(path.read_bytes(), np.uint8)
-        )
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != _WEIGHTS
-    }
-    return writer.body(
-        {
-            "versions": {
-                "keras_app": __version__,
-                "keras": keras.__version__,
-                "backend": keras.backend.backend(),
-            },
-            "optimizer": keep_optimizer,
-            "groups": groups,
-            "weights": weights,
-            "masks": {key: writer.add(masks[key]) for key in masks},
-            "seeds": [writer.add(seed) for seed in seeds],
-            "files": others,
-        }
-    )
-
-
-def _unpack(described, arrays, folder):
-    """Writes the folder that Keras reads."""
-    for name, index in described["files"].items():
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder.resolve()):
-            raise ValueError(f"a file in it leaves the folder: {name}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(arrays[index].tobytes())
-    with h5py.File(folder / _WEIGHTS, "w") as file:
-        for name, attributes in described["groups"].items():
-            file.require_group(name).attrs.update(attributes)
-        for name, (index, attributes) in described["weights"].items():
-            item = file.create_dataset(name, data=arrays[index])
-            item.attrs.update(attributes)
-
-
-class _Writer:
-    """Collects arrays, equal ones once: a loss scaler repeats its optimizer."""
-
-    def __init__(self):
-        self._described = []
-        self._packed = []
-        self._known = {}
-
-    def add(self, array):
-        """Returns the number of `array` in the file."""
-        array = np.asarray(array)
-        if array.dtype.hasobject:
-            raise ValueError(
-                "A layer stores text or objects among its variables, which a "
-                "sparse checkpoint cannot hold."
-            )
-        kind = [array.dtype.str, list(array.shape)]
-        data = array.tobytes()
-        key = (*map(str, kind), hashlib.sha256(data).digest())
-        if key not in self._known:
-            sparse, packed = _encode(data, array.dtype.itemsize)
-            self._known[key] = len(self._packed)
-            self._described.append([*kind, sparse, len(packed)])
-            self._packed.append(packed)
-        return self._known[key]
-
-    def body(self, described):
-        """Returns everything as one compressed frame."""
-        described = {**described, "arrays": self._described}
-        text = json.dumps(described).encode()
-        data = b"".join([_LENGTH.pack(len(text)), text, *self._packed])
-        return zstandard.ZstdCompressor(level=_LEVEL).compress(data)
-
-
-def _read(body):
-    """The description and the arrays of a body."""
-    data = memoryview(zstandard.ZstdDecompressor().decompress(body))
-    start = _LENGTH.size + _LENGTH.unpack_from(data)[0]
-    described = json.loads(bytes(data[_LENGTH.size : start]))
-    arrays = []
-    for dtype, shape, sparse, length in described["arrays"]:
-        dtype = np.dtype(dtype)
-        rows = _decode(
-            data[start : start + length],
-            math.prod(shape),
-            dtype.itemsize,
-            sparse,
-        )
-        arrays.append(rows.reshape(-1).view(dtype).reshape(shape))
-        start += length
-    return described, arrays
-
-
-def _encode(data, size):
-    """Returns whether only non-zeros are stored, and the packed entries."""
-    rows = np.frombuffer(data, np.uint8).reshape(-1, size)
-    filled = np.bitwise_or.reduce(rows, axis=1) != 0
-    bits = np.packbits(filled)
-    kept = rows[filled]
-    if bits.size + kept.size < rows.size:
-        return True, bits.tobytes() + kept.T.tobytes()
-    return False, rows.T.tobytes()
-
-
-def _decode(packed, count, size, sparse):
-    """Returns the bytes of the entries, uint8 of shape `(count, size)`."""
-    packed = np.frombuffer(packed, np.uint8)
-    if not sparse:
-        return np.ascontiguousarray(packed.reshape(size, count).T)
-    length = -(-count // 8)
-    filled = np.unpackbits(packed[:length], count=count).astype(bool)
-    rows = np.zeros((count, size), np.uint8)
-    rows[filled] = packed[length:].reshape(size, -1).T
-    return rows

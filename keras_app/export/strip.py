@@ -1,20 +1,27 @@
 """Ordinary copies of a pruned model: nothing of pruning but the zeros."""
 
-import pathlib
-import tempfile
 import warnings
 
-from keras import ops
+import keras
 
 from keras_app import enforcement
 from keras_app import lora
+from keras_app import selection
+from keras_app.export import copies
+
+_PACKAGE = __name__.partition(".")[0] + "."
 
 
 def strip_pruning(model):
     """Returns an ordinary, uncompiled copy of a pruned model.
 
-    The copy has the model's architecture, weights and zeros; no optimizer, no
-    masks, nothing that needs this package to load. The model itself can go on
+    The copy has the model's architecture, weights and zeros, and what its
+    layers hold besides: vocabularies, tokenizers, adapted statistics, functions
+    and the states of random generators. It has no optimizer, no masks and none
+    of this package's regularizers: its file loads where the package is not
+    installed, unless it has layers of it (`keras_app.models.SkipSum`). Classes
+    and functions that Keras does not know are taken as they are in memory; to
+    load a file they must be registered, as always. The model itself can go on
     training. Pruned weights that came back after the training are zeroed in
     both, with a `RuntimeWarning`.
 
@@ -25,8 +32,8 @@ def strip_pruning(model):
         A `keras.Model` of the same class.
 
     Raises:
-        ValueError: A subclassed model that Keras cannot copy from its config,
-            or zeros that LoRA fills (see `merge_lora`).
+        ValueError: A class that cannot be made from its configuration, or
+            zeros that LoRA fills (see `merge_lora`).
 
     Example:
 
@@ -36,7 +43,7 @@ def strip_pruning(model):
     """
     lora.refuse_filled_zeros(model)
     zero_pruned(model)
-    return _copy(model, model.get_config, _move_weights)
+    return copies.copy(model, lambda config: copies.edited(config, _not_ours))
 
 
 def zero_pruned(model):
@@ -87,7 +94,7 @@ def merge_lora(model):
 
     Raises:
         ValueError: No layer has LoRA enabled; one of them is quantized; or a
-            subclassed model that Keras cannot copy from its config.
+            class that cannot be made from its configuration.
 
     Example:
 
@@ -114,55 +121,33 @@ def merge_lora(model):
             "`model` must not be quantized where LoRA is enabled: merge "
             f"first, and quantize what comes of it. Received: {quantized}"
         )
-    merged = {id(each.base): each.merged_into_zeros() for each in adapted}
-    adapters = {id(v) for each in adapted for v in each.adapters}
-    weights = [
-        merged.get(id(v), ops.convert_to_numpy(v))
-        for v in model.weights
-        if id(v) not in adapters
-    ]
-    return _copy(
-        model,
-        lambda: _without_lora(model.get_config()),
-        lambda _, copy: copy.set_weights(weights),
-    )
-
-
-def _copy(model, config, move_weights):
-    try:
-        # Not `clone_model`, which compiles the copy too.
-        copy = type(model).from_config(config())
-        if not copy.built:
-            copy.build_from_config(model.get_build_config())
-        move_weights(model, copy)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied from its configuration: "
-            f"{error} Give the class `get_config` and `from_config`."
-        ) from error
+    copy = copies.copy(model, lambda config: copies.edited(config, _no_lora))
+    # Keras merged what it copied. The copy has the same layers.
+    walks = map(selection.walk_layers, (model, copy))
+    twins = {id(old): new for old, new in zip(*walks, strict=True)}
+    for each in adapted:
+        new = lora.base_of(twins[id(each.layer)])
+        new.assign(each.merged_into_zeros())
     return copy
 
 
-def _move_weights(model, copy):
-    if [v.name for v in copy.weights] == [v.name for v in model.weights]:
-        copy.set_weights(model.get_weights())
-        return
-    # A layer that was quantized after it was built has its variables in another
-    # order than one built so; Keras's files name them.
-    with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "model.weights.h5"
-        model.save_weights(path)
-        copy.load_weights(path)
-
-
-def _without_lora(config):
+def _no_lora(config):
     """A configuration without the arguments that enable LoRA."""
-    if isinstance(config, dict):
-        return {
-            key: _without_lora(value)
-            for key, value in config.items()
-            if key not in ("lora_rank", "lora_alpha")
-        }
-    if isinstance(config, (list, tuple)):
-        return type(config)(map(_without_lora, config))
-    return config
+    return {
+        key: value
+        for key, value in config.items()
+        if key not in ("lora_rank", "lora_alpha")
+    }
+
+
+def _not_ours(config):
+    """`None` for what only this package could load, layers excepted.
+
+    A layer computes, and so stays. A regularizer and the like only train.
+    """
+    name = config.get("registered_name")
+    found = keras.saving.get_registered_object(name) if name else None
+    if not isinstance(found, type) or issubclass(found, keras.layers.Layer):
+        return config
+    ours = any(each.__module__.startswith(_PACKAGE) for each in found.__mro__)
+    return None if ours else config
