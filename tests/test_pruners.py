@@ -547,6 +547,8 @@ def test_n_m_reports_its_own_sparsity_as_asked():
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        # The default axis is pointed out: it is not one that is summed over.
+        warnings.filterwarnings("ignore", ".*do not sum over")
         train(network(), pruner)
     [row] = [row for row in pruner.report.rows if row.path == "dense/kernel"]
     # 10 = 4 + 4 + 2 columns: 4 of 10 go.

@@ -223,7 +223,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 "it to `model.fit(callbacks=[pruner])`."
             )
         self._sync()
-        notes = list(self._notes)
+        notes = [*self._units.notes, *self._notes]
         if self._units.followers:
             notes.append(f"pruned along: {', '.join(self._units.followers)}")
         return report_lib.build(self.model, self._selection, self._asked, notes)
@@ -240,6 +240,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         chosen = self.select(model)
         self._units = units.units_of(self.structure, model, chosen)
         self._selection = self._units.selection
+        for note in self._units.notes:
+            warnings.warn(f"{type(self).__name__}: {note}.")
         self._check_custom_sparsity()
         followers = list(self._units.followers.values())
         adapted = [each.path for each in selection.adapted_layers(model)]
@@ -580,10 +582,11 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         """`[(paths, or sets of units, of one threshold, their sparsity)]`."""
         shapes = self._units.shapes
         custom = self._custom_targets(shapes, sparsity)
-        if isinstance(self.structure, masks_lib.NM) and sparsity > 0:
+        structure = self._units.structure
+        if isinstance(structure, masks_lib.NM) and sparsity > 0:
             return [
                 # A sparsity of its own can only be 0.
-                ([path], custom.get(path, self.structure.sparsity_of(shape)))
+                ([path], custom.get(path, structure.sparsity_of(shape)))
                 for path, shape in shapes.items()
             ]
         if self.scope == "global":

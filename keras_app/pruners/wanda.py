@@ -34,8 +34,8 @@ class WandaPruner(Pruner):
 
     Scores are compared within each output: every output neuron or channel loses
     the same number of its inputs, to within one. With a `structure` its units
-    are compared instead, by the scores themselves: `NM(2, 4, axis=-2)` is the
-    2:4 of the paper in a `Dense` layer, along the inputs.
+    are compared instead, by the scores themselves: `NM(2, 4,
+    axis="inputs")` is the 2:4 of the paper, along the inputs.
 
     By default the kernels of all other layers are left out, with a reason in
     `report.skipped`.
