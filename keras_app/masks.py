@@ -647,10 +647,10 @@ class NM(_Structure):
             multiplies by, all axes that are summed over as one, in the order
             of the kernel: of a convolution positions and channels, of the last
             kernel of attention heads and sizes. Where m does not divide their
-            number, the last group is shorter, as on any axis. Kernels that mix no inputs
-            (depthwise, embeddings) are left dense, and kernels of layers whose
-            axes are not known. Pruners take `"inputs"`; functions of arrays
-            need an integer. Defaults to `-1`, the outputs.
+            number, the last group is shorter, as on any axis. Kernels that
+            mix no inputs (depthwise, embeddings) are left dense, and kernels of
+            layers whose axes are not known. Pruners take `"inputs"`; functions
+            of arrays need an integer. Defaults to `-1`, the outputs.
         transposable: Whether the last two axes both have groups; `axis` is then
             `-1`, or `"inputs"` for those of the matrix. Of blocks with equal
             sums the one is taken that prunes the first entry, in flat order, at
