@@ -20,9 +20,8 @@ class DormantPruner(Pruner):
 
     A file read by `keras.saving.load_model` brings neither masks nor dormant
     values: zeros that the schedule asked for count as pruned, and start from
-    zero. Sparse
-    checkpoints, `load_weights` into a model that has been pruned, and run
-    folders continue exactly.
+    zero. Sparse checkpoints, `load_weights` into a model that has been pruned,
+    and run folders continue exactly.
 
     Args:
         schedule: Its steps are the updates: the masks move as long as it
