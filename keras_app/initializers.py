@@ -3,12 +3,12 @@
 import math
 import numbers
 import random
-import re
 
 import keras
 import numpy as np
 
 from keras_app.checks import check_int
+from keras_app.layers import einsum_contracted
 from keras_app.selection import owners_of
 from keras_app.selection import select
 
@@ -164,12 +164,7 @@ def _input_axes(layer, attribute, rank):
         # The outputs are the axis before the last.
         return (*range(rank - 2), rank - 1)
     if isinstance(layer, keras.layers.EinsumDense) and attribute == "kernel":
-        inputs, kernel, outputs = re.split(",|->", layer.equation)
-        return tuple(
-            axis
-            for axis, letter in enumerate(kernel)
-            if letter in inputs and letter not in outputs
-        )
+        return einsum_contracted(layer.equation)
     return tuple(range(rank - 1))
 
 

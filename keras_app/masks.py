@@ -19,6 +19,9 @@ from keras_app.checks import check_sparsity
 # and far below the size of the scores, whatever the model's size.
 _CHUNK = 1 << 18
 
+# The axis of `NM` that depends on the layer.
+INPUTS = "inputs"
+
 # Up to here a threshold is found by partitioning everything.
 _SMALL = 1 << 16
 
@@ -330,9 +333,9 @@ class _Structure:
         return f"{type(self).__name__}({args})"
 
 
-def _as_axis(axis):
+def _as_axis(axis, rule="an integer"):
     if not isinstance(axis, numbers.Integral) or isinstance(axis, bool):
-        raise TypeError(f"`axis` must be an integer. Received: axis={axis!r}")
+        raise TypeError(f"`axis` must be {rule}. Received: axis={axis!r}")
     return int(axis)
 
 
@@ -638,14 +641,21 @@ class NM(_Structure):
     Args:
         n: Entries **kept** in each group, 1 <= n <= m.
         m: Size of a group, >= 1; at most 4 with `transposable=True`.
-        axis: Axis along which groups lie. Hardware that computes n:m wants the
-            one that is summed over: `-2`, the inputs, of the kernels of `Dense`
-            and of convolutions; `0` of attention's queries, keys and values.
-            Defaults to `-1`, the outputs.
+        axis: Axis along which groups lie. Hardware that computes n:m wants
+            those that a layer sums over: `"inputs"` finds them for each kernel.
+            It is then seen as the matrix `(inputs, outputs)` that the layer
+            multiplies by, all axes that are summed over as one, in the order
+            of the kernel: of a convolution positions and channels, of the last
+            kernel of attention heads and sizes. Where m does not divide their
+            number, the last group is shorter, as on any axis. Kernels that
+            mix no inputs (depthwise, embeddings) are left dense, and kernels of
+            layers whose axes are not known. Pruners take `"inputs"`; functions
+            of arrays need an integer. Defaults to `-1`, the outputs.
         transposable: Whether the last two axes both have groups; `axis` is then
-            `-1`. Of blocks with equal sums the one is taken that prunes the
-            first entry, in flat order, at which they differ; sums are taken to
-            2^-48 of the largest score of a block. Defaults to `False`.
+            `-1`, or `"inputs"` for those of the matrix. Of blocks with equal
+            sums the one is taken that prunes the first entry, in flat order, at
+            which they differ; sums are taken to 2^-48 of the largest score of a
+            block. Defaults to `False`.
 
     Example:
 
@@ -672,7 +682,8 @@ class NM(_Structure):
                 "`n` must be <= `m`: n entries are kept of every m. "
                 f"Received: n={n}, m={m}"
             )
-        axis = _as_axis(axis)
+        if not (isinstance(axis, str) and axis == INPUTS):
+            axis = _as_axis(axis, f"an integer or {INPUTS!r}")
         if not isinstance(transposable, bool):
             raise TypeError(
                 "`transposable` must be True or False. "
@@ -683,10 +694,10 @@ class NM(_Structure):
                 "`m` must be <= 4 with transposable=True, which tries all "
                 f"masks of a block. Received: m={m}"
             )
-        if transposable and axis != -1:
+        if transposable and axis not in (-1, INPUTS):
             raise ValueError(
-                "`axis` must be -1 with transposable=True, which groups both "
-                f"of the last two axes. Received: axis={axis}"
+                "`axis` must be -1 or 'inputs' with transposable=True, which "
+                f"groups two axes. Received: axis={axis}"
             )
         self.axis = axis
         self.transposable = transposable
@@ -700,21 +711,43 @@ class NM(_Structure):
             "transposable": self.transposable,
         }
 
+    @property
+    def of_matrix(self):
+        """The `NM` of a matrix `(inputs, outputs)`."""
+        axis = -1 if self.transposable else 0
+        return NM(self.n, self.m, axis, self.transposable)
+
+    def axes_of(self, rank):
+        """Returns the axes that have groups, in a kernel of so many axes."""
+        return {rank - 2, rank - 1} if self.transposable else {self.axis % rank}
+
+    def check(self, shape, path="a weight"):
+        """Raises unless a weight of this shape has the structure's axes."""
+        if self.axis == INPUTS:
+            raise ValueError(
+                "`axis` must be an integer for an array: only a pruner, which "
+                "knows the layers, can find the axes of their inputs. "
+                f"Received: axis={self.axis!r} for {path} of shape "
+                f"{tuple(shape)}"
+            )
+        super().check(shape, path)
+
     def sparsity_of(self, shape):
         """Returns the sparsity that n:m gives a weight of this shape."""
+        self.check(shape)
         if self.transposable:
             kept = sum(
                 blocks * int(_patterns(self.n, *block)[0].sum())
                 for _, block, blocks in self._regions(shape)
             )
             return 1.0 - kept / (shape[-2] * shape[-1])
-        self.check(shape)
         length = shape[self.axis]
         full, rest = divmod(length, self.m)
         return 1.0 - (full * self.n + min(rest, self.n)) / length
 
     def mask(self, scores, sparsity, previous=None):
         """Returns the n:m mask of one tensor."""
+        self.check(scores.shape)
         if sparsity == 0:
             return (
                 np.ones(scores.shape, bool)
@@ -723,7 +756,6 @@ class NM(_Structure):
             )
         if self.transposable:
             return self._transposable_mask(scores, previous)
-        self.check(scores.shape)
         # The padding below is -inf and must lose to every score.
         ranked = np.maximum(scores, -np.finfo(np.float64).max)
         if previous is not None:

@@ -251,13 +251,32 @@ def walk_layers(layer, _seen=None):
 
 
 def owners_of(model):
-    """`{id(variable): (layer, attribute)}` for variables of known layers."""
-    owners = {}
+    """`{id(variable): (layer, attribute)}` for variables of known layers.
+
+    Of several layers that refer to a variable the one that made it owns it: a
+    wrapper may keep the kernel of the layer inside under a name of its own.
+    """
+    uses = {}
     for layer in walk_layers(model):
         for name, value in vars(layer).items():
             if isinstance(value, keras.Variable):
-                owners.setdefault(id(value), (layer, name.lstrip("_")))
-    return owners
+                use = (layer, name.lstrip("_"), value)
+                uses.setdefault(id(value), []).append(use)
+    return {key: _owner(found)[:2] for key, found in uses.items()}
+
+
+def _owner(uses):
+    if len(uses) == 1:
+        return uses[0]
+
+    def distance(use):
+        layer, name, variable = use
+        made_here = variable.path == f"{layer.path}/{variable.name}"
+        # Next to the layer that made it comes the innermost.
+        inside = sum(1 for _ in walk_layers(layer))
+        return not made_here, inside, name != variable.name
+
+    return min(uses, key=distance)
 
 
 def matches(variable, filters):

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import graph
+from keras_app import layers
 from keras_app import masks as masks_lib
 from keras_app import selection
 
@@ -33,6 +34,10 @@ def units_of(structure, model, chosen):
         return BlockUnits(structure, model, chosen)
     if isinstance(structure, GRAPH_STRUCTURES):
         return GraphUnits(structure, model, chosen)
+    if isinstance(structure, masks_lib.NM):
+        if structure.axis == masks_lib.INPUTS:
+            return InputUnits(structure, model, chosen)
+        return AxisUnits(structure, model, chosen)
     return ArrayUnits(structure, chosen)
 
 
@@ -50,6 +55,7 @@ class Units(abc.ABC):
             pruned with their units.
         structure: What is left to say, of an array of pooled scores, about
             what is pruned together; `None` if they are of units already.
+        notes: Sentences about what the user may not expect of them.
     """
 
     selection: selection.Selection
@@ -57,6 +63,7 @@ class Units(abc.ABC):
     kernels: dict
     followers: dict
     structure = None
+    notes = ()
 
     @abc.abstractmethod
     def pool(self, scores):
@@ -122,45 +129,136 @@ class ArrayUnits(Units):
         """Nothing but weights is pruned."""
 
 
-class BlockUnits(ArrayUnits):
+class AxisUnits(ArrayUnits):
+    """Groups of n:m along one axis, the same for all layers."""
+
+    def __init__(self, structure, model, chosen):
+        super().__init__(structure, chosen)
+        elsewhere = [
+            path
+            for path, (_, axes) in _contracted(model, chosen).items()
+            if axes is not None
+            and not structure.axes_of(len(self.shapes[path])) & {*axes}
+        ]
+        if elsewhere:
+            self.notes = [
+                f"{structure!r} groups {selection.some(elsewhere)} along axes "
+                "that their layers do not sum over, so that hardware for n:m "
+                f"skips nothing there; axis={masks_lib.INPUTS!r} finds the "
+                "right ones"
+            ]
+
+
+class MatrixUnits(ArrayUnits):
+    """Units of kernels that are seen as matrices, rows first.
+
+    Args:
+        chosen: The `selection.Selection` to prune.
+        rows: `{path: axes that are the rows}`; with `None` a kernel stays as
+            it is.
+    """
+
+    def __init__(self, chosen, rows):
+        super().__init__(None, chosen)
+        self._rows = rows
+        self._arrays = self.shapes
+
+    def pool(self, scores):
+        """Returns `{path: matrix of scores}`."""
+        return {
+            path: _as_matrix(values, self._rows[path])
+            for path, values in scores.items()
+        }
+
+    def pool_masks(self, masks):
+        """Returns `{path: matrix of the mask}`."""
+        return self.pool(masks)
+
+    def spread(self, units):
+        """Returns `{path: mask}`."""
+        return {
+            path: _from_matrix(kept, self._rows[path], self._arrays[path])
+            for path, kept in units.items()
+        }
+
+
+class InputUnits(MatrixUnits):
+    """Groups of n:m along all that a layer sums over."""
+
+    def __init__(self, structure, model, chosen):
+        rows, skipped = {}, {}
+        for path, (layer, axes) in _contracted(model, chosen).items():
+            kind = "an unknown layer" if layer is None else type(layer).__name__
+            if axes:
+                rows[path] = axes
+            elif axes is None:
+                skipped[path] = (
+                    f"of {kind}, of which n:m along the inputs is not known; "
+                    "give NM an integer as `axis`"
+                )
+            else:
+                skipped[path] = f"of {kind}: it sums over no inputs"
+        chosen = chosen.without(skipped)
+        if not chosen.variables:
+            raise ValueError(
+                f"There is nothing to prune with structure={structure!r}: "
+                + "; ".join(f"{path}: {why}" for path, why in skipped.items())
+            )
+        super().__init__(chosen, rows)
+        self.structure = structure.of_matrix
+        self.shapes = {
+            path: _matrix_shape(shape, rows[path])
+            for path, shape in self._arrays.items()
+        }
+
+
+class BlockUnits(MatrixUnits):
     """Blocks whose axes depend on the layer; every weight is a set."""
 
     def __init__(self, structure, model, chosen):
-        super().__init__(None, chosen)
         owners = selection.owners_of(model)
-        self._blocks = {
+        blocks = {
             path: _block_of(structure, variable, owners.get(id(variable)))
             for path, variable in chosen.variables.items()
         }
+        super().__init__(chosen, {p: rows for p, (_, rows) in blocks.items()})
+        self._blocks = {path: block for path, (block, _) in blocks.items()}
 
     def pool(self, scores):
         """Returns `{path: scores of its blocks}`."""
         return {
-            path: block.pool(_as_matrix(values, axes))
-            for path, values in scores.items()
-            for block, axes in [self._blocks[path]]
+            path: self._blocks[path].pool(matrix)
+            for path, matrix in super().pool(scores).items()
         }
 
     def pool_masks(self, masks):
         """Returns `{path: which blocks still keep anything}`."""
         return {
-            path: block.pool_mask(_as_matrix(values, axes))
-            for path, values in masks.items()
-            for block, axes in [self._blocks[path]]
+            path: self._blocks[path].pool_mask(matrix)
+            for path, matrix in super().pool(masks).items()
         }
 
     def spread(self, units):
         """Returns `{path: mask}`."""
-        masks = {}
-        for path, kept in units.items():
-            block, axes = self._blocks[path]
-            shape = self.shapes[path]
-            numbers = np.arange(math.prod(shape)).reshape(shape)
-            numbers = _as_matrix(numbers, axes)
-            mask = np.empty(shape, bool)
-            mask.reshape(-1)[numbers] = block.expand(kept, numbers.shape)
-            masks[path] = mask
-        return masks
+        return super().spread(
+            {
+                path: self._blocks[path].expand(
+                    kept, _matrix_shape(self._arrays[path], self._rows[path])
+                )
+                for path, kept in units.items()
+            }
+        )
+
+
+def _contracted(model, chosen):
+    """`{path: (layer, axes that it sums over)}`; `None` if not known."""
+    owners = selection.owners_of(model)
+    found = {}
+    for path, variable in chosen.variables.items():
+        layer, name = owners.get(id(variable), (None, ""))
+        rank = len(variable.shape)
+        found[path] = layer, layers.contracted_axes(layer, name, rank)
+    return found
 
 
 def _block_of(structure, kernel, owner):
@@ -191,16 +289,35 @@ def _summed_over(layer):
     given, kernel, result = layer.equation.replace("->", ",").split(",")
     if set(kernel) & set(given) & set(result):
         return ()  # a batch of products
-    return tuple(i for i, x in enumerate(kernel) if x not in result)
+    return layers.einsum_contracted(layer.equation)
+
+
+def _matrix_shape(shape, rows):
+    if rows is None:
+        return shape
+    height = math.prod(shape[axis] for axis in rows)
+    return height, math.prod(shape) // height
+
+
+def _rows_first(rank, rows):
+    return [*rows, *(axis for axis in range(rank) if axis not in rows)]
 
 
 def _as_matrix(array, rows):
     """Puts the axes `rows` first, and makes a matrix of two kinds of axes."""
     if rows is None:
         return array
-    columns = [axis for axis in range(array.ndim) if axis not in rows]
-    height = math.prod(array.shape[axis] for axis in rows)
-    return array.transpose([*rows, *columns]).reshape(height, -1)
+    order = _rows_first(array.ndim, rows)
+    return array.transpose(order).reshape(_matrix_shape(array.shape, rows))
+
+
+def _from_matrix(matrix, rows, shape):
+    """Undoes `_as_matrix` of an array of this shape."""
+    if rows is None:
+        return matrix
+    order = _rows_first(len(shape), rows)
+    array = matrix.reshape([shape[axis] for axis in order])
+    return np.ascontiguousarray(array.transpose(np.argsort(order)))
 
 
 class GraphUnits(Units):

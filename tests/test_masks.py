@@ -945,6 +945,7 @@ def test_a_structure_keeps_single_weights_pruned_that_were():
         Channel(0),
         Block((2, 3), "max"),
         NM(2, 4, axis=0),
+        NM(2, 4, axis="inputs"),
         NM(2, 4, transposable=True),
     ],
 )
@@ -1002,3 +1003,12 @@ def test_bad_structures_are_refused_with_their_value(make, said):
 def test_what_is_no_structure_is_refused():
     with pytest.raises((TypeError, ValueError), match="structure"):
         mask_from_scores(np.ones(4), 0.5, structure="channel")
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+def test_inputs_are_no_axis_of_an_array(sparsity):
+    structure = NM(2, 4, axis="inputs")
+    with pytest.raises(ValueError, match="`axis` must be an integer.*'inputs'"):
+        mask_from_scores(np.ones((4, 4)), sparsity, structure)
+    with pytest.raises(ValueError, match="`axis` must be an integer.*'inputs'"):
+        structure.sparsity_of((4, 4))

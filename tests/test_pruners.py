@@ -547,6 +547,8 @@ def test_n_m_reports_its_own_sparsity_as_asked():
     )
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        # The default axis is pointed out: it is not one that is summed over.
+        warnings.filterwarnings("ignore", ".*do not sum over")
         train(network(), pruner)
     [row] = [row for row in pruner.report.rows if row.path == "dense/kernel"]
     # 10 = 4 + 4 + 2 columns: 4 of 10 go.
@@ -1280,3 +1282,182 @@ def test_what_the_size_of_units_explains_is_no_miss(arguments, sparsity):
     )
     logs_of(ragged(), pruner)
     assert pruner.missed == []
+
+
+def seen(words):
+    """A linear model on a hundred words, trained on the first of them."""
+    x = np.random.default_rng(0).integers(0, 2, (64, 100)).astype("float32")
+    x[:, words:] = 0
+    model = chain(
+        (100,),
+        layers.Dense(1, kernel_initializer="zeros", name="wide"),
+    )
+    model.compile(keras.optimizers.Adam(0.01), "mse")
+    model.fit(x, x[:, :1], batch_size=16, epochs=4, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "compiled again"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_words_never_seen_are_not_taken_for_pruned(scope, live):
+    model = seen(60)
+    if not live:
+        model.compile(keras.optimizers.Adam(0.01), "mse")
+    assert zeros(weights(model)["wide/kernel"]) == 40
+    pruner = pruners.MagnitudePruner(
+        OneShot(0.1, step=30), scope=scope, on_miss="raise"
+    )
+    x = np.random.default_rng(1).integers(0, 2, (64, 100)).astype("float32")
+    with pytest.warns(UserWarning, match="40.0 % .* zero before the training"):
+        model.fit(
+            x,
+            x[:, -1:],
+            batch_size=16,
+            epochs=8,
+            verbose=0,
+            callbacks=[pruner],
+        )
+    assert zeros(pruner.masks["wide/kernel"]) == 10
+    assert zeros(weights(model)["wide/kernel"]) == 10
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("live", [True, False], ids=["live", "compiled again"])
+def test_a_head_that_starts_at_zero_is_not_taken_for_pruned(live):
+    model = chain(
+        (10,),
+        layers.Dense(10, name="body"),
+        layers.Dense(10, kernel_initializer="zeros", name="head"),
+    )
+    model.compile("sgd", "mse")
+    if live:
+        x = np.zeros((8, 10))
+        model.fit(x, x, verbose=0)
+    # As many zeros as asked for, if those of the head were counted.
+    pruner = pruners.MagnitudePruner(
+        ConstantSparsity(0.5, 1), scope="global", on_miss="ignore"
+    )
+    pruner.set_model(model)
+    assert all(mask.all() for mask in pruner.masks.values())
+
+
+def test_weights_that_a_constraint_holds_at_zero_are_not_taken_for_pruned():
+    model = chain(
+        (20,), layers.Dense(50, kernel_constraint="non_neg", name="dense")
+    )
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).random((32, 20)).astype("float32")
+    model.fit(x, np.zeros((32, 50)), batch_size=8, verbose=0)
+    count = zeros(weights(model)["dense/kernel"])
+    assert 300 < count < 700
+    pruner = pruners.MagnitudePruner(PolynomialDecay(0.0, 0.2, 0, 9))
+    with pytest.warns(UserWarning, match="zero before the training"):
+        pruner.set_model(model)
+    assert pruner.masks["dense/kernel"].all()
+
+
+@pytest.mark.parametrize("method", [pruners.MagnitudePruner, pruners.STE])
+def test_a_file_from_the_middle_of_a_ramp_goes_on_from_its_zeros(
+    method, tmp_path
+):
+    def ramp():
+        schedule = PolynomialDecay(0.1, 0.8, 0, 40, frequency=3)
+        return make(method, schedule, on_miss="ignore")
+
+    model, first, second = network(), ramp(), ramp()
+    train(model, first, epochs=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    second.set_model(loaded)
+    assert 0.1 < 1 - np.mean(second.masks["dense/kernel"]) < 0.8
+    for path, mask in first.masks.items():
+        np.testing.assert_array_equal(second.masks[path], mask)
+
+
+def test_zeros_that_were_spread_by_layer_are_taken_for_pruned_in_all():
+    model = network()
+    train(model, pruners.MagnitudePruner(OneShot(0.5)))
+    before = weights(model)
+    model.compile("sgd", "mse")
+    pruner = pruners.MagnitudePruner(OneShot(0.5, 9), scope="global")
+    pruner.set_model(model)
+    assert [zeros(mask) for mask in pruner.masks.values()] == [36, 320]
+    for path, mask in pruner.masks.items():
+        np.testing.assert_array_equal(mask, before[path] != 0)
+
+
+@pytest.mark.parametrize(
+    "structure, pattern, taken",
+    [
+        # Two whole columns; as many zeros, scattered.
+        (masks.Channel(), np.repeat([[0, 0, 1, 1]], 4, axis=0), True),
+        (masks.Channel(), np.eye(4) + np.eye(4)[::-1], False),
+        (masks.NM(2, 4, axis=-2), np.eye(4) + np.eye(4)[::-1], True),
+        (masks.NM(2, 4, axis=-2), np.repeat([[0, 0, 1, 1]], 4, axis=0), False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*zero before the training")
+def test_zeros_are_taken_for_pruned_by_units_of_the_structure(
+    structure, pattern, taken
+):
+    model = dense(4, 4, pattern * 0.5)
+    pruner = pruners.MagnitudePruner(OneShot(0.5, 9), structure=structure)
+    pruner.set_model(model)
+    expected = pattern.astype(bool) if taken else np.ones((4, 4), bool)
+    np.testing.assert_array_equal(pruner.masks["dense/kernel"], expected)
+
+
+def test_what_grew_and_stayed_zero_is_not_counted_as_pruned():
+    schedule = ConstantSparsity(0.5, 0, frequency=2)
+    model = dense(10, 10)
+    # Grown weights of inputs that are always zero have no gradient.
+    x = np.ones((32, 10), "float32")
+    x[:, 7:] = 0
+    first = pruners.SET(schedule, drop_fraction=0.5)
+    model.fit(x, x, batch_size=4, verbose=0, callbacks=[first])
+    assert zeros(weights(model)["dense/kernel"]) > 50
+    optimizer = keras.optimizers.SGD(0.01)
+    model.compile(optimizer, "mse")
+    optimizer.build(model.trainable_variables)
+    optimizer.iterations.assign(8)
+    second = pruners.SET(schedule)
+    second.set_model(model)
+    assert zeros(second.masks["dense/kernel"]) == 50
+
+
+def test_masks_are_not_put_back_on_weights_that_trained_without_them():
+    model = dense(10, 10)
+    pruner = pruners.MagnitudePruner(OneShot(0.5), on_miss="ignore")
+    train(model, pruner)
+    model.compile(keras.optimizers.Adam(), "mse")
+    x = np.ones((8, 10))
+    model.fit(x, x, verbose=0)
+    assert zeros(weights(model)["dense/kernel"]) == 0
+    pruner.set_model(model)
+    assert pruner.masks["dense/kernel"].all()
+
+
+@pytest.mark.parametrize(
+    "arguments, advice",
+    [
+        ({"scope": "global"}, "or use scope='layer'"),
+        (
+            {"distribution": lambda shapes, s: dict.fromkeys(shapes, 1.0)},
+            "Let `distribution` give them less",
+        ),
+    ],
+)
+def test_the_advice_against_a_layer_collapse_fits_the_arguments(
+    arguments, advice
+):
+    model = chain((4,), layers.Dense(4, name="a"), layers.Dense(50, name="b"))
+    model.compile("sgd", "mse")
+    model.get_layer("a").kernel.assign(np.full((4, 4), 1e-9))
+    pruner = pruners.MagnitudePruner(OneShot(0.5), **arguments)
+    pruner.set_model(model)
+    with pytest.warns(UserWarning, match="layer collapse") as caught:
+        pruner.prune(0.5)
+    [said] = [str(w.message) for w in caught if "collapse" in str(w.message)]
+    assert advice in said
+    if arguments.get("scope") != "global":
+        assert "scope" not in said

@@ -309,3 +309,95 @@ def test_the_papers_choice_is_the_convolutions():
 def test_without_convolutions_it_is_all_dense_kernels_but_the_last():
     model = chain((4,), *[layers.Dense(3, name=n) for n in "abc"])
     assert filtered(model) == ["a/kernel", "b/kernel"]
+
+
+@keras.saving.register_keras_serializable(package="test_selection")
+class Referring(layers.Wrapper):
+    """Keeps the kernel of what it wraps, under a name of its own."""
+
+    def build(self, input_shape=None):
+        super().build(input_shape)
+        self.anything = self.layer.kernel
+
+    def call(self, x):
+        return self.layer(x)
+
+
+@keras.saving.register_keras_serializable(package="test_selection")
+class Watching(layers.Layer):
+    """Refers to the kernel of a layer that is not inside."""
+
+    def __init__(self, of=None, **kwargs):
+        super().__init__(**kwargs)
+        self.watched = of.kernel
+
+    def call(self, x):
+        return x
+
+
+def wrapped():
+    x = inputs = keras.Input((4, 8, 2))
+    conv = layers.Conv1D(4, 3, name="conv")
+    x = layers.TimeDistributed(layers.SpectralNormalization(conv))(x)
+    x = layers.SpectralNormalization(
+        layers.SpectralNormalization(layers.Conv2D(4, 2, name="twice"))
+    )(x)
+    x = layers.Reshape((15, 4))(x)
+    x = layers.Bidirectional(layers.LSTM(3, name="lstm"))(x)
+    x = Referring(layers.Dense(5, name="referred"))(x)
+    watched = layers.Dense(3, name="watched")
+    watched.build((None, 5))
+    return keras.Model(inputs, watched(Watching(watched)(x)))
+
+
+def test_a_kernel_is_of_the_layer_that_made_it_whatever_refers_to_it():
+    model = wrapped()
+    chosen = selection.select(model)
+    ends = [path.split("/")[-2] for path in chosen.variables]
+    assert ends == ["conv", "twice", "referred", "watched"]
+    reasons = {why.split(";")[0] for why in chosen.skipped.values()}
+    assert "a kernel of LSTMCell" in reasons
+    assert not any("SpectralNormalization" in why for why in reasons)
+
+
+def test_an_embedding_stays_one_in_a_wrapper_that_calls_it_a_kernel():
+    x = inputs = keras.Input((5,), dtype="int32")
+    x = layers.SpectralNormalization(layers.Embedding(9, 4, name="words"))(x)
+    outputs = layers.Dense(2, name="head")(x)
+    chosen = selection.select(keras.Model(inputs, outputs))
+    assert [path.split("/")[-2] for path in chosen.variables] == ["head"]
+    [reason] = [w for p, w in chosen.skipped.items() if "words" in p]
+    assert reason.startswith("an embedding")
+
+
+@pytest.mark.parametrize("again", ["load", "clone"])
+def test_a_copy_of_a_model_with_wrappers_has_the_same_owners(again, tmp_path):
+    model = chain((4,), Referring(layers.Dense(3, name="in")))
+    if again == "load":
+        model.save(tmp_path / "model.keras")
+        model = keras.saving.load_model(tmp_path / "model.keras")
+    else:
+        model = keras.models.clone_model(model)
+    owners = selection.owners_of(model)
+    kernel = model.trainable_variables[0]
+    layer, attribute = owners[id(kernel)]
+    assert (layer.name, attribute) == ("in", "kernel")
+
+
+def test_spectral_normalization_keeps_the_zeros_that_it_rescales():
+    model = chain(
+        (6, 6, 2),
+        layers.SpectralNormalization(layers.Conv2D(4, 3)),
+        layers.Flatten(),
+        layers.SpectralNormalization(layers.Dense(6)),
+        layers.Dense(2),
+    )
+    model.compile("adam", "mse")
+    pruner = pruners.MagnitudePruner(schedules.OneShot(0.5), on_miss="raise")
+    x = np.random.default_rng(0).random((16, 6, 6, 2))
+    model.fit(x, np.ones((16, 2)), batch_size=4, verbose=0, callbacks=[pruner])
+    assert len(pruner.masks) == 3
+    for path, variable in pruner.variables.items():
+        values = keras.ops.convert_to_numpy(variable)
+        assert np.count_nonzero(values) == -(-values.size // 2)
+        assert not values[~pruner.masks[path]].any()

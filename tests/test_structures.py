@@ -17,6 +17,9 @@ from keras_app.pruners import AnytimeProgressivePruner
 from keras_app.pruners import MagnitudePruner
 from keras_app.pruners import RigL
 from keras_app.pruners import SaliencyPruner
+from keras_app.pruners import STE
+from keras_app.pruners import WandaPruner
+from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import OneShot
 
 CHANNELS = masks.GraphChannel()
@@ -478,3 +481,203 @@ def test_litert_stores_the_blocks_of_einsum_kernels(tmp_path):
     x = np.random.default_rng(0).standard_normal((4, 4, 16))
     report = export_litert(model, tmp_path / "model.tflite", data=x)
     assert len(report.blocked_tensors) == 2
+
+
+def _mixed_by(kernel, axes):
+    """The kernel as the matrix (inputs, outputs) that its layer multiplies."""
+    others = [axis for axis in range(kernel.ndim) if axis not in axes]
+    rows = int(np.prod([kernel.shape[axis] for axis in axes]))
+    return np.transpose(kernel, [*axes, *others]).reshape(rows, -1)
+
+
+def zoo():
+    """Layers of each kind, their kernels and the axes that are summed over."""
+    x = inputs = keras.Input((6, 6, 8))
+    x = layers.Conv2D(8, 3, name="conv")(x)
+    x = layers.Conv2D(4, 2, groups=2, name="grouped")(x)
+    x = layers.Conv2DTranspose(8, 2, name="transpose")(x)
+    x = layers.DepthwiseConv2D(2, name="depthwise")(x)
+    x = layers.SeparableConv2D(8, 2, name="separable")(x)
+    x = layers.Reshape((4, 8))(x)
+    x = layers.MultiHeadAttention(2, 6, name="mha")(x, x)
+    x = layers.GroupQueryAttention(6, 4, 2, name="gqa")(x, x)
+    # Batches of products, and inputs that stand behind the outputs.
+    x = layers.EinsumDense("abc,dec->abde", (None, 2, 8), name="back")(x)
+    x = layers.EinsumDense("abde,def->abdf", (None, 2, 4), name="batch")(x)
+    x = layers.EinsumDense("...de,def->...f", (8,), name="both")(x)
+    x = layers.LSTM(4, name="lstm")(x)
+    return keras.Model(inputs, layers.Dense(6, name="dense")(x))
+
+
+SUMMED = {
+    "conv/kernel": (0, 1, 2),
+    "grouped/kernel": (0, 1, 2),
+    "transpose/kernel": (3,),
+    "separable/pointwise_kernel": (0, 1, 2),
+    "mha/query/kernel": (0,),
+    "mha/key/kernel": (0,),
+    "mha/value/kernel": (0,),
+    "mha/attention_output/kernel": (0, 1),
+    "gqa/query/kernel": (0,),
+    "gqa/key/kernel": (0,),
+    "gqa/value/kernel": (0,),
+    "gqa/attention_output/kernel": (0, 1),
+    "back/kernel": (2,),
+    "batch/kernel": (1,),
+    "both/kernel": (0, 1),
+    "lstm/lstm_cell/kernel": (0,),
+    "lstm/lstm_cell/recurrent_kernel": (0,),
+    "dense/kernel": (0,),
+}
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_n_m_along_the_inputs_is_along_what_each_layer_sums_over():
+    pruner = MagnitudePruner(
+        OneShot(0.5), structure=masks.NM(2, 4, axis="inputs"), filters="kernel"
+    )
+    model = zoo()
+    model.compile("sgd", "mse")
+    dense = {v.path: array(v).copy() for v in model.trainable_variables}
+    x = np.random.default_rng(0).random((4, 6, 6, 8))
+    model.optimizer.learning_rate = 0.0
+    model.fit(x, np.ones((4, 6)), verbose=0, callbacks=[pruner])
+    assert list(pruner.masks) == list(SUMMED)
+    for path, mask in pruner.masks.items():
+        rows = _mixed_by(mask, SUMMED[path])
+        weights = _mixed_by(np.abs(dense[path]), SUMMED[path])
+        for start in range(0, len(rows), 4):
+            kept, values = rows[start : start + 4], weights[start : start + 4]
+            assert (kept.sum(axis=0) == min(2, len(kept))).all(), path
+            best = np.sort(values, axis=0)[-2:].sum(axis=0)
+            np.testing.assert_allclose((values * kept).sum(axis=0), best, 1e-6)
+    assert "sums over no inputs" in pruner.report.skipped["depthwise/kernel"]
+    assert (
+        "sums over no inputs"
+        in pruner.report.skipped["separable/depthwise_kernel"]
+    )
+    assert pruner.missed == []
+
+
+def test_n_m_along_the_inputs_of_dense_layers_is_that_of_axis_minus_2():
+    kept = []
+    for axis in (-2, "inputs"):
+        model = keras.Sequential([keras.Input((8,)), layers.Dense(6)])
+        model.compile("sgd", "mse")
+        kernel = np.random.default_rng(0).normal(size=(8, 6))
+        model.layers[0].kernel.assign(kernel)
+        structure = masks.NM(2, 4, axis=axis)
+        pruner = STE(
+            ConstantSparsity(0.5, 0, frequency=1), 2e-4, structure=structure
+        )
+        x = np.random.default_rng(1).random((16, 8))
+        model.fit(
+            x, x[:, :6], epochs=3, batch_size=4, verbose=0, callbacks=[pruner]
+        )
+        kept += pruner.masks.values()
+    np.testing.assert_array_equal(*kept)
+
+
+@pytest.mark.parametrize("method", [RigL, ACDC, WandaPruner])
+def test_n_m_along_the_inputs_goes_with_other_methods(method):
+    x = inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).random((8, 5, 8))
+    data = {"data": [(x, x)]} if method is WandaPruner else {}
+    structure = masks.NM(1, 4, axis="inputs")
+    pruner = method(OneShot(0.75), structure=structure, **data)
+    model.fit(x, x, verbose=0, callbacks=[pruner])
+    for path, mask in pruner.masks.items():
+        axes = (0, 1) if "output" in path else (0,)
+        groups = _mixed_by(mask, axes).reshape(-1, 4, np.size(mask) // 8)
+        assert (groups.sum(axis=1) == 1).all(), path
+    assert pruner.missed == []
+    again = method.from_config(pruner.get_config())
+    assert again.structure == structure
+
+
+def test_transposable_n_m_along_the_inputs_is_of_the_whole_matrix():
+    x = inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "mse")
+    structure = masks.NM(2, 4, axis="inputs", transposable=True)
+    pruner = MagnitudePruner(OneShot(0.5), structure=structure)
+    pruner.set_model(model)
+    pruner.prune(0.5)
+    for path, mask in pruner.masks.items():
+        matrix = _mixed_by(mask, (0, 1) if "output" in path else (0,))
+        assert (matrix.reshape(2, 4, 8).sum(axis=1) == 2).all()
+        assert (matrix.reshape(8, 2, 4).sum(axis=2) == 2).all()
+
+
+def test_a_tied_embedding_is_n_m_along_what_the_logits_sum_over():
+    words = keras.Input((3,), dtype="int32")
+    table = layers.ReversibleEmbedding(6, 8, name="table")
+    model = keras.Model(words, table(table(words), reverse=True))
+    model.compile("sgd", "mse")
+    structure = masks.NM(2, 4, axis="inputs")
+    pruner = MagnitudePruner(OneShot(0.5), "layer", structure, filters="table")
+    pruner.set_model(model)
+    pruner.prune(0.5)
+    [mask] = pruner.masks.values()
+    assert (mask.reshape(6, 2, 4).sum(axis=2) == 2).all()
+
+
+def test_n_m_along_inputs_that_nobody_knows_is_refused():
+    words = keras.Input((3,), dtype="int32")
+    model = keras.Model(words, layers.Embedding(6, 8, name="table")(words))
+    model.compile("sgd", "mse")
+    structure = masks.NM(2, 4, axis="inputs")
+    pruner = MagnitudePruner(OneShot(0.5), "layer", structure, filters="table")
+    with pytest.raises(ValueError, match="Embedding: it sums over no inputs"):
+        pruner.set_model(model)
+
+    class Own(layers.Layer):
+        def build(self, shape):
+            self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+        def call(self, x):
+            return x @ self.kernel
+
+    inputs = keras.Input((8,))
+    hidden = layers.Dense(8, name="known")(inputs)
+    model = keras.Model(inputs, Own(name="own")(hidden))
+    model.compile("sgd", "mse")
+    pruner = MagnitudePruner(OneShot(0.5), "layer", structure, filters="kernel")
+    pruner.set_model(model)
+    assert list(pruner.masks) == ["known/kernel"]
+    assert "of Own, of which" in pruner.report.skipped["own/kernel"]
+
+
+def test_n_m_along_an_axis_that_is_not_summed_over_is_pointed_out():
+    model = zoo()
+    model.compile("sgd", "mse")
+    pruner = MagnitudePruner(OneShot(0.5), structure=masks.NM(2, 4, axis=-2))
+    with pytest.warns(UserWarning, match="do not sum over") as caught:
+        pruner.set_model(model)
+    [said] = [str(w.message) for w in caught if "sum over" in str(w.message)]
+    assert "axis='inputs'" in said
+    # Queries, keys and values, a transposed convolution, a kernel whose
+    # inputs stand last; four are named.
+    assert "transpose/kernel, mha/query/kernel" in said
+    assert "and 4 more" in said
+    assert "dense/kernel" not in said and "conv/kernel" not in said
+    assert said.split("groups ")[1] in f"{pruner.report}."
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+@pytest.mark.parametrize("arguments", [{"axis": -2}, {"transposable": True}])
+def test_n_m_along_axes_that_are_summed_over_is_not_pointed_out(arguments):
+    x = inputs = keras.Input((4, 4, 4))
+    x = layers.Conv2D(4, 2)(x)
+    x = layers.Dense(4)(layers.Flatten()(x))
+    model = keras.Model(inputs, x)
+    model.compile("sgd", "mse")
+    pruner = MagnitudePruner(
+        OneShot(0.5), structure=masks.NM(2, 4, **arguments)
+    )
+    pruner.set_model(model)
+    assert "sum over" not in str(pruner.report)

@@ -175,6 +175,11 @@ class AnytimeProgressivePruner(Pruner):
     def _due(self, megabatch):
         return bool(self.schedule(megabatch)[0]) and self._pruned < megabatch
 
+    def _sparsities_by_now(self):
+        """Those of what was restored, and of the megabatch that arrives."""
+        named = (1.0 - self._density, self.schedule(self.megabatch)[1])
+        return [(sparsity, False) for sparsity in named if sparsity > 0]
+
     def on_train_begin(self, logs=None):
         """Prunes for the megabatch that arrives now."""
         self._notes = []

@@ -19,9 +19,9 @@ class DormantPruner(Pruner):
     in a later `fit` too, until the model is compiled again.
 
     A file read by `keras.saving.load_model` brings neither masks nor dormant
-    values: what is zero in it counts as pruned, and starts from zero. Sparse
-    checkpoints, `load_weights` into a model that has been pruned, and run
-    folders continue exactly.
+    values: zeros that the schedule asked for count as pruned, and start from
+    zero. Sparse checkpoints, `load_weights` into a model that has been pruned,
+    and run folders continue exactly.
 
     Args:
         schedule: Its steps are the updates: the masks move as long as it

@@ -223,7 +223,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 "it to `model.fit(callbacks=[pruner])`."
             )
         self._sync()
-        notes, followers = list(self._notes), list(self._units.followers)
+        notes = [*self._units.notes, *self._notes]
+        followers = list(self._units.followers)
         if followers:
             notes.append(f"pruned along: {selection.some(followers, 16)}")
         return report_lib.build(
@@ -242,6 +243,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         chosen = self.select(model)
         self._units = units.units_of(self.structure, model, chosen)
         self._selection = self._units.selection
+        for note in self._units.notes:
+            warnings.warn(f"{type(self).__name__}: {note}.")
         self._check_custom_sparsity()
         followers = list(self._units.followers.values())
         adapted = [each.path for each in selection.adapted_layers(model)]
@@ -274,37 +277,112 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             warnings.warn(f"{type(self).__name__}: {left}")
 
     def _masks_to_start_from(self, variables):
-        """`[(variable, mask)]` for an optimizer that holds no masks yet."""
-        if self._updates() > 0:
-            # The training goes on from a file that holds no masks: what is
-            # exactly zero in it was pruned.
-            return [(v, ops.convert_to_numpy(v) != 0) for v in variables]
-        # Compiling again made a new optimizer; the zeros are still ours.
-        ours = [(v, m) for v, m in self._last if any(v is w for w in variables)]
+        """`[(variable, mask)]` for an optimizer that holds no masks yet.
+
+        Zeros alone say little: words never seen, constraints and initializers
+        make them too.
+        """
+        # Compiling again made a new optimizer; the zeros are still ours. One
+        # that has trained since may have brought them back.
+        fresh = self._updates() == 0
+        ours = [
+            (v, mask)
+            for v, mask in self._last
+            if any(v is w for w in variables)
+            and (fresh or not ops.convert_to_numpy(v)[~mask].any())
+        ]
         if ours:
             return ours
-        return self._masks_of_a_sparse_model(variables)
-
-    def _masks_of_a_sparse_model(self, variables):
-        """Takes zeros for pruned if they are as many as there are to be."""
-        kept = [ops.convert_to_numpy(v) != 0 for v in variables]
+        found = {
+            path: ops.convert_to_numpy(variable) != 0
+            for path, variable in self._selection.variables.items()
+        }
         # All zero is how some layers start.
-        kept = [mask if mask.any() else ~mask for mask in kept]
-        total = sum(mask.size for mask in kept)
-        sparsity = 1 - sum(int(np.count_nonzero(m)) for m in kept) / total
-        target = self._final_sparsity()
-        # Whatever spread it over the kernels has rounded in each.
-        if target > 0 and abs(sparsity - target) <= len(kept) / total:
-            return list(zip(variables, kept))
-        if target / 2 < sparsity < target:
-            warnings.warn(
-                f"{type(self).__name__}: {100 * sparsity:.1f} % of the weights "
-                "to prune are zero before the training. Nothing says that they "
-                "were pruned, so they train. To go on from them, use the "
-                "pruner that made them, or a model that was loaded with its "
-                "optimizer and not compiled again."
-            )
-        return []
+        found = {p: mask if mask.any() else ~mask for p, mask in found.items()}
+        units = self._kept_units(found).values()
+        zeros = 1 - sum(map(np.count_nonzero, units)) / sum(
+            mask.size for mask in units
+        )
+        if zeros == 0:
+            return []
+        masks = self._masks_of_pruned(found)
+        if masks is None:
+            self._warn_of_zeros(zeros)
+            return []
+        return [(self._selection.variables[p], m) for p, m in masks.items()]
+
+    def _masks_of_pruned(self, found):
+        """Takes zeros for pruned if this pruner would have made as many.
+
+        That is, to prune by the zeros themselves, as the schedule has asked or
+        will ask in the end, prunes zeros, and all of them.
+
+        Args:
+            found: `{path: what is not zero}`.
+
+        Returns:
+            `{path: mask}`, or `None`.
+        """
+
+        def combine(scores, sparsity, old, structure):
+            return masks_lib.mask_from_scores(scores, sparsity, structure)
+
+        dense = {path: np.ones_like(mask) for path, mask in found.items()}
+        scores = {path: mask.astype("float32") for path, mask in found.items()}
+        before = self._kept_units(found)
+        zeros = sum(np.count_nonzero(~kept) for kept in before.values())
+        # Whatever spread it over the weights has rounded in each.
+        rounding = min(len(before), zeros // 10)
+        for sparsity, was_asked in self._sparsities_by_now():
+            # In all, too: whoever spread it over the layers.
+            for scope in dict.fromkeys((self.scope, "global")):
+                masks = self.by_units(combine, sparsity, scores, dense, scope)
+                after = self._kept_units(masks)
+                wrong = sum((before[n] & ~after[n]).sum() for n in before)
+                # What a method brings back starts from zero, and may be zero
+                # still.
+                if not (was_asked and self.revives):
+                    wrong += sum((after[n] & ~before[n]).sum() for n in before)
+                if wrong <= rounding:
+                    return {path: masks[path] | found[path] for path in masks}
+        return None
+
+    def _sparsities_by_now(self):
+        """`[(sparsity, whether it was asked for already)]`, none of them 0.
+
+        What the schedule named last, and with it what it names for the step
+        that comes next, which may have been made; last what it ends with.
+        """
+        now = self._updates()
+        done = now - max(1, self.model.steps_per_execution)
+        asked = []
+        begin = getattr(self.schedule, "begin_step", 0)
+        end = getattr(self.schedule, "end_step", -1)
+        for step in range(now if end < 0 else min(now, end), begin - 1, -1):
+            sparsity = self._due_at(step)
+            if sparsity is not None:
+                asked.append((sparsity, step < now))
+                if step <= done:
+                    break
+        asked.append((self._final_sparsity(), False))
+        return [each for each in dict.fromkeys(asked) if each[0] > 0]
+
+    def _warn_of_zeros(self, share):
+        if share <= min(0.1, self._final_sparsity() / 2):
+            return
+        advice = (
+            ""
+            if isinstance(self._units.structure, masks_lib.NM)
+            else f", or begin the schedule at their sparsity, {share:.6g}"
+        )
+        what = "weights" if self.structure is None else "units"
+        warnings.warn(
+            f"{type(self).__name__}: {100 * share:.1f} % of the {what} to "
+            "prune are zero before the training. They are not what this "
+            "pruner's arguments ask for, so that nothing says that they were "
+            "pruned, and they train. To go on from them, use the pruner that "
+            f"made them or a file that holds its masks{advice}."
+        )
 
     def select(self, model):
         """Returns the `selection.Selection` of a model."""
@@ -476,7 +554,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
                 f"schedule's {target:.4f}"
             ]
         problems = []
-        kept = self._kept_units()
+        kept = self._kept_units(self.masks)
         for group, sparsity in self._targets(self._sparsity):
             total = sum(kept[name].size for name in group)
             pruned = total - sum(np.count_nonzero(kept[name]) for name in group)
@@ -523,9 +601,9 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             largest = max(largest, size / units)
         return max(zeros, even) / total, largest / total
 
-    def _kept_units(self):
+    def _kept_units(self, masks):
         """`{weight, or set of units: which of its units keep anything}`."""
-        kept = self._units.pool_masks(self.masks)
+        kept = self._units.pool_masks(masks)
         structure = self._units.structure
         if structure is None or isinstance(structure, masks_lib.NM):
             return kept
@@ -549,9 +627,16 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         if emptied:
             warnings.warn(
                 f"{type(self).__name__}: nothing is kept of "
-                f"{selection.some(emptied)} (layer collapse). Lower the "
-                "sparsity, or use scope='layer'."
+                f"{selection.some(emptied)} (layer collapse). "
+                f"{self._against_collapse()}"
             )
+
+    def _against_collapse(self):
+        if self.scope == "global":
+            return "Lower the sparsity, or use scope='layer'."
+        if callable(self.distribution):
+            return "Let `distribution` give them less."
+        return "Lower the sparsity, or that of these in `custom_sparsity`."
 
     def apply(self, masks):
         """Sets the masks of all `variables`, now.
@@ -589,7 +674,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             return None
         return self.by_units(self.combine, sparsity, scores, old)
 
-    def by_units(self, combine, sparsity, scores, old):
+    def by_units(self, combine, sparsity, scores, old, scope=None):
         """Combines scores and masks of what shares a threshold.
 
         Where only the model knows the units, both are of units already.
@@ -599,6 +684,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             sparsity: Sparsity over the selected weights, in [0, 1).
             scores: `{path: array}`.
             old: `{path: mask}` before the update.
+            scope: Which units share a threshold. Defaults to `None`: those of
+                the pruner's own scope.
 
         Returns:
             `{path: mask}` of all weights.
@@ -606,7 +693,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         scores = self._units.pool(scores)
         before = self._units.pool_masks(old)
         new = {}
-        for group, target in self._targets(sparsity):
+        for group, target in self._targets(sparsity, scope):
             new.update(
                 combine(
                     {path: scores[path] for path in group},
@@ -622,17 +709,18 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
         return kept / sum(mask.size for mask in masks.values())
 
-    def _targets(self, sparsity):
+    def _targets(self, sparsity, scope=None):
         """`[(paths, or sets of units, of one threshold, their sparsity)]`."""
         shapes = self._units.shapes
         custom = self._custom_targets(shapes, sparsity)
-        if isinstance(self.structure, masks_lib.NM) and sparsity > 0:
+        structure = self._units.structure
+        if isinstance(structure, masks_lib.NM) and sparsity > 0:
             return [
                 # A sparsity of its own can only be 0.
-                ([path], custom.get(path, self.structure.sparsity_of(shape)))
+                ([path], custom.get(path, structure.sparsity_of(shape)))
                 for path, shape in shapes.items()
             ]
-        if self.scope == "global":
+        if (scope or self.scope) == "global":
             shared = [path for path in shapes if path not in custom]
             groups = [(shared, sparsity)] if shared else []
             return groups + [([path], s) for path, s in custom.items()]
@@ -671,15 +759,19 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         """Looks at the steps up to `step`; the last one due decides."""
         due = None
         while self._next_step <= step:
-            should_prune, sparsity = self.schedule(self._next_step)
-            # A frequency that does not divide the interval would otherwise
-            # stop short of the final sparsity.
-            last = self._next_step == getattr(self.schedule, "end_step", -1)
-            if bool(should_prune) or last:
-                due = _exact(sparsity)
+            sparsity = self._due_at(self._next_step)
+            due = due if sparsity is None else sparsity
             self._next_step += 1
         if due is not None:
             self.prune(due)
+
+    def _due_at(self, step):
+        """The sparsity that the schedule asks for at a step, or `None`."""
+        should_prune, sparsity = self.schedule(step)
+        # A frequency that does not divide the interval would otherwise stop
+        # short of the final sparsity.
+        last = step == getattr(self.schedule, "end_step", -1)
+        return _exact(sparsity) if bool(should_prune) or last else None
 
     def _final_sparsity(self):
         end = getattr(self.schedule, "end_step", -1)

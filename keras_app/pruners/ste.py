@@ -38,7 +38,7 @@ class STE(DormantPruner):
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8)])
     >>> model.compile("sgd", "mse")
     >>> schedule = ConstantSparsity(0.5, 0, frequency=1)
-    >>> pruner = STE(schedule, lam=2e-4, structure=NM(2, 4, axis=-2))
+    >>> pruner = STE(schedule, lam=2e-4, structure=NM(2, 4, axis="inputs"))
     >>> x, y = np.ones((8, 4)), np.ones((8, 8))
     >>> history = model.fit(x, y, epochs=3, verbose=0, callbacks=[pruner])
     >>> pruner.report.sparsity

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_app import masks as masks_lib
 from keras_app import selection
+from keras_app.layers import einsum_contracted
 from keras_app.pruners.pruner import Pruner
 
 _CONVOLUTIONS = (
@@ -34,8 +35,8 @@ class WandaPruner(Pruner):
 
     Scores are compared within each output: every output neuron or channel loses
     the same number of its inputs, to within one. With a `structure` its units
-    are compared instead, by the scores themselves: `NM(2, 4, axis=-2)` is the
-    2:4 of the paper in a `Dense` layer, along the inputs.
+    are compared instead, by the scores themselves: `NM(2, 4,
+    axis="inputs")` is the 2:4 of the paper, along the inputs.
 
     By default the kernels of all other layers are left out, with a reason in
     `report.skipped`.
@@ -244,14 +245,8 @@ def _squares(layer, inputs):
     return squares.reshape(-1, squares.shape[-1]).sum(0)[:, None]
 
 
-def _terms(equation):
-    """The letters of the input, the kernel and the output."""
-    inputs, kernel, output = equation.replace("->", ",").split(",")
-    return inputs, kernel, output
-
-
 def _squares_of_einsum(equation, squares):
-    inputs, kernel, _ = _terms(equation)
+    inputs, kernel, _ = equation.replace("->", ",").split(",")
     head, _, tail = inputs.partition("...")
     axes = {letter: axis for axis, letter in enumerate(head)}
     for back, letter in enumerate(reversed(tail), start=1):
@@ -307,8 +302,7 @@ def _ranks_within_outputs(scores, layer):
     """Replaces scores by their rank, from 0, among those of one output."""
     axes = list(range(scores.ndim - 1))
     if isinstance(layer, keras.layers.EinsumDense):
-        _, kernel, output = _terms(layer.equation)
-        axes = [i for i, letter in enumerate(kernel) if letter not in output]
+        axes = list(einsum_contracted(layer.equation))
     # An output with a single weight has nothing to compare within.
     axes = axes or list(range(scores.ndim))
     order = [axis for axis in range(scores.ndim) if axis not in axes] + axes
