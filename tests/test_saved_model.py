@@ -353,12 +353,16 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 def test_what_differs_is_refused_and_leaves_all_as_it_was(
     tmp_path, monkeypatch, difference
 ):
-    def task(name, model, path, **arguments):
+    def write_and_compare(*args, path, **arguments):
         pathlib.Path(path).mkdir()
         pathlib.Path(path, "saved_model.pb").write_text("new")
         return {"difference": difference, "outputs": ["output_0"]}
 
-    monkeypatch.setattr(saved_model, "run_on_tensorflow", task)
+    for module, name in (
+        (saved_model, "write_and_compare"),
+        (fresh_process, "run"),
+    ):
+        monkeypatch.setattr(module, name, write_and_compare)
     target = tmp_path / "served"
     target.mkdir()
     (target / "saved_model.pb").write_text("old")
@@ -381,13 +385,16 @@ def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path, monkeypatch):
         rename(source, to)
 
     monkeypatch.setattr(os, "rename", failing)
-    monkeypatch.setattr(
-        saved_model,
-        "run_on_tensorflow",
-        lambda *args, path, **kwargs: (
-            pathlib.Path(path).mkdir() or {"difference": 0.0, "outputs": []}
-        ),
-    )
+
+    def write_and_compare(*args, path, **arguments):
+        pathlib.Path(path).mkdir()
+        return {"difference": 0.0, "outputs": []}
+
+    for module, name in (
+        (saved_model, "write_and_compare"),
+        (fresh_process, "run"),
+    ):
+        monkeypatch.setattr(module, name, write_and_compare)
     with pytest.raises(OSError, match="disk full"):
         export_saved_model(dense(), target)
     assert [p.name for p in tmp_path.rglob("*")] == ["served", "saved_model.pb"]
@@ -459,9 +466,9 @@ class Own(layers.Layer):
 def test_a_class_of_ones_own_is_named_with_the_way_out(tmp_path, monkeypatch):
     # Without the seconds that another process takes to start.
     monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda command, **kwargs: fresh_process.answer(command[-1]),
+        fresh_process,
+        "_start",
+        lambda folder, backend: (0, fresh_process.answer(folder)),
     )
     known = keras.saving.get_custom_objects()
     monkeypatch.delitem(known, "test_saved_model>Own")
@@ -488,7 +495,7 @@ def test_a_process_that_dies_is_told_with_its_last_words(monkeypatch):
         fresh_process, "_PROGRAM", "import sys; sys.exit('out of memory')"
     )
     with pytest.raises(ValueError, match="exit status 1: out of memory"):
-        fresh_process.run_on_tensorflow("json:dumps", dense())
+        fresh_process.run("json:dumps", dense())
 
 
 @through_a_process
@@ -504,7 +511,7 @@ def test_a_model_without_a_config_is_told_the_way_out():
     model = Mute(2)
     model(floats(1, 3))
     with pytest.raises(ValueError, match="(?s)Mute cannot be saved.*get_conf"):
-        fresh_process.run_on_tensorflow("json:dumps", model)
+        fresh_process.run("json:dumps", model)
 
 
 @pytest.mark.backend_free
@@ -516,7 +523,7 @@ def test_arguments_arrive_in_the_other_process(tmp_path):
         "samples": {"a": floats(2, 3), "b": [ids(2), half]},
     }
     fresh_process._write(tmp_path, "module:name", dense(), arguments)
-    task, received = fresh_process._read(tmp_path)
+    task, _, received = fresh_process._read(tmp_path)
     assert task == "module:name"
     assert received["path"] == str(tmp_path)
     assert received["quantize"] is None
