@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -196,7 +197,10 @@ def _load(folder, definitions):
             safe_mode=False,
         )
     except Exception as error:
-        reason = one_line(error).partition(". Make sure custom classes")[0]
+        text = one_line(error)
+        # Around it Keras prints the whole configuration.
+        missing = re.search(r"Could not locate \w+ '[^']*'", text)
+        reason = missing[0] if missing else text[:300]
         raise UnknownModel(
             "The model does not load in the process that exports it: "
             f"{reason}. That process knows the layers and functions of Keras, "

@@ -130,7 +130,11 @@ def _made(model, unroll, samples, batch_size, quantize, **arguments):
             arguments.update(folder=folder, outputs=outputs)
             return fresh_process.run(f"{module}:make", **arguments)
     except fresh_process.Crash as error:
-        kinds = {type(x).__name__ for x in selection.walk_layers(model)}
+        kinds = {
+            type(layer).__name__
+            for layer in selection.walk_layers(model)
+            if not isinstance(layer, (keras.Model, keras.layers.InputLayer))
+        }
         raise ValueError(
             f"The process that converts and runs {model.name} crashed: "
             f"{error}. TensorFlow's converter or the LiteRT runtime does not "

@@ -29,12 +29,6 @@ _CONVOLUTIONS = {"CONV_2D", "TRANSPOSE_CONV", "DEPTHWISE_CONV_2D"}
 _NEVER_ENCODED = {"CONV_3D", "CONV_3D_TRANSPOSE", "GATHER", "EMBEDDING_LOOKUP"}
 # Resources would mean that weights stayed outside of the graph.
 _RESOURCES = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
-# How the converter says which operation is at fault, and where it came from.
-_FAULT = re.compile(
-    r'(?:fused\["\w+:", "(?P<scope>[^"@]*)/[^"@/]*@(?:(?!fused\[).)*?)?'
-    r"'tf\.(?P<operation>\w+)' op is neither a custom op nor a flex op"
-)
-
 _ROUNDS = 21
 _SECONDS = 4.0
 
@@ -176,9 +170,8 @@ def convert(folder, samples, batch_size, quantize, sparse, layers=()):
 
 def _refusal(text, layers):
     """What the converter does not take, in a sentence."""
-    found = {}
-    for fault in _FAULT.finditer(text):
-        found.setdefault(fault["operation"], _layer(fault["scope"], layers))
+    faults = re.findall(r"'tf\.(\w+)' op is neither a custom op", text)
+    found = {name: _layer(name, text, layers) for name in faults}
     if not found:
         return f"TensorFlow's converter does not take this model: {text[:300]}"
     places = ", ".join(f"{name}{place}" for name, place in found.items())
@@ -189,12 +182,18 @@ def _refusal(text, layers):
     )
 
 
-def _layer(scope, layers):
+def _layer(operation, text, layers):
+    """Which layer an operation came from, as far as the message says."""
+    scopes = re.findall(rf'"{operation}:", "([^"@]*)/[^"@/]*@', text)
     # TensorFlow numbers the names that come again.
-    parts = re.split("/", scope or "")
-    names = [x for part in parts for x in (part, re.sub(r"_\d+$", "", part))]
-    known = [name for name in names if name in layers]
-    return f" of layer {known[-1]}" if known else ""
+    names = [
+        name
+        for scope in scopes[:1]
+        for part in scope.split("/")
+        for name in (part, re.sub(r"_\d+$", "", part))
+        if name in layers
+    ]
+    return f" of layer {names[-1]}" if names else ""
 
 
 class Mended:

@@ -12,6 +12,7 @@ import tempfile
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_app import files
 from keras_app import graph
@@ -133,7 +134,7 @@ def _made(model, path, arrays, expected):
     except fresh_process.UnknownModel:
         # Classes of a script or notebook are known to this process alone. Here
         # the exporters are Python programs; what they write is run elsewhere.
-        write(model, path)
+        write(model, path, arrays)
     return fresh_process.run(f"{module}:compare", backend=backend, **compared)
 
 
@@ -178,17 +179,20 @@ def of_saved_model(folder, inputs, outputs, path, samples, expected):
 
 def of_model(model, path, samples, expected):
     """Converts a model of this backend, and compares what came."""
-    write(model, path)
+    write(model, path, samples)
     return compare(path, samples, expected)
 
 
-def write(model, path):
+def write(model, path, samples):
     """Writes what Keras's exporter makes of a model on JAX or PyTorch."""
+    inputs = saved_model.packed(model, map(ops.convert_to_tensor, samples))
     if graph.is_graph(model):
         # On PyTorch layers that augment data would go on doing so.
-        model = keras.Model(model.input, model(model.input, training=False))
+        symbols = saved_model.symbolic_inputs(model)
+        model = keras.Model(symbols, model(symbols, training=False))
     try:
         with portable.portable(model):
+            model(inputs, training=False)  # Keras asks for it
             model.export(str(path), format="onnx", verbose=False)
     except Exception as error:
         raise ValueError(_refusal(error)) from error

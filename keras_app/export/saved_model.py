@@ -268,7 +268,7 @@ def _named_inputs(model):
             _spelled(tensor._keras_history.operation.name)
             for tensor in model.inputs
         ]
-        return tree.pack_sequence_as(_structure(model), names)
+        return tree.pack_sequence_as(symbolic_inputs(model), names)
     shapes = (model.get_build_config() or {}).get("input_shape")
     if shapes is None:
         raise ValueError(
@@ -278,8 +278,8 @@ def _named_inputs(model):
     return _named(shapes, "inputs")
 
 
-def _structure(model):
-    """The symbolic inputs of a graph, as the model was made with them."""
+def symbolic_inputs(model):
+    """The inputs of a graph, as the model was made with them."""
     # A Sequential model has none of its own until it is called.
     sequential = isinstance(model, keras.Sequential)
     return model.inputs[0] if sequential else model.input
@@ -309,7 +309,7 @@ def in_order(model, samples):
 
 def packed(model, arrays):
     """Arrays in the order of `input_names`, in the structure of the model."""
-    return tree.pack_sequence_as(_named_inputs(model), arrays)
+    return tree.pack_sequence_as(_named_inputs(model), list(arrays))
 
 
 def _declared_dtypes(model, count):
