@@ -25,6 +25,12 @@ ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.31,<2", "tf2onnx>=1.17,<2"]
 HUB = ["keras-hub>=0.32,<0.33"]
 # tfmot needs the legacy Keras and an old absl; only the comparison uses it.
 TFMOT = ["tensorflow-model-optimization==0.8.1", "tf-keras>=2.21,<2.22"]
+# Which weights a runtime reads rightly changes between minor versions. Where it
+# has no wheel, all but LiteRT files works.
+LITERT = (
+    "ai-edge-litert>=2.3,<2.4; platform_machine in 'aarch64 arm64 AMD64' or "
+    "(platform_machine == 'x86_64' and sys_platform == 'linux')"
+)
 TEST = [
     *BACKENDS["jax"],
     *HUB,
@@ -66,8 +72,7 @@ setup(
     },
     install_requires=[
         "absl-py>=1.4,<3",
-        # Which weights a runtime reads rightly changes between minor versions.
-        "ai-edge-litert>=2.3,<2.4",
+        LITERT,
         "flatbuffers>=25,<26",
         "gin-config==0.5.0",
         "h5py>=3.14,<4",

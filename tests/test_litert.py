@@ -1,6 +1,8 @@
 """Tests of LiteRT files: what is stored, mended, refused and reported."""
 
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -12,7 +14,9 @@ import keras_app
 from keras_app.export import export_litert
 from keras_app.export import ExportReport
 from keras_app.export import fast_path
-from keras_app.export import litert
+from keras_app.export import fresh_process
+from keras_app.export import litert_process
+from keras_app.export import saved_model
 from keras_app.export.litert_file import LiteRTFile
 
 BACKEND = keras.backend.backend()
@@ -21,6 +25,26 @@ BACKEND = keras.backend.backend()
 converts = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="the converter runs on TensorFlow"
 )
+
+START = fresh_process._start
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch):
+    """The work of the other process is done here, without its start."""
+
+    def start(folder, backend):
+        fresh_process.answer(folder)
+        return 0, ""
+
+    monkeypatch.setattr(fresh_process, "_start", start)
+
+
+@pytest.fixture
+def elsewhere(_here, monkeypatch):
+    """The work is done in another process, as ever."""
+    monkeypatch.setattr(fresh_process, "_start", START)
+
 
 PATTERNS = {
     "single": lambda rng, shape: rng.random(shape) < 0.2,
@@ -97,7 +121,7 @@ def of_largest(received, expected):
 
 
 def test_every_backend_writes_a_file_that_computes_what_the_model_does(
-    tmp_path,
+    tmp_path, elsewhere
 ):
     model = mlp("blocks of 4")
     path = tmp_path / "model.tflite"
@@ -175,13 +199,13 @@ def test_convolutions_are_stored_sparse_at_every_precision(
 def test_the_converters_own_file_gives_nan_where_ours_is_mended(tmp_path):
     # If a later converter or runtime is right here, the repair can go.
     model = mlp("blocks of 4")
+    x = samples(model, 1)
+    saved_model.write(model, tmp_path / "saved", [[1, 64]])
     path = tmp_path / "raw.tflite"
-    litert.convert(
-        model,
-        [samples(model, 1)],
-        batch_size=1,
-        quantize="float16",
-        paths={"sparse": str(path)},
+    path.write_bytes(
+        litert_process.convert(
+            str(tmp_path / "saved"), {"x": x}, 1, "float16", sparse=True
+        )
     )
     assert np.isnan(run(path, samples(model, 1))).any()
 
@@ -379,6 +403,55 @@ def test_a_missing_folder_is_named(tmp_path):
         export_litert(mlp(), tmp_path / "nowhere" / "m.tflite")
 
 
+def test_a_crash_is_an_error_that_names_the_combination(
+    tmp_path, elsewhere, monkeypatch
+):
+    monkeypatch.setattr(fresh_process, "_PROGRAM", "import os; os.abort()")
+    model = keras.Sequential([keras.Input((5, 4)), layers.LSTM(2)])
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"what was here before")
+    with pytest.raises(
+        ValueError,
+        match="crashed: it was ended by SIGABRT.*'int8' with LSTM.*Choose",
+    ):
+        export_litert(model, path, np.ones((2, 5, 4)), "int8")
+    assert path.read_bytes() == b"what was here before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_states_that_go_from_call_to_call_are_refused(tmp_path):
+    x = keras.Input((5, 4), batch_size=1)
+    model = keras.Model(x, layers.GRU(2, stateful=True)(x))
+    with pytest.raises(ValueError, match="a LiteRT file has no states. Set"):
+        export_litert(model, tmp_path / "m.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@converts
+def test_strings_are_refused_with_the_way_out(tmp_path):
+    x = keras.Input((1,), dtype="string")
+    model = keras.Model(x, layers.StringLookup(vocabulary=["a"])(x))
+    with pytest.raises(ValueError, match="takes strings. Cut it"):
+        export_litert(model, tmp_path / "m.tflite")
+
+
+def test_a_missing_runtime_is_named_before_the_conversion(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    with pytest.raises(ImportError, match="pip install ai-edge-litert"):
+        export_litert(mlp(), tmp_path / "m.tflite")
+
+
+@pytest.mark.backend_free
+def test_the_package_works_where_litert_is_not():
+    program = (
+        "import sys; sys.modules['ai_edge_litert'] = None; import keras_app; "
+        "keras_app.export.export_litert"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @converts
 def test_sparse_true_without_zeros_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((64,)), layers.Dense(64)])
@@ -395,17 +468,107 @@ def test_sparse_true_without_zeros_is_refused(tmp_path):
 @converts
 def test_operations_that_the_runtime_lacks_are_named(tmp_path):
     inputs = keras.Input((6,))
-    model = keras.Model(inputs, keras.ops.erfinv(inputs))
-    with pytest.raises(ValueError, match="converter does not take.*Erfinv"):
+    outputs = layers.Lambda(keras.ops.erfinv, name="strange")(inputs)
+    model = keras.Model(inputs, layers.Dense(2)(outputs))
+    with pytest.raises(
+        ValueError,
+        match="cannot compute Erfinv of layer strange. Express it by other",
+    ) as caught:
         export_litert(model, tmp_path / "m.tflite", np.full((2, 6), 0.5))
+    assert "loc(" not in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 @converts
+def test_recurrent_layers_go_to_int8_unrolled(tmp_path, elsewhere):
+    # In the process that converts, loops would be its end.
+    inputs = keras.Input((4, 8))
+    images = layers.Reshape((4, 8, 1))(inputs)
+    both = layers.Bidirectional(layers.GRU(4), merge_mode="sum")(inputs)
+    found = [
+        layers.LSTM(4, name="lstm")(inputs),
+        both,
+        layers.SimpleRNN(4, go_backwards=True)(layers.Masking()(inputs)),
+        layers.RNN([layers.LSTMCell(3), layers.GRUCell(4)])(inputs),
+        layers.Flatten()(layers.ConvLSTM1D(2, 3)(images)),
+    ]
+    model = keras.Model(inputs, layers.Concatenate()(found))
+    data = samples(model)
+    path = tmp_path / "m.tflite"
+    report = export_litert(model, path, data, "int8")
+    expected = keras.ops.convert_to_numpy(model(data))
+    assert of_largest(run(path, data), expected) < 0.1
+    (note,) = [note for note in report.notes if "unrolled" in note]
+    assert "lstm" in note and "forward_gru" in note and "conv_lstm1d" in note
+    assert not model.get_layer("lstm").unroll
+
+
+@converts
 @pytest.mark.parametrize("layer", [layers.LSTM, layers.GRU])
-def test_recurrent_layers_are_exported_unrolled(layer, tmp_path):
-    model = keras.Sequential([keras.Input((5, 4)), layer(8, unroll=True)])
-    assert export_litert(model, tmp_path / "m.tflite").max_difference < 1e-5
+def test_recurrent_layers_keep_their_loop_in_floats(layer, tmp_path):
+    dropout = {"dropout": 0.5, "recurrent_dropout": 0.5}
+    model = keras.Sequential([keras.Input((5, 4)), layer(8, **dropout)])
+    report = export_litert(model, tmp_path / "m.tflite")
+    assert report.max_difference < 1e-5
+    names = LiteRTFile((tmp_path / "m.tflite").read_bytes()).operation_names()
+    assert "WHILE" in names
+
+
+@converts
+@pytest.mark.parametrize("precision", [None, "float16", "dynamic", "int8"])
+def test_every_float_type_is_computed_in_float32(precision, tmp_path):
+    types = ("mixed_float16", "mixed_bfloat16", "float16", "bfloat16")
+    model = keras.Sequential([keras.Input((8,))])
+    for dtype in (*types, "float64", "float32"):
+        model.add(layers.Dense(8, dtype=dtype))
+    data = samples(model)
+    path = tmp_path / "m.tflite"
+    report = export_litert(model, path, data, precision)
+    expected = data.astype("float64")
+    for layer in model.layers:
+        kernel = keras.ops.convert_to_numpy(
+            keras.ops.cast(layer.kernel, "float32")
+        )
+        expected = expected @ kernel
+    limit = 0.1 if precision in ("int8", "dynamic") else 5e-3
+    assert of_largest(run(path, data), expected) < limit
+    assert any("and in float32 in the file" in note for note in report.notes)
+    assert model.layers[0].dtype_policy.name == "mixed_float16"
+    assert {layer.compute_dtype for layer in model.layers} == {
+        *("float16", "bfloat16", "float32", "float64")
+    }
+
+
+@converts
+def test_auto_compares_whole_files(tmp_path):
+    keras.utils.set_random_seed(0)
+    stack = [
+        layers.Conv1D(16, 3, padding="causal", dilation_rate=rate)
+        for rate in (1, 2, 4)
+    ]
+    model = keras.Sequential([keras.Input((64, 4)), *stack])
+    draw(model, "single")
+    report = export_litert(
+        model, tmp_path / "m.tflite", samples(model, 8), "int8"
+    )
+    assert report.sparse_tensors == () and report.latency_ratio is None
+    assert report.bytes == report.dense_bytes
+    assert (tmp_path / "m.tflite").stat().st_size == report.bytes
+    forced = export_litert(
+        model, tmp_path / "f.tflite", samples(model, 8), "int8", sparse=True
+    )
+    assert forced.bytes > forced.dense_bytes
+
+
+@converts
+def test_a_slower_file_says_so_and_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(litert_process, "_latency_ratio", lambda *args: 2.4)
+    model = mlp("blocks of 16")
+    report = export_litert(model, tmp_path / "m", samples(model), "int8")
+    assert (
+        "slower than dense int8 here, 2.4 times the time: for speed export "
+        "with sparse=False"
+    ) in report.notes
 
 
 @converts
@@ -425,13 +588,13 @@ def test_a_file_that_differs_from_the_model_is_not_written(
     model = mlp()
     path = tmp_path / "model.tflite"
     path.write_bytes(b"what was here before")
-    whole = litert.convert
+    whole = saved_model.write
 
-    def broken(model, **arguments):
+    def broken(model, *args):
         model.layers[0].bias.assign(np.ones(128))
-        return whole(model, **arguments)
+        return whole(model, *args)
 
-    monkeypatch.setattr(litert, "convert", broken)
+    monkeypatch.setattr(saved_model, "write", broken)
     with pytest.raises(ValueError, match="must give the outputs of the model"):
         export_litert(model, path)
     assert path.read_bytes() == b"what was here before"
@@ -440,21 +603,14 @@ def test_a_file_that_differs_from_the_model_is_not_written(
 @converts
 def test_lost_zeros_are_an_error(tmp_path, monkeypatch):
     model = mlp()
-    whole = litert.convert
+    whole = saved_model.write
 
-    def leaking(model, **arguments):
+    def leaking(model, *args):
         kernel = model.layers[0].kernel
-        noise = 1e-12 * np.ones(kernel.shape)
-        kernel.assign(kernel + noise)
-        return whole(model, **arguments)
+        kernel.assign(kernel + 1e-12 * np.ones(kernel.shape))
+        return whole(model, *args)
 
-    def dense(model, **arguments):
-        outputs = leaking(model, **arguments)
-        model.set_weights(before)
-        return outputs
-
-    before = model.get_weights()
-    monkeypatch.setattr(litert, "convert", dense)
+    monkeypatch.setattr(saved_model, "write", leaking)
     with pytest.raises(ValueError, match="Zeros were lost: .* 8192 entries"):
         export_litert(model, tmp_path / "m.tflite")
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,7 @@
 """Tests that a smaller model goes on to ONNX."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from keras import layers
 from keras import ops
 
 from keras_app.export import export_onnx
+from keras_app.export import fresh_process
 from keras_app.export import shrink
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -16,6 +19,27 @@ pytest.importorskip(CONVERTERS[keras.backend.backend()])
 
 # Of the converters.
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+START = fresh_process._start
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch):
+    """The work of the other process is done here, without its start."""
+
+    def start(folder, backend):
+        fresh_process.answer(folder)
+        return 0, ""
+
+    monkeypatch.setattr(fresh_process, "_start", start)
+    monkeypatch.setattr(sys, "argv", sys.argv)  # tf2onnx reads it
+
+
+@pytest.fixture
+def elsewhere(_here, monkeypatch):
+    """The work is done in another process, as ever."""
+    monkeypatch.setattr(fresh_process, "_start", START)
 
 
 def network():
@@ -53,7 +77,7 @@ def assert_same(received, expected):
     np.testing.assert_allclose(received, expected, rtol=0, atol=tolerance)
 
 
-def test_a_smaller_model_gives_its_outputs_in_onnx_runtime(tmp_path):
+def test_a_smaller_model_gives_its_outputs_in_onnx_runtime(tmp_path, elsewhere):
     model = network()
     smaller = shrink(model)
     assert smaller.count_params() < 0.3 * model.count_params()
@@ -81,3 +105,91 @@ def test_inputs_and_outputs_keep_the_models_order(tmp_path):
     outputs = session.run(None, dict(zip(("z", "a"), samples)))
     for received, expected in zip(outputs, model(samples), strict=True):
         assert_same(received, expected)
+
+
+def test_more_than_ten_outputs_keep_their_order(tmp_path):
+    x = keras.Input((3,), name="x")
+    model = keras.Model(x, [layers.Dense(i + 1)(x) for i in range(12)])
+    path = tmp_path / "model.onnx"
+    export_onnx(model, path)
+    shapes = [each.shape[1] for each in onnxruntime_session(path).get_outputs()]
+    assert shapes == list(range(1, 13))
+
+
+def onnxruntime_session(path):
+    return onnxruntime.InferenceSession(path)
+
+
+def test_layers_that_augment_data_pass_them_on(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3), name="image"),
+            layers.RandomFlip("horizontal"),
+            layers.RandomContrast(0.5),
+            layers.GaussianNoise(1.0),
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    path = tmp_path / "model.onnx"
+    assert export_onnx(model, path).max_difference <= 1e-5
+    images = random(4, 8, 8, 3)
+    (outputs,) = onnxruntime_session(path).run(None, {"image": images})
+    kernel, bias = model.get_weights()[-2:]
+    assert_same(outputs, images.reshape(4, -1) @ kernel + bias)
+
+
+def test_half_precision_is_computed_in_float32(tmp_path):
+    model = keras.Sequential([keras.Input((8,), name="x")])
+    for dtype in ("mixed_float16", "bfloat16", "float32"):
+        model.add(layers.Dense(8, dtype=dtype))
+    path = tmp_path / "model.onnx"
+    report = export_onnx(model, path)
+    assert any("and in float32 in the file" in note for note in report.notes)
+    expected = x = random(4, 8)
+    for layer in model.layers:
+        kernel = ops.convert_to_numpy(ops.cast(layer.kernel, "float32"))
+        expected = expected @ kernel
+    (outputs,) = onnxruntime_session(path).run(None, {"x": x})
+    assert outputs.dtype == np.float32
+    assert_same(outputs, expected)
+    assert model.layers[0].compute_dtype == "float16"
+
+
+def test_a_class_of_a_script_is_exported(tmp_path):
+    class Local(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    model = keras.Sequential([keras.Input((3,), name="x"), Local()])
+    path = tmp_path / "model.onnx"
+    export_onnx(model, path)
+    x = random(2, 3)
+    assert_same(onnxruntime_session(path).run(None, {"x": x})[0], 2 * x)
+
+
+def test_states_that_go_from_call_to_call_are_refused(tmp_path):
+    x = keras.Input((5, 4), batch_size=1)
+    model = keras.Model(x, layers.GRU(2, stateful=True)(x))
+    with pytest.raises(ValueError, match="an ONNX file has no states. Set"):
+        export_onnx(model, tmp_path / "model.onnx")
+
+
+def test_what_cannot_be_converted_is_one_sentence(tmp_path):
+    x = keras.Input((6, 6))
+    outputs = layers.Lambda(lambda x: ops.svd(x)[1], name="strange")(x)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"what was here before")
+    with pytest.raises(ValueError, match="does not take.*Nothing") as caught:
+        export_onnx(keras.Model(x, outputs), path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    assert path.read_bytes() == b"what was here before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_crash_is_an_error(tmp_path, elsewhere, monkeypatch):
+    monkeypatch.setattr(fresh_process, "_PROGRAM", "import os; os.abort()")
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    with pytest.raises(ValueError, match="crashed: it was ended by SIGABRT"):
+        export_onnx(model, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())

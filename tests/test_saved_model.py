@@ -17,6 +17,7 @@ from keras import ops
 from keras_app import enforcement
 from keras_app.export import fresh_process
 from keras_app.export import saved_model
+from keras_app.export import verification
 from keras_app.export.saved_model import export_saved_model
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -128,12 +129,42 @@ def case_half():
     return model, floats(5, 4), ["x"], ["output_0"]
 
 
+def case_tables():
+    word, code = (
+        keras.Input((1,), dtype="string", name="word"),
+        keras.Input((1,), dtype="int64", name="code"),
+    )
+    text = keras.Input((1,), dtype="string", name="text")
+    tokens = layers.TextVectorization(
+        output_sequence_length=4, vocabulary=["a", "good", "film"]
+    )(text)
+    known = [
+        layers.StringLookup(vocabulary=["ab", "cd"], output_mode="one_hot"),
+        layers.IntegerLookup(vocabulary=[7, 9], output_mode="one_hot"),
+    ]
+    found = layers.Concatenate()(
+        [
+            *(layer(x) for layer, x in zip(known, (word, code))),
+            layers.Flatten()(layers.Embedding(9, 2)(tokens)),
+        ]
+    )
+    inputs = {"word": word, "code": code, "text": text}
+    model = keras.Model(inputs, layers.Dense(2)(found))
+    samples = {
+        "word": np.array([["ab"], ["xy"], ["cd"], ["ab"], ["q"]]),
+        "code": np.array([[7], [8], [9], [9], [7]]),
+        "text": np.array([["a good film"], ["bad"], ["film"], ["a"], [""]]),
+    }
+    return model, samples, ["code", "text", "word"], ["output_0"]
+
+
 CASES = {
     "network": case_network,
     "lists": case_lists,
     "subclassed": case_subclassed,
     "tokens": case_tokens,
     "half": case_half,
+    "tables": case_tables,
 }
 
 PLAIN = """
@@ -206,6 +237,7 @@ def test_tensorflow_alone_gives_the_models_outputs(exported, case):
     # Of every batch size.
     for rows in (1, 5):
         first = keras.tree.map_structure(itemgetter(slice(rows)), samples)
+        first = keras.tree.map_structure(ops.convert_to_tensor, first)
         outputs = keras.tree.flatten(model(first, training=False))
         received = of(found, case, "output", str(rows))
         assert sorted(received) == CASES[case]()[3]
@@ -353,12 +385,16 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path):
 def test_what_differs_is_refused_and_leaves_all_as_it_was(
     tmp_path, monkeypatch, difference
 ):
-    def task(name, model, path, **arguments):
+    def write_and_compare(*args, path, **arguments):
         pathlib.Path(path).mkdir()
         pathlib.Path(path, "saved_model.pb").write_text("new")
         return {"difference": difference, "outputs": ["output_0"]}
 
-    monkeypatch.setattr(saved_model, "run_on_tensorflow", task)
+    for module, name in (
+        (saved_model, "write_and_compare"),
+        (fresh_process, "run"),
+    ):
+        monkeypatch.setattr(module, name, write_and_compare)
     target = tmp_path / "served"
     target.mkdir()
     (target / "saved_model.pb").write_text("old")
@@ -381,13 +417,16 @@ def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path, monkeypatch):
         rename(source, to)
 
     monkeypatch.setattr(os, "rename", failing)
-    monkeypatch.setattr(
-        saved_model,
-        "run_on_tensorflow",
-        lambda *args, path, **kwargs: (
-            pathlib.Path(path).mkdir() or {"difference": 0.0, "outputs": []}
-        ),
-    )
+
+    def write_and_compare(*args, path, **arguments):
+        pathlib.Path(path).mkdir()
+        return {"difference": 0.0, "outputs": []}
+
+    for module, name in (
+        (saved_model, "write_and_compare"),
+        (fresh_process, "run"),
+    ):
+        monkeypatch.setattr(module, name, write_and_compare)
     with pytest.raises(OSError, match="disk full"):
         export_saved_model(dense(), target)
     assert [p.name for p in tmp_path.rglob("*")] == ["served", "saved_model.pb"]
@@ -438,11 +477,84 @@ def test_a_model_that_is_never_twice_the_same_is_refused(tmp_path):
 
 @directly
 def test_what_tensorflow_cannot_save_is_named(tmp_path):
-    lookup = layers.IntegerLookup(vocabulary=[3, 5])
-    x = keras.Input((1,), dtype="int64")
-    model = keras.Model(x, lookup(x), name="words")
+    import tensorflow as tf
+
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer([3], [5]), 0
+    )
+    x = keras.Input((1,), dtype="int32")
+    outputs = layers.Lambda(table.lookup, output_shape=(1,))(x)
+    model = keras.Model(x, outputs, name="words")
     with pytest.raises(ValueError, match="cannot save words.*untracked"):
         export_saved_model(model, tmp_path / "served")
+    assert not list(tmp_path.iterdir())
+
+
+@directly
+def test_words_that_the_model_knows_stand_in_for_data(tmp_path):
+    x = keras.Input((3,), dtype="string")
+    lookup = layers.StringLookup(vocabulary=["one", "two"])
+    model = keras.Model(x, lookup(x))
+    words = verification.inputs_for(model)
+    assert set(words.ravel()) == {"[UNK]", "one", "two"}
+    assert export_saved_model(model, tmp_path / "served").max_difference == 0
+
+
+@directly
+def test_what_a_layer_of_ones_own_keeps_is_stored(tmp_path):
+    import tensorflow as tf
+
+    class Keeps(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.scale = tf.Variable(3.0)
+            self.table = tf.lookup.StaticHashTable(
+                tf.lookup.KeyValueTensorInitializer([3], [5]), 0
+            )
+
+        def call(self, x):
+            found = self.table.lookup(tf.cast(x, "int32"))
+            return self.scale * tf.cast(found, "float32")
+
+    x = keras.Input((1,))
+    model = keras.Model(x, Keeps()(x))
+    export_saved_model(model, tmp_path / "served", data=np.array([[3.0], [4]]))
+    serve = tf.saved_model.load(tmp_path / "served").signatures
+    received = serve["serving_default"](tf.constant([[3.0], [4.0]]))
+    assert received["output_0"].numpy().tolist() == [[15.0], [0.0]]
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_states_go_from_call_to_call_and_start_as_in_the_model(
+    tmp_path, started
+):
+    tf = pytest.importorskip("tensorflow")
+    x = keras.Input((5, 3), batch_size=2, name="x")
+    model = keras.Model(x, layers.LSTM(4, stateful=True)(x))
+    samples = floats(2, 5, 3)
+    if started:
+        model(samples)
+    state = model.layers[1].states[0]
+    before = ops.convert_to_numpy(state)
+    export_saved_model(model, tmp_path / "served", data=samples)
+    np.testing.assert_array_equal(ops.convert_to_numpy(state), before)
+    loaded = tf.saved_model.load(tmp_path / "served")
+    outputs = []
+    for _ in range(2):
+        found = loaded.signatures["serving_default"](tf.constant(samples))
+        expected = ops.convert_to_numpy(model(samples))
+        np.testing.assert_allclose(found["output_0"], expected, atol=1e-6)
+        outputs.append(expected)
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3
+
+
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "data", [[["a"], ["b"]], 3.0, np.array([None, "a"]), np.ones((0, 3))]
+)
+def test_data_that_are_no_arrays_are_refused(tmp_path, data):
+    with pytest.raises(ValueError, match="`data` must hold numbers.*Received"):
+        export_saved_model(dense(), tmp_path / "served", data=data)
     assert not list(tmp_path.iterdir())
 
 
@@ -455,20 +567,46 @@ class Own(layers.Layer):
         return 2 * x
 
 
-@through_a_process
-def test_a_class_of_ones_own_is_named_with_the_way_out(tmp_path, monkeypatch):
-    # Without the seconds that another process takes to start.
-    monkeypatch.setattr(
-        subprocess,
-        "run",
-        lambda command, **kwargs: fresh_process.answer(command[-1]),
+def doubled(x):
+    return 2 * x
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Saves the seconds that another process takes to start."""
+
+    def start(folder, backend):
+        known = keras.saving.get_custom_objects()
+        monkeypatch.delitem(known, "test_saved_model>Own", raising=False)
+        fresh_process.answer(folder)
+        return 0, ""
+
+    monkeypatch.setattr(fresh_process, "_start", start)
+
+
+def outputs_of_ones(model):
+    return ops.convert_to_numpy(model(np.ones((1, 3), "float32"))).tolist()
+
+
+def test_classes_and_functions_of_a_module_are_known_there(here):
+    model = sequence(
+        Own(), layers.Lambda(doubled), layers.Activation(doubled), shape=(3,)
     )
-    known = keras.saving.get_custom_objects()
-    monkeypatch.delitem(known, "test_saved_model>Own")
-    model = sequence(Own(), layers.Dense(2), shape=(3,))
+    task = f"{__name__}:outputs_of_ones"
+    backend = keras.backend.backend()
+    assert fresh_process.run(task, model, backend) == [[8.0, 8.0, 8.0]]
+
+
+@through_a_process
+def test_a_class_of_a_script_is_named_with_the_way_out(tmp_path, here):
+    class Local(layers.Layer):
+        def call(self, x):
+            return x
+
+    model = sequence(Local(), layers.Dense(2), shape=(3,))
     with pytest.raises(
         ValueError,
-        match="Could not locate class 'Own'.*from the TensorFlow backend",
+        match="Could not locate class 'Local'.*into a module, or export from",
     ):
         export_saved_model(model, tmp_path / "served")
     assert not list(tmp_path.iterdir())
@@ -482,13 +620,21 @@ def test_a_missing_tensorflow_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@through_a_process
-def test_a_process_that_dies_is_told_with_its_last_words(monkeypatch):
-    monkeypatch.setattr(
-        fresh_process, "_PROGRAM", "import sys; sys.exit('out of memory')"
-    )
-    with pytest.raises(ValueError, match="exit status 1: out of memory"):
-        fresh_process.run_on_tensorflow("json:dumps", dense())
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("import sys; sys.exit('out of memory')", "exit status 1: out of mem"),
+        ("import os; os.abort()", "it was ended by SIGABRT$"),
+        ("import ctypes; ctypes.string_at(0)", "it was ended by SIGSEGV$"),
+    ],
+)
+def test_a_process_that_dies_is_told_with_its_last_words(
+    monkeypatch, program, words
+):
+    monkeypatch.setattr(fresh_process, "_PROGRAM", program)
+    with pytest.raises(fresh_process.Crash, match=words):
+        fresh_process.run("json:dumps")
 
 
 @through_a_process
@@ -504,7 +650,7 @@ def test_a_model_without_a_config_is_told_the_way_out():
     model = Mute(2)
     model(floats(1, 3))
     with pytest.raises(ValueError, match="(?s)Mute cannot be saved.*get_conf"):
-        fresh_process.run_on_tensorflow("json:dumps", model)
+        fresh_process.run("json:dumps", model)
 
 
 @pytest.mark.backend_free
@@ -516,7 +662,7 @@ def test_arguments_arrive_in_the_other_process(tmp_path):
         "samples": {"a": floats(2, 3), "b": [ids(2), half]},
     }
     fresh_process._write(tmp_path, "module:name", dense(), arguments)
-    task, received = fresh_process._read(tmp_path)
+    task, _, received = fresh_process._read(tmp_path)
     assert task == "module:name"
     assert received["path"] == str(tmp_path)
     assert received["quantize"] is None

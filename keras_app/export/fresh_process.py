@@ -1,22 +1,28 @@
-"""Work that only Keras's TensorFlow backend can do, from every backend.
+"""Work in a process of its own, which may crash without harm to this one.
 
-The backend is settled when Keras is imported. On the others the model is
-therefore saved, and loaded again in a process of its own.
+Converters and runtimes are native code, and some inputs make them end the
+process that they are in. The backend, too, is settled when Keras is imported:
+what only TensorFlow can do, the others do there.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 import tempfile
+import types
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_app import selection
 from keras_app.cli import one_line
 
 _PROGRAM = """
@@ -31,29 +37,37 @@ _ANSWER = "answer.json"
 _KEY = "__array__"  # marks the place of an array among the arguments
 
 
-def run_on_tensorflow(task, model, **arguments):
-    """Returns what a function makes of a model on the TensorFlow backend.
+class Crash(ValueError):
+    """The process ended without an answer."""
 
-    There it is just called. On another backend the model and the arguments go
-    through temporary files to a process with `KERAS_BACKEND=tensorflow`, which
-    starts in seconds and leaves the accelerators to this one.
+
+class UnknownModel(ValueError):
+    """The model cannot be written for the process, or not be read there."""
+
+
+def run(task, model=None, backend="tensorflow", **arguments):
+    """Returns what a function gives in a process of its own.
+
+    The model and the arguments go through temporary files. The process starts
+    in seconds and leaves the accelerators to this one.
 
     Args:
-        task: The function, as `"module:name"`. It takes the model and the
-            arguments by name, and returns what JSON can hold.
-        model: A built `keras.Model`.
+        task: The function, as `"module:name"`. It takes the model, if there is
+            one, and the arguments by name, and returns what JSON can hold.
+        model: A built `keras.Model`. The process imports the modules that
+            define its classes and functions; what is defined in a script, a
+            notebook or a function is not known there. Defaults to none.
+        backend: Keras's backend there. Defaults to `"tensorflow"`.
         **arguments: Numbers, strings, paths and arrays, or lists and dicts of
             them. A path arrives as a string and a tuple as a list.
 
     Raises:
-        ValueError: The function fails, or the model cannot be saved or is not
-            known in the other process. On the TensorFlow backend errors of the
-            function come as they are.
-        ImportError: TensorFlow is not installed.
+        ValueError: The function fails; its message is passed on.
+        Crash: The process ends without an answer.
+        UnknownModel: The model cannot be saved, or is not known there.
+        ImportError: The backend, TensorFlow, is not installed.
     """
-    if keras.backend.backend() == "tensorflow":
-        return _function(task)(model, **arguments)
-    if importlib.util.find_spec("tensorflow") is None:
+    if importlib.util.find_spec(backend) is None:
         raise ImportError(
             "This export needs TensorFlow on every backend: `pip install "
             "tensorflow`."
@@ -61,43 +75,59 @@ def run_on_tensorflow(task, model, **arguments):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         _write(folder, task, model, arguments)
-        result = subprocess.run(
-            # Not the current folder, which is on the path below if it is on
-            # ours: a file in it may have the name of a module.
-            [sys.executable, "-P", "-c", _PROGRAM, str(folder)],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": "tensorflow",
-                "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        status, errors = _start(folder, backend)
         try:
             answer = json.loads((folder / _ANSWER).read_text())
         except FileNotFoundError as error:
-            last = result.stderr.strip().splitlines()[-1:] or ["no message"]
-            raise ValueError(
-                "The TensorFlow process of this export ended with exit status "
-                f"{result.returncode}: {last[0]}"
-            ) from error
-    if "error" in answer:
-        raise ValueError(answer["error"])
+            raise Crash(_last_words(status, errors)) from error
+    kinds = {"unknown": UnknownModel, "error": ValueError}
+    for kind, error in kinds.items():
+        if kind in answer:
+            raise error(answer[kind])
     return answer["result"]
+
+
+def _start(folder, backend):
+    """Runs the process to its end: its exit status and its stderr."""
+    result = subprocess.run(
+        # Not the current folder, which is on the path below if it is on
+        # ours: a file in it may have the name of a module.
+        [sys.executable, "-P", "-c", _PROGRAM, str(folder)],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+            # This process holds their memory.
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "JAX_PLATFORMS": "cpu",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
+    return result.returncode, result.stderr
+
+
+def _last_words(status, errors):
+    if status < 0:
+        # What stands last in its log has nothing to do with it.
+        return f"it was ended by {signal.Signals(-status).name}"
+    last = errors.strip().splitlines()[-1:] or ["no message"]
+    return f"it ended with exit status {status}: {last[0]}"
 
 
 def answer(folder):
     """Does the task that lies in `folder`, in a process of its own."""
-    import tensorflow as tf
-
-    # The other process holds their memory.
-    tf.config.set_visible_devices([], "GPU")
     folder = pathlib.Path(folder)
     try:
-        task, arguments = _read(folder)
-        result = {"result": _function(task)(_load(folder), **arguments)}
+        task, definitions, arguments = _read(folder)
+        models = []
+        if (folder / _MODEL).exists():
+            models = [_load(folder, definitions)]
+        result = {"result": _function(task)(*models, **arguments)}
+    except UnknownModel as error:
+        result = {"unknown": str(error)}
     except Exception as error:
         result = {"error": str(error) or type(error).__name__}
     (folder / _ANSWER).write_text(json.dumps(result))
@@ -110,33 +140,40 @@ def _function(task):
 
 def _write(folder, task, model, arguments):
     """Writes all that the other process needs."""
-    try:
-        model.save(folder / _MODEL)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be saved for the TensorFlow "
-            f"process that exports it: {error} Give the class `get_config`, or "
-            "export from the TensorFlow backend."
-        ) from error
+    if model is not None:
+        try:
+            model.save(folder / _MODEL)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            raise UnknownModel(
+                f"{type(model).__name__} cannot be saved for the process that "
+                f"exports it: {one_line(error)} Give the class `get_config`, "
+                "or export from the TensorFlow backend."
+            ) from error
     arrays = {}
 
     def encode(value):
         if isinstance(value, os.PathLike):
             return os.fspath(value)
-        array = np.asarray(ops.convert_to_numpy(value))
+        if not isinstance(value, np.ndarray):
+            value = np.asarray(ops.convert_to_numpy(value))
         name = f"array_{len(arrays)}"
         # NumPy's files do not know bfloat16, which is exact in float32.
-        known = array.dtype.kind != "V"
-        arrays[name] = array if known else array.astype("float32")
+        known = value.dtype.kind != "V"
+        arrays[name] = value if known else value.astype("float32")
         return {_KEY: name}
 
-    text = json.dumps({"task": task, "arguments": arguments}, default=encode)
+    described = {
+        "task": task,
+        "definitions": {} if model is None else _definitions(model),
+        "arguments": arguments,
+    }
+    text = json.dumps(described, default=encode)
     (folder / _ARGUMENTS).write_text(text)
     np.savez(folder / _ARRAYS, **arrays)
 
 
 def _read(folder):
-    """The task and its arguments."""
+    """The task, where classes are defined, and the arguments."""
     with np.load(folder / _ARRAYS, allow_pickle=False) as arrays:
 
         def decode(value):
@@ -144,23 +181,58 @@ def _read(folder):
 
         text = (folder / _ARGUMENTS).read_text()
         described = json.loads(text, object_hook=decode)
-    return described["task"], described["arguments"]
+    return tuple(described.values())
 
 
-def _load(folder):
+def _load(folder, definitions):
     # A class of the package is known once it is imported, and models are not
     # imported with the package.
     importlib.import_module("keras_app.models")
     try:
         # The file is our own: a function in it is as safe as the model was.
         return keras.saving.load_model(
-            folder / _MODEL, compile=False, safe_mode=False
+            folder / _MODEL,
+            custom_objects=_imported(definitions),
+            compile=False,
+            safe_mode=False,
         )
     except Exception as error:
-        reason = one_line(error).partition(". Make sure custom classes")[0]
-        raise ValueError(
-            "The model does not load in the TensorFlow process that exports "
-            f"it: {reason}. That process knows the layers and functions of "
-            "Keras and of keras_app only. Export models with others from the "
-            "TensorFlow backend (KERAS_BACKEND=tensorflow)."
+        text = one_line(error)
+        # Around it Keras prints the whole configuration.
+        missing = re.search(r"Could not locate \w+ '[^']*'", text)
+        reason = missing[0] if missing else text[:300]
+        raise UnknownModel(
+            "The model does not load in the process that exports it: "
+            f"{reason}. That process knows the layers and functions of Keras, "
+            "of keras_app, and of modules that can be imported; put those of a "
+            "script or notebook into a module, or export from the TensorFlow "
+            "backend (KERAS_BACKEND=tensorflow)."
         ) from error
+
+
+def _definitions(model):
+    """`{name that Keras saves: "module:name"}` of what others defined."""
+    found = {}
+    for layer in selection.walk_layers(model):
+        for value in (layer, *vars(layer).values()):
+            saved = hasattr(type(value), "get_config")
+            thing = type(value) if saved else value
+            if not (saved or isinstance(value, types.FunctionType)):
+                continue
+            module, name = thing.__module__, thing.__qualname__
+            known = module.partition(".")[0] in ("keras", "keras_app")
+            here = getattr(sys.modules.get(module), name, None)
+            if not known and module != "__main__" and here is thing:
+                registered = keras.saving.get_registered_name(thing)
+                found[registered] = f"{module}:{name}"
+    return found
+
+
+def _imported(definitions):
+    """`{name: class or function}` of those whose modules are found."""
+    found = {}
+    for name, place in definitions.items():
+        # Keras says it better if it does miss one.
+        with contextlib.suppress(ImportError, AttributeError):
+            found[name] = _function(place)
+    return found

@@ -117,13 +117,16 @@ class LiteRTFile:
         return self._values(tensor) if self._is_constant(tensor) else None
 
     def stored_bytes(self, weight):
-        """Returns what a weight takes in the file, its positions included."""
+        """Returns what a weight takes in the file, with all it needs."""
         tensor = self._tensor(weight)
         size = len(self.model.buffers[tensor.buffer].data)
         if tensor.sparsity is not None:
-            for level in tensor.sparsity.dimMetadata:
-                for vector in (level.arraySegments, level.arrayIndices):
-                    size += 0 if vector is None else vector.values.nbytes
+            size += _packed_bytes(tensor.sparsity)
+        graph = self.model.subgraphs[weight.graph]
+        for name, operator in self.operations(weight.graph):
+            if name == "DENSIFY" and operator.inputs[0] == weight.index:
+                size += _packed_bytes(operator)
+                size += _packed_bytes(graph.tensors[operator.outputs[0]])
         return size
 
     def _is_constant(self, tensor):
@@ -340,6 +343,13 @@ def _index_vector(values):
         number, vector = kind.Int32Vector, schema.Int32VectorT()
         vector.values = values.astype(np.int32)
     return number, vector
+
+
+def _packed_bytes(part):
+    """What a part of the model takes in a file."""
+    builder = flatbuffers.Builder()
+    builder.Finish(part.Pack(builder))
+    return len(builder.Output())
 
 
 def _array(values):

@@ -1,16 +1,25 @@
-"""ONNX files, dense and verified."""
+"""ONNX files, dense and verified.
 
-import contextlib
+Private Keras names in use: `patch_tf2onnx`.
+"""
+
 import importlib.util
+import itertools
 import pathlib
+import re
+import sys
+import tempfile
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_app import files
+from keras_app import graph
 from keras_app import lora
-from keras_app import selection
 from keras_app.cli import one_line
+from keras_app.export import fresh_process
+from keras_app.export import portable
 from keras_app.export import saved_model
 from keras_app.export import strip
 from keras_app.export import verification
@@ -23,6 +32,10 @@ _CONVERTERS = {
     "jax": ("jax2onnx", "onnx-jax"),
     "torch": ("onnx", "onnx"),
 }
+# How ONNX Runtime says which node it does not have.
+_NODE = re.compile(r'In Node, \("([^"]*)", (\w+),')
+# ONNX's names of types that NumPy calls otherwise.
+_TYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
 def export_onnx(model, path, data=None):
@@ -53,8 +66,6 @@ def export_onnx(model, path, data=None):
     ```
     """
     _check_installed()
-    import onnxruntime
-
     path = pathlib.Path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(
@@ -64,47 +75,172 @@ def export_onnx(model, path, data=None):
     lora.refuse_filled_zeros(model)
     strip.zero_pruned(model)
     samples = verification.inputs_for(model, data)
-    expected = verification.outputs_of(model, samples)
-    with files.replacing(path) as temporary:
-        try:
-            with _constants_as_arrays(model):
-                model.export(str(temporary), format="onnx", verbose=False)
-        except Exception as error:
-            raise ValueError(
-                f"Keras's exporter does not take {model.name} on the "
-                f"{keras.backend.backend()} backend: {one_line(error)[:500]}"
-            ) from error
-        session = onnxruntime.InferenceSession(str(temporary))
-        arrays = saved_model.in_order(model, samples)
-        names = [each.name for each in session.get_inputs()]
-        if len(names) != len(arrays):
-            raise ValueError(
-                "Keras's exporter made inputs of the constants "
-                f"{', '.join(names[len(arrays) :])}. Keep them in weights. "
-                "Nothing was written."
-            )
-        received = session.run(None, dict(zip(names, arrays, strict=True)))
-        difference = verification.largest_difference(
-            expected, [np.asarray(each, "float32") for each in received]
-        )
-        tolerance = verification.tolerance_for(model)
-        if difference > tolerance:
-            raise ValueError(
-                "The ONNX file must give the outputs of the model to "
-                f"{tolerance:g} of the largest. Received: a "
-                f"difference of {difference:g} (infinite stands for NaN). "
-                "Nothing was written."
-            )
+    expected = verification.outputs_of(model, samples, "an ONNX file")
+    arrays = saved_model.in_order(model, samples)
+    tolerance = verification.tolerance_for(model)
+    try:
+        with files.replacing(path) as temporary:
+            difference = _made(model, temporary, arrays, expected)
+            # Written so that NaN fails.
+            if not difference <= tolerance:
+                raise ValueError(
+                    "The ONNX file must give the outputs of the model to "
+                    f"{tolerance:g} of the largest. Received: a difference of "
+                    f"{difference:g} (infinite stands for NaN). Nothing was "
+                    "written."
+                )
+    except fresh_process.Crash as error:
+        raise ValueError(
+            f"The process that converts and runs {model.name} crashed: "
+            f"{error}. Nothing was written."
+        ) from error
     content = path.read_bytes()
     return ExportReport(
         path=str(path),
         format="onnx",
-        precision=str(model.variable_dtype),
+        precision=portable.float32(str(model.variable_dtype)),
         bytes=len(content),
         compressed_bytes=compressed_size(content),
         max_difference=difference,
-        notes=("zeros are stored and computed like any other number",),
+        notes=(
+            "zeros are stored and computed like any other number",
+            *portable.changes(model),
+        ),
     ).write()
+
+
+def _made(model, path, arrays, expected):
+    """Writes the file, and returns how far its outputs are from `expected`."""
+    backend = keras.backend.backend()
+    module = "keras_app.export.onnx_file"
+    compared = {"path": path, "samples": arrays, "expected": expected}
+    if backend == "tensorflow":
+        shapes, dtypes = saved_model.specs(model, arrays)
+        dtypes = list(map(portable.float32, dtypes))
+        with tempfile.TemporaryDirectory() as folder:
+            with portable.portable(model):
+                outputs = saved_model.write(model, folder, shapes, dtypes)
+            return fresh_process.run(
+                f"{module}:of_saved_model",
+                folder=folder,
+                inputs=saved_model.input_names(model),
+                outputs=outputs,
+                **compared,
+            )
+    try:
+        return fresh_process.run(
+            f"{module}:of_model", model, backend, **compared
+        )
+    except fresh_process.UnknownModel:
+        # Classes of a script or notebook are known to this process alone. Here
+        # the exporters are Python programs; what they write is run elsewhere.
+        write(model, path, arrays)
+    return fresh_process.run(f"{module}:compare", backend=backend, **compared)
+
+
+def of_saved_model(folder, inputs, outputs, path, samples, expected):
+    """Converts a SavedModel, and compares what came.
+
+    Args:
+        folder: The SavedModel.
+        inputs, outputs: Their names, in the model's order.
+        path: File to write.
+        samples, expected: Inputs, and what the model gives for them, flat.
+    """
+    import onnx
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx
+    from tf2onnx import convert
+
+    patch_tf2onnx()
+    # Of its functions none takes tables and keeps constants out of the inputs.
+    options = {
+        "--saved-model": folder,
+        "--tag": "serve",
+        "--signature_def": "serving_default",
+        "--output": path,
+    }
+    sys.argv = ["tf2onnx.convert", *itertools.chain(*options.items())]
+    try:
+        convert.main()
+        file = onnx.load(path)
+    except Exception as error:
+        raise ValueError(_refusal(error)) from error
+    file.graph.name = "model"
+    for parts, names in (
+        (file.graph.input, inputs),
+        (file.graph.output, outputs),
+    ):
+        ordered = sorted(parts, key=lambda part: names.index(part.name))
+        del parts[:]
+        parts.extend(ordered)
+    onnx.save(file, path)
+    return compare(path, samples, expected)
+
+
+def of_model(model, path, samples, expected):
+    """Converts a model of this backend, and compares what came."""
+    write(model, path, samples)
+    return compare(path, samples, expected)
+
+
+def write(model, path, samples):
+    """Writes what Keras's exporter makes of a model on JAX or PyTorch."""
+    inputs = saved_model.packed(model, map(ops.convert_to_tensor, samples))
+    if graph.is_graph(model):
+        # On PyTorch layers that augment data would go on doing so.
+        symbols = saved_model.symbolic_inputs(model)
+        model = keras.Model(symbols, model(symbols, training=False))
+    try:
+        with portable.portable(model):
+            model(inputs, training=False)  # Keras asks for it
+            model.export(str(path), format="onnx", verbose=False)
+    except Exception as error:
+        raise ValueError(_refusal(error)) from error
+
+
+def compare(path, samples, expected):
+    """Returns the largest difference of a file's outputs to `expected`."""
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(str(path))
+        inputs = session.get_inputs()
+        names = [each.name for each in inputs]
+        if len(names) == len(samples):
+            arrays = map(_as_declared, samples, inputs)
+            received = session.run(None, dict(zip(names, arrays)))
+    except Exception as error:
+        text = one_line(error)
+        fault = _NODE.search(text)
+        what = f"{fault[2]} at {fault[1]}" if fault else text[:300]
+        raise ValueError(
+            f"ONNX Runtime does not take the file: {what}. Express it by "
+            "other operations, or leave it to the code around the file. "
+            "Nothing was written."
+        ) from error
+    if len(names) != len(samples):
+        raise ValueError(
+            "Keras's exporter made inputs of the constants "
+            f"{', '.join(names[len(samples) :])}. Keep them in weights. "
+            "Nothing was written."
+        )
+    return verification.largest_difference(
+        expected, [np.asarray(each, "float32") for each in received]
+    )
+
+
+def _as_declared(sample, declared):
+    """A sample in the type of an input, such as `"tensor(float)"`."""
+    name = declared.type.removeprefix("tensor(").removesuffix(")")
+    return sample.astype(_TYPES.get(name, name))
+
+
+def _refusal(error):
+    return (
+        "Keras's exporter to ONNX does not take the model on the "
+        f"{keras.backend.backend()} backend: {one_line(error)[:300]} Nothing "
+        "was written."
+    )
 
 
 def _check_installed():
@@ -115,25 +251,3 @@ def _check_installed():
                 f"ONNX files need {name} on the {keras.backend.backend()} "
                 f"backend: pip install 'keras_app[{extra}]'"
             )
-
-
-@contextlib.contextmanager
-def _constants_as_arrays(model):
-    """Holds the constants of normalization layers as NumPy arrays.
-
-    tf2onnx makes an input of the graph of every constant tensor that a layer
-    keeps outside its variables.
-    """
-    kept = [
-        (layer, layer.mean, layer.variance)
-        for layer in selection.walk_layers(model)
-        if isinstance(layer, keras.layers.Normalization)
-    ]
-    for layer, mean, variance in kept:
-        layer.mean = keras.ops.convert_to_numpy(mean)
-        layer.variance = keras.ops.convert_to_numpy(variance)
-    try:
-        yield
-    finally:
-        for layer, mean, variance in kept:
-            layer.mean, layer.variance = mean, variance

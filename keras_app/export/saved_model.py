@@ -15,10 +15,11 @@ import numpy as np
 from keras import tree
 
 from keras_app import lora
+from keras_app import selection
 from keras_app.cli import one_line
+from keras_app.export import fresh_process
 from keras_app.export import strip
 from keras_app.export import verification
-from keras_app.export.fresh_process import run_on_tensorflow
 from keras_app.report.exports import ExportReport
 from keras_app.report.exports import sizes
 
@@ -101,15 +102,19 @@ def export_saved_model(model, path, data=None):
     shapes, dtypes = specs(model, arrays)
     tolerance = verification.tolerance_for(model)
     with _replacing_folder(target) as folder:
-        found = run_on_tensorflow(
-            "keras_app.export.saved_model:write_and_compare",
-            model,
-            path=str(folder),
-            shapes=shapes,
-            dtypes=dtypes,
-            samples=arrays,
-            expected=expected,
-        )
+        arguments = {
+            "path": str(folder),
+            "shapes": shapes,
+            "dtypes": dtypes,
+            "samples": arrays,
+            "expected": expected,
+            "states": verification.states_of(model),
+        }
+        if keras.backend.backend() == "tensorflow":
+            found = write_and_compare(model, **arguments)
+        else:
+            task = "keras_app.export.saved_model:write_and_compare"
+            found = fresh_process.run(task, model, **arguments)
         # Written so that NaN fails.
         if not found["difference"] <= tolerance:
             raise ValueError(
@@ -182,12 +187,15 @@ def write(model, path, shapes, dtypes=None):
             order[:] = [f"output_{i}" for i in range(len(flat))]
         return dict(zip(order, flat))
 
-    # The values, and nothing that leads to them a second time.
+    # The values, tables, and nothing that leads to them a second time.
     module = tf.Module()
-    module.values = [variable.value for variable in model.variables]
+    variables = [*model.variables, *verification.states_of(model)]
+    module.values = [variable.value for variable in variables]
     serve = tf.function(serve, input_signature=specs, autograph=False)
     try:
-        tf.saved_model.save(module, path, signatures={_SIGNATURE: serve})
+        traced = serve.get_concrete_function()
+        module.resources = _resources(model, module.values, traced)
+        tf.saved_model.save(module, path, signatures={_SIGNATURE: traced})
     except Exception as error:
         raise ValueError(
             f"TensorFlow cannot save {model.name} as a SavedModel: "
@@ -196,27 +204,50 @@ def write(model, path, shapes, dtypes=None):
     return order
 
 
-def write_and_compare(model, path, shapes, dtypes, samples, expected):
+def _resources(model, values, traced):
+    """Tables and TensorFlow's own variables that a traced function reads."""
+    import tensorflow as tf
+
+    captured = {id(tensor) for tensor in traced.captured_inputs}
+    captured -= {id(value.handle) for value in values}
+    found = {}
+    for layer in selection.walk_layers(model):
+        for each in tf.train.TrackableView(layer).descendants():
+            if isinstance(each, tf.saved_model.experimental.TrackableResource):
+                handle = each.resource_handle
+            elif isinstance(each, tf.Variable):
+                handle = each.handle
+            else:
+                continue
+            if id(handle) in captured:
+                found[id(each)] = each
+    return list(found.values())
+
+
+def write_and_compare(model, path, shapes, dtypes, samples, expected, states):
     """Writes a SavedModel, loads it and compares it, on TensorFlow.
 
     Args:
         model, path, shapes, dtypes: As for `write`.
         samples: Inputs, flat.
         expected: What the model gives for them, flat.
+        states: Values of `verification.states_of(model)`.
 
     Returns:
         `{"difference": relative to the largest output, "outputs": names}`.
     """
     import tensorflow as tf
 
+    for variable, value in zip(verification.states_of(model), states):
+        variable.assign(value)
     outputs = write(model, path, shapes, dtypes)
     loaded = tf.saved_model.load(path)
     inputs = {
-        name: tf.cast(array, dtype)
+        name: tf.cast(tf.constant(array), dtype)
         for name, array, dtype in zip(input_names(model), samples, dtypes)
     }
     received = loaded.signatures[_SIGNATURE](**inputs)
-    received = [tf.cast(received[x], "float32").numpy() for x in outputs]
+    received = [verification.comparable(received[x]) for x in outputs]
     difference = verification.largest_difference(expected, received)
     return {"difference": difference, "outputs": outputs}
 
@@ -237,7 +268,7 @@ def _named_inputs(model):
             _spelled(tensor._keras_history.operation.name)
             for tensor in model.inputs
         ]
-        return tree.pack_sequence_as(_structure(model), names)
+        return tree.pack_sequence_as(symbolic_inputs(model), names)
     shapes = (model.get_build_config() or {}).get("input_shape")
     if shapes is None:
         raise ValueError(
@@ -247,8 +278,8 @@ def _named_inputs(model):
     return _named(shapes, "inputs")
 
 
-def _structure(model):
-    """The symbolic inputs of a graph, as the model was made with them."""
+def symbolic_inputs(model):
+    """The inputs of a graph, as the model was made with them."""
     # A Sequential model has none of its own until it is called.
     sequential = isinstance(model, keras.Sequential)
     return model.inputs[0] if sequential else model.input
@@ -278,7 +309,7 @@ def in_order(model, samples):
 
 def packed(model, arrays):
     """Arrays in the order of `input_names`, in the structure of the model."""
-    return tree.pack_sequence_as(_named_inputs(model), arrays)
+    return tree.pack_sequence_as(_named_inputs(model), list(arrays))
 
 
 def _declared_dtypes(model, count):
@@ -294,12 +325,14 @@ def specs(model, arrays):
         return shapes, _declared_dtypes(model, len(arrays))
     shapes = [[None, *array.shape[1:]] for array in arrays]
     declared = _declared_dtypes(model, len(arrays))
+    return shapes, list(map(_dtype, arrays, declared))
+
+
+def _dtype(array, declared):
     # Token numbers must not become floats.
-    dtypes = [
-        array.dtype.name if array.dtype.kind in "iub" else dtype
-        for array, dtype in zip(arrays, declared)
-    ]
-    return shapes, dtypes
+    if array.dtype.kind in "iub":
+        return array.dtype.name
+    return declared if array.dtype.kind == "f" else "string"
 
 
 # ---- the comparison --------------------------------------------------------
@@ -315,7 +348,8 @@ def _expected(model, samples, data):
             else "`data` must be given if a model does not take random inputs"
         )
         raise ValueError(f"{rule}. Received: {one_line(error)}") from error
-    if not all(np.isfinite(x).all() for x in outputs):
+    numbers = [x for x in outputs if x.dtype.kind == "f"]
+    if not all(np.isfinite(x).all() for x in numbers):
         raise ValueError(
             "The model's outputs must be finite to be compared with those of "
             f"the SavedModel. Received: NaN or infinities from {model.name}. "

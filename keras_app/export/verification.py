@@ -12,6 +12,7 @@ _TOLERANCE = 1e-5
 _HALF_TOLERANCE = 1e-2
 _SAMPLES = 4
 _UNKNOWN_SIZE = 32
+_WORDS = ("a", "b", "c")
 
 
 def inputs_for(model, data=None, count=_SAMPLES):
@@ -26,45 +27,110 @@ def inputs_for(model, data=None, count=_SAMPLES):
     shapes, dtypes = _inputs_of(model)
     size = batch_size(model) or count
     if data is not None:
-        samples = tree.map_structure(lambda x: np.asarray(x)[:size], data)
-        for array in tree.flatten(samples):
-            numbers = array.size and array.dtype.kind in "biuf"
-            if not numbers or not np.isfinite(array).all():
-                raise ValueError(
-                    "`data` must hold numbers, without NaN or infinities. "
-                    f"Received: {array.dtype} of shape {array.shape}"
-                )
-        return samples
+        return tree.map_structure(lambda x: _checked(x)[:size], data)
     if not shapes:
         raise ValueError(
             f"`data` must be given: the inputs of {model.name} are not known, "
             "as it is no functional model. Received: data=None"
         )
-    generator = np.random.default_rng(0)
-    limits = [
-        layer.input_dim
-        for layer in selection.walk_layers(model)
-        if isinstance(layer, keras.layers.Embedding)
+    draw = _draws(model)
+    samples = [
+        draw([size, *(length or _UNKNOWN_SIZE for length in shape[1:])], dtype)
+        for shape, dtype in zip(shapes, dtypes)
     ]
-    samples = []
-    for shape, dtype in zip(shapes, dtypes):
-        shape = [size, *(length or _UNKNOWN_SIZE for length in shape[1:])]
-        if "int" in dtype or limits:
-            sample = generator.integers(0, min(limits, default=2), shape)
-        else:
-            sample = generator.standard_normal(shape)
-        samples.append(sample.astype(dtype))
     structure = _structure(model)
     if isinstance(structure, (dict, list, tuple)):
         return tree.pack_sequence_as(structure, samples)
     return samples[0]
 
 
-def outputs_of(model, samples):
-    """Returns the outputs of a model at inference, flat, as NumPy arrays."""
+def _checked(data):
+    array = np.asarray(data)
+    if array.dtype.kind == "f":
+        fine = np.isfinite(array).all()
+    else:
+        fine = array.dtype.kind in "biuSU" or all(
+            isinstance(each, (str, bytes)) for each in array.flat
+        )
+    if not (array.ndim and array.size and fine):
+        raise ValueError(
+            "`data` must hold numbers, without NaN or infinities, or strings, "
+            "in arrays whose first axis is the samples. Received: "
+            f"{array.dtype} of shape {array.shape}"
+        )
+    return array
+
+
+def _draws(model):
+    """A function that draws random numbers, or words that a model knows."""
+    limits, known = [], []
+    for layer in selection.walk_layers(model):
+        if isinstance(layer, keras.layers.Embedding):
+            limits.append(layer.input_dim)
+        elif hasattr(layer, "get_vocabulary"):
+            known += layer.get_vocabulary()
+    words = [each for each in known if isinstance(each, str)]
+    numbers = [each for each in known if not isinstance(each, str)]
+    generator = np.random.default_rng(0)
+
+    def draw(shape, dtype):
+        if dtype == "string":
+            return generator.choice(words or _WORDS, shape)
+        if "int" in dtype and numbers:
+            sample = generator.choice(numbers, shape)
+        elif "int" in dtype or limits:
+            sample = generator.integers(0, min(limits, default=2), shape)
+        else:
+            sample = generator.standard_normal(shape)
+        return sample.astype(dtype)
+
+    return draw
+
+
+def outputs_of(model, samples, stateless=None):
+    """Returns the outputs of a model at inference, flat, as NumPy arrays.
+
+    The model is left as it was: states that the call changed are put back.
+
+    Args:
+        model: A built `keras.Model`.
+        samples: What it takes.
+        stateless: What kind of file has no states, if the model must not
+            change any. Defaults to `None`: it may.
+    """
+    variables = [*model.non_trainable_weights, *states_of(model)]
+    before = [ops.convert_to_numpy(each).copy() for each in variables]
     tensors = tree.map_structure(ops.convert_to_tensor, samples)
     outputs = tree.flatten(model(tensors, training=False))
-    return [ops.convert_to_numpy(ops.cast(x, "float32")) for x in outputs]
+    changed = []
+    for variable, value in zip(variables, before):
+        if not np.array_equal(ops.convert_to_numpy(variable), value):
+            changed.append(variable.path)
+            variable.assign(value)
+    if changed and stateless:
+        raise ValueError(
+            f"The model must not change its states: {', '.join(changed)} go "
+            f"from call to call, and {stateless} has no states. Set "
+            "stateful=False, or export a SavedModel, which has."
+        )
+    return [comparable(output) for output in outputs]
+
+
+def states_of(model):
+    """Returns the states of recurrent layers, which are no weights."""
+    return [
+        state
+        for layer in selection.walk_layers(model)
+        for state in tree.flatten(getattr(layer, "states", None) or [])
+        if isinstance(state, keras.Variable)
+    ]
+
+
+def comparable(tensor):
+    """Returns a tensor as an array of float32, or of strings."""
+    if keras.backend.standardize_dtype(tensor.dtype) == "string":
+        return np.asarray(tensor)
+    return ops.convert_to_numpy(ops.cast(tensor, "float32"))
 
 
 def largest_difference(expected, received):
@@ -76,6 +142,10 @@ def largest_difference(expected, received):
     """
     worst = 0.0
     for old, new in zip(expected, received, strict=True):
+        if old.dtype.kind != "f":  # strings
+            if np.array_equal(old, new):
+                continue
+            return float("inf")
         finite = np.isfinite(old).all() and np.isfinite(new).all()
         if old.shape != new.shape or not finite:
             return float("inf")

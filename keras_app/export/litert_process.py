@@ -1,0 +1,426 @@
+"""What is done to a LiteRT file in a process of its own.
+
+TensorFlow's converter and the runtime are native code: what they do not like
+may end the process.
+"""
+
+import dataclasses
+import pathlib
+import re
+import statistics
+import tempfile
+import time
+import warnings
+
+import numpy as np
+
+from keras_app.cli import one_line
+from keras_app.export import fast_path
+from keras_app.export import litert_file
+from keras_app.export import portable
+from keras_app.export import saved_model
+from keras_app.export import verification
+from keras_app.report.exports import compressed_size
+
+# Below this share of zeros the converter leaves a tensor dense.
+_FEW_ZEROS = 0.3
+_BLOCK_INT8 = 16
+_CONVOLUTIONS = {"CONV_2D", "TRANSPOSE_CONV", "DEPTHWISE_CONV_2D"}
+_NEVER_ENCODED = {"CONV_3D", "CONV_3D_TRANSPOSE", "GATHER", "EMBEDDING_LOOKUP"}
+# Resources would mean that weights stayed outside of the graph.
+_RESOURCES = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
+_ROUNDS = 21
+_SECONDS = 4.0
+
+
+def make_of_model(model, unroll, shapes, dtypes, **arguments):
+    """Writes a LiteRT file of a model, on the TensorFlow backend.
+
+    Args:
+        model: A built `keras.Model`.
+        unroll: Whether to unroll recurrent layers.
+        shapes, dtypes: As for `saved_model.write`.
+        **arguments: The others of `make`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        with portable.portable(model, unroll):
+            outputs = saved_model.write(model, folder, shapes, dtypes)
+        return make(folder, outputs, **arguments)
+
+
+def make(
+    folder,
+    outputs,
+    path,
+    samples,
+    batch_size,
+    quantize,
+    sparse,
+    layers,
+    nonzeros,
+    expected,
+    tolerance,
+):
+    """Writes a LiteRT file of a SavedModel, mends, runs and times it.
+
+    Args:
+        folder: The SavedModel.
+        outputs: The names of its outputs, in the model's order.
+        path: File to write.
+        samples: `{input: array}`, whose first axis is the samples; all of them
+            calibrate int8, the first of them, as `expected` has, are compared.
+        batch_size: How many samples the file computes at once.
+        quantize, sparse: As for `export_litert`.
+        layers: Names of the layers, for errors.
+        nonzeros: `[(size, non-zeros)]` of the model's weights.
+        expected: What the model gives, flat, one batch after the other.
+        tolerance: `(to the model, to dense int8)`.
+
+    Returns:
+        What an `ExportReport` says of it, as a dict.
+    """
+    precision = quantize or "float32"
+    dense = convert(folder, samples, batch_size, quantize, False, layers)
+    encoded = None
+    if sparse and quantize != "dynamic":
+        encoded = convert(folder, samples, batch_size, quantize, True, layers)
+    mended = Mended(encoded, dense, precision, keep_all=sparse is True)
+    if not mended.sparse and sparse is True:
+        raise ValueError(
+            "`sparse` must not be True where no weight can be stored sparse. "
+            f"Received: sparse=True, quantize={quantize!r}; "
+            f"{_sentence(mended.dense) or 'no weight has enough zeros'}"
+        )
+    check_structure(mended.content, dense, nonzeros)
+    batches = [
+        {name: x[i : i + batch_size] for name, x in samples.items()}
+        for i in range(
+            0, len(expected) // len(outputs) * batch_size, batch_size
+        )
+    ]
+    received = _run(mended.content, batches, outputs)
+    notes = []
+    compared_with = "the model"
+    if precision == "int8":
+        difference = verification.largest_difference(expected, received)
+        notes.append(
+            f"int8 differs from the model by {difference:.3f} of the largest "
+            "output"
+        )
+        compared_with = "the dense int8 export"
+        expected = _run(dense, batches, outputs)
+    difference = verification.largest_difference(expected, received)
+    # Written so that NaN fails.
+    if not difference <= tolerance:
+        raise ValueError(
+            f"The {precision} file must give the outputs of {compared_with} to "
+            f"{tolerance:g} of the largest. Received: a difference of "
+            f"{difference:g} (infinite stands for NaN). Nothing was written."
+        )
+    latency = None
+    if mended.sparse:
+        latency = _latency_ratio(mended.content, dense, batches[0])
+        notes += _on_speed(latency, mended, precision)
+    else:
+        notes.append("no weight is stored sparse: this is the dense file")
+    pathlib.Path(path).write_bytes(mended.content)
+    return {
+        "bytes": len(mended.content),
+        "compressed_bytes": compressed_size(mended.content),
+        "max_difference": difference,
+        "compared_with": compared_with,
+        "dense_bytes": len(dense),
+        "dense_compressed_bytes": compressed_size(dense),
+        "sparse_tensors": [w.name for w in mended.sparse],
+        "blocked_tensors": [w.name for w in mended.sparse if w.block],
+        "dense_tensors": mended.dense,
+        "repairs": mended.repairs,
+        "latency_ratio": latency,
+        "notes": notes,
+    }
+
+
+# ---- the conversion --------------------------------------------------------
+
+
+def convert(folder, samples, batch_size, quantize, sparse, layers=()):
+    """Returns what TensorFlow's converter makes of a SavedModel, as bytes."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantize else []
+    if sparse:
+        converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        count = len(next(iter(samples.values())))
+        converter.representative_dataset = lambda: (
+            {name: x[i : i + batch_size] for name, x in samples.items()}
+            for i in range(0, count, batch_size)
+        )
+    try:
+        with warnings.catch_warnings():
+            # Calibration uses an interpreter of TensorFlow's own.
+            warnings.filterwarnings("ignore", ".*tf.lite.Interpreter")
+            return converter.convert()
+    except Exception as error:
+        raise ValueError(_refusal(one_line(error), layers)) from error
+
+
+def _refusal(text, layers):
+    """What the converter does not take, in a sentence."""
+    faults = re.findall(r"'tf\.(\w+)' op is neither a custom op", text)
+    found = {name: _layer(name, text, layers) for name in faults}
+    if not found:
+        return f"TensorFlow's converter does not take this model: {text[:300]}"
+    places = ", ".join(f"{name}{place}" for name, place in found.items())
+    return (
+        "TensorFlow's converter does not take this model: LiteRT cannot "
+        f"compute {places}. Express it by other operations or types, or leave "
+        "it to the code around the file."
+    )
+
+
+def _layer(operation, text, layers):
+    """Which layer an operation came from, as far as the message says."""
+    scopes = re.findall(rf'"{operation}:", "([^"@]*)/[^"@/]*@', text)
+    # TensorFlow numbers the names that come again.
+    names = [
+        name
+        for scope in scopes[:1]
+        for part in scope.split("/")
+        for name in (part, re.sub(r"_\d+$", "", part))
+        if name in layers
+    ]
+    return f" of layer {names[-1]}" if names else ""
+
+
+class Mended:
+    """The converter's sparse file, without what it or the runtime gets wrong.
+
+    Args:
+        content: The sparse file, or `None`.
+        dense: The dense file.
+        precision: What weights are stored in.
+        keep_all: Whether to store sparse even what grows by it.
+
+    Attributes:
+        content: The file to write; the dense one if nothing is stored sparse.
+        sparse: The `Weight`s that are stored sparse in it.
+        dense: `{name: reason}` of weights with many zeros that are not.
+        repairs: What was changed, in sentences.
+    """
+
+    def __init__(self, content, dense, precision, keep_all):
+        self.content, self.sparse = dense, []
+        self.dense, self.repairs = {}, []
+        if content is None:
+            return
+        file = litert_file.LiteRTFile(content)
+        self._true = _encoded_wrongly(file, litert_file.LiteRTFile(dense))
+        for weight in file.weights():
+            self._mend(file, weight, precision, keep_all)
+        sparse = [w for w in file.weights() if w.sparse]
+        if not sparse:
+            return
+        content = file.to_bytes()
+        if len(content) >= len(dense) and not keep_all:
+            reason = (
+                f"the file would have {len(content):,} bytes with it sparse, "
+                f"and has {len(dense):,}"
+            )
+            self.dense.update((weight.name, reason) for weight in sparse)
+            return
+        self.content, self.sparse = content, sparse
+
+    def _mend(self, file, weight, precision, keep_all):
+        if not weight.sparse:
+            if weight.zeros > _FEW_ZEROS:
+                self.dense[weight.name] = _why_dense(weight)
+            return
+        true = self._true.get((weight.graph, weight.index))
+        if true is not None:
+            fault = "the converter's sparse form holds other numbers"
+            file.store_dense(dataclasses.replace(weight, values=true))
+            self.repairs.append(f"{weight.name}: {fault}; stored dense")
+            self.dense[weight.name] = fault
+            return
+        fault = _fault(weight, precision)
+        blocked_halves = fault and precision == "float16"
+        if blocked_halves:
+            file.store_unblocked(weight)
+            self.repairs.append(f"{weight.name}: {fault}; blocks dissolved")
+        elif fault:
+            file.store_dense(weight)
+            self.repairs.append(f"{weight.name}: {fault}; stored dense")
+            self.dense[weight.name] = fault
+        if (blocked_halves or not fault) and not keep_all:
+            size = file.stored_bytes(weight)
+            if size >= weight.values.nbytes:
+                file.store_dense(weight)
+                self.dense[weight.name] = "its zeros are too few to save bytes"
+
+
+def _encoded_wrongly(file, dense):
+    """`{(graph, index): values}` of weights that hold other numbers.
+
+    Seen where blocks do not divide the inputs. Names do not help, because the
+    converter renames what it joins.
+    """
+    known = set(map(_content, file.weights()))
+    true = set(map(_content, dense.weights()))
+    lost = [w.values for w in dense.weights() if _content(w) not in known]
+    found = {}
+    for weight in file.weights():
+        alike = [v for v in lost if v.shape == weight.values.shape]
+        # Of several nobody can tell; then the last check refuses the file.
+        if _content(weight) not in true and len(alike) == 1:
+            found[weight.graph, weight.index] = alike[0]
+    return found
+
+
+def _fault(weight, precision):
+    """What the runtime would do wrong with a sparse weight; or `None`."""
+    readers = set(weight.readers)
+    if readers <= _CONVOLUTIONS or weight.values.dtype == np.float32:
+        return None
+    if precision == "float16":
+        return "blocks of halves give NaN" if weight.block else None
+    if weight.block == _BLOCK_INT8 and readers == {"FULLY_CONNECTED"}:
+        return None
+    return f"{'/'.join(sorted(readers))} reads int8 in blocks of 16 only"
+
+
+def _why_dense(weight):
+    never = _NEVER_ENCODED & set(weight.readers)
+    if never:
+        return f"the converter stores no {never.pop()} sparse"
+    return "the converter left it dense"
+
+
+def _on_speed(ratio, mended, precision):
+    """Sentences on where the zeros make the file faster, and where not."""
+    rule = fast_path.failing_rule(litert_file.LiteRTFile(mended.content))
+    elsewhere = (
+        "on ARM and in browsers its 1x1 convolutions qualify for sparse kernels"
+        if rule is None
+        else f"on ARM and in browsers no convolution runs sparse: {rule}"
+    )
+    if ratio < 0.95:
+        return [elsewhere]
+    if ratio > 1.05:
+        return [
+            f"slower than dense {precision} here, {ratio:.1f} times the time: "
+            "for speed export with sparse=False",
+            elsewhere,
+        ]
+    why = (
+        "no weight is stored in blocks, and others are put back to dense when "
+        "the file is loaded"
+        if not any(w.block for w in mended.sparse)
+        else "its blocks are too dense, or too small a part of the work"
+    )
+    return [f"sparsity brings no speed on this machine: {why}", elsewhere]
+
+
+def _sentence(reasons):
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+
+
+# ---- the checks ------------------------------------------------------------
+
+
+def check_structure(content, dense, nonzeros):
+    """Raises unless the file holds the weights and the zeros of the model."""
+    file = litert_file.LiteRTFile(content)
+    if _contents(file) != _contents(litert_file.LiteRTFile(dense)):
+        raise ValueError(
+            "The sparse file does not hold the weights of the dense one. "
+            "Nothing was written."
+        )
+    resources = _RESOURCES.intersection(file.operation_names())
+    if resources:
+        raise ValueError(
+            "The model must not assign variables when it is called: the file "
+            f"would keep them outside of its graph ({', '.join(resources)}). "
+            "Leave out the layer that does, such as one that draws random "
+            "numbers. Nothing was written."
+        )
+    counts = {}
+    for weight in file.weights():
+        found = counts.setdefault(weight.values.size, ([], []))
+        found[0].append(np.count_nonzero(weight.values))
+    for size, count in nonzeros:
+        if size in counts:
+            counts[size][1].append(count)
+    for size, (stored, ours) in counts.items():
+        # Constants that are no weights, and weights that were cut in pieces,
+        # cannot be told apart by their size.
+        if len(stored) != len(ours):
+            continue
+        if any(a > b for a, b in zip(sorted(stored), sorted(ours))):
+            raise ValueError(
+                f"Zeros were lost: of weights with {size} entries the file "
+                f"holds {sorted(stored)} non-zeros, the model {sorted(ours)}. "
+                "Nothing was written."
+            )
+    payload = sum(
+        np.count_nonzero(w.values) * w.values.itemsize for w in file.weights()
+    )
+    if len(content) < payload:
+        raise ValueError(
+            f"The file has {len(content)} bytes, less than its weights. "
+            "Nothing was written."
+        )
+
+
+def _contents(file):
+    """Shapes and bytes of all weights."""
+    return sorted(map(_content, file.weights()))
+
+
+def _content(weight):
+    # Adding 0 makes one zero of both.
+    values = weight.values + weight.values.dtype.type(0)
+    return values.shape, values.tobytes()
+
+
+def _interpreter(content):
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_content=content, num_threads=1)
+        interpreter.allocate_tensors()
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"The LiteRT runtime does not load the file: {one_line(error)} "
+            "Nothing was written."
+        ) from error
+    return interpreter
+
+
+def _run(content, batches, outputs):
+    """What a file gives, flat, one batch after the other."""
+    run = _interpreter(content).get_signature_runner()
+    found = [run(**batch) for batch in batches]
+    return [
+        np.asarray(each[name], "float32") for each in found for name in outputs
+    ]
+
+
+def _latency_ratio(content, dense, batch):
+    """Median time of `content` over that of `dense`, taken in turns."""
+    invocations = []
+    for data in (content, dense):
+        interpreter = _interpreter(data)
+        interpreter.get_signature_runner()(**batch)  # fills the inputs
+        invocations.append(interpreter.invoke)
+    seconds = ([], [])
+    start = time.perf_counter()
+    while len(seconds[0]) < _ROUNDS and time.perf_counter() - start < _SECONDS:
+        for taken, invoke in zip(seconds, invocations):
+            begin = time.perf_counter()
+            invoke()
+            taken.append(time.perf_counter() - begin)
+    return statistics.median(seconds[0]) / statistics.median(seconds[1])
