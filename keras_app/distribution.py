@@ -26,6 +26,7 @@ import time
 import keras
 import numpy as np
 
+from keras_app import host
 from keras_app.checks import check_choice
 from keras_app.checks import check_whole
 
@@ -55,10 +56,6 @@ _IS_GONE = "another process of this training is gone"
 _HEARTBEAT_SECONDS = 100
 _SHUTDOWN_SECONDS = 24 * 60 * 60
 _LAST_WORDS_SECONDS = 5
-_WAY_OUT = (
-    "Use the JAX backend with `keras.distribution.DataParallel` "
-    "(keras_app.distribution.scope('data_parallel'))"
-)
 
 
 class ProcessLost(RuntimeError):
@@ -151,17 +148,16 @@ def scope(
     >>> is_chief()
     True
     """
-    global _open
     check_choice("name", name, tuple(BACKENDS))
     _check_backend(name)
     _check_arguments(name, model_devices, layout, mend_keras)
     if name == "none":
         yield
         return
-    if _open is not None:
+    if host.open_scope is not None:
         raise ValueError(
             "A distribution must not be opened inside another one. "
-            f"Received: name={name!r} inside {_open.name!r}"
+            f"Received: name={name!r} inside {host.open_scope.name!r}"
         )
     if keras.backend.backend() == "jax":
         _join(job_addresses, num_processes, process_id, wait_seconds)
@@ -170,16 +166,16 @@ def scope(
     else:
         chosen = _strategy(name, devices)
         mend = _mended() if mend_keras else contextlib.nullcontext()
-    _open = _Open(name, chosen, dict(layout or {}))
+    host.open_scope = _Open(name, chosen, dict(layout or {}))
     try:
         with mend, _naming_lost_processes():
-            _open.enter()
+            host.open_scope.enter()
             try:
                 yield
             finally:
-                _open.leave()
+                host.open_scope.leave()
     finally:
-        _open = None
+        host.open_scope = None
 
 
 class _Open:
@@ -196,10 +192,21 @@ class _Open:
         self._context.__enter__()
 
     def leave(self):
-        self.check()
+        self._check_open()
         self._context.__exit__(None, None, None)
 
-    def check(self):
+    def check(self, model):
+        """Raises for a model that cannot be trained in the scope."""
+        self._check_open()
+        paths = [variable.path for variable in model.variables]
+        for pattern in self.layout:
+            if not any(re.fullmatch(pattern, path) for path in paths):
+                raise ValueError(
+                    "`layout` must match whole paths of variables. Received: "
+                    f"{pattern!r}, which matches none of {paths[:8]}"
+                )
+
+    def _check_open(self):
         """Raises if the scope was ended from inside."""
         if keras.backend.backend() == "jax":
             current = keras.distribution.distribution()
@@ -215,9 +222,6 @@ class _Open:
             )
 
 
-_open = None
-
-
 def clear_session():
     """`keras.utils.clear_session`, which alone would end the open scope.
 
@@ -225,12 +229,12 @@ def clear_session():
 
     >>> clear_session()
     """
-    if _open is None:
+    if host.open_scope is None:
         keras.utils.clear_session()
         return
-    _open.leave()
+    host.open_scope.leave()
     keras.utils.clear_session()
-    _open.enter()
+    host.open_scope.enter()
 
 
 # ---- several processes --------------------------------------------------
@@ -253,8 +257,8 @@ def is_chief():
 
         # Asking for the index would start the backend too early.
         return not jax.distributed.is_initialized() or jax.process_index() == 0
-    if backend == "tensorflow" and _open is not None:
-        return bool(_open.chosen.extended.should_checkpoint)
+    if backend == "tensorflow" and host.open_scope is not None:
+        return bool(host.open_scope.chosen.extended.should_checkpoint)
     return True
 
 
@@ -277,13 +281,13 @@ def predict(model, inputs, **arguments):
     >>> predict(model, np.array([[1.0, 2.0]]), verbose=0).tolist()
     [[3.0]]
     """
-    if _open is None or keras.backend.backend() != "jax":
+    if host.open_scope is None or keras.backend.backend() != "jax":
         return model.predict(inputs, **arguments)
-    _open.predicting = _process_count() > 1
+    host.open_scope.predicting = _process_count() > 1
     try:
         return model.predict(inputs, **arguments)
     finally:
-        _open.predicting = False
+        host.open_scope.predicting = False
 
 
 def check_agreement(what, number):
@@ -328,7 +332,8 @@ def _gather(number):
         import tensorflow as tf
 
         here = tf.constant([number], "int64")
-        numbers = _open.chosen.gather(_open.chosen.run(lambda: here), axis=0)
+        strategy = host.open_scope.chosen
+        numbers = strategy.gather(strategy.run(lambda: here), axis=0)
     return np.ravel(numbers).tolist()
 
 
@@ -338,8 +343,9 @@ def _process_count():
         import jax
 
         return jax.process_count() if jax.distributed.is_initialized() else 1
-    if _open is not None and _open.name == "multi_worker":
-        workers = _open.chosen.cluster_resolver.cluster_spec().as_dict()
+    scope = host.open_scope
+    if scope is not None and scope.name == "multi_worker":
+        workers = scope.chosen.cluster_resolver.cluster_spec().as_dict()
         return sum(len(addresses) for addresses in workers.values())
     return 1
 
@@ -574,15 +580,7 @@ def _check_arguments(name, model_devices, layout, mend_keras):
             f"Received: name={name!r}"
         )
     if name == "multi_worker" and not mend_keras:
-        _refuse_multi_worker("MultiWorkerMirroredStrategy")
-
-
-def _refuse_multi_worker(kind):
-    raise ValueError(
-        f"Keras {keras.__version__} cannot `fit` under {kind}. {_WAY_OUT}, or "
-        "keras_app.distribution.scope('multi_worker', mend_keras=True), which "
-        "replaces two functions of Keras."
-    )
+        host.refuse_multi_worker("MultiWorkerMirroredStrategy")
 
 
 def _strategy(name, devices):
@@ -701,56 +699,7 @@ def _choose(devices, best, known, hint):
     )
 
 
-# ---- what Keras cannot do, and what is mended ---------------------------
-
-
-def check_model(model):
-    """Raises if Keras cannot train a model under its distribution.
-
-    Args:
-        model: A compiled, built `keras.Model`.
-
-    Raises:
-        ValueError: The combination, and the way out.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    >>> model.compile("adam", "mse")
-    >>> check_model(model)
-    """
-    if _open is not None:
-        _open.check()
-        paths = [variable.path for variable in model.variables]
-        for pattern in _open.layout:
-            if not any(re.fullmatch(pattern, path) for path in paths):
-                raise ValueError(
-                    "`layout` must match whole paths of variables. Received: "
-                    f"{pattern!r}, which matches none of {paths[:8]}"
-                )
-    strategy = getattr(model, "distribute_strategy", None)
-    if strategy is None or strategy.num_replicas_in_sync < 2:
-        return
-    kind = type(strategy).__name__
-    if "MultiWorker" in kind and (
-        _open is None or _open.chosen is not strategy
-    ):
-        _refuse_multi_worker(kind)
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    trouble = {
-        "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
-        "ema_overwrite_frequency": optimizer.ema_overwrite_frequency
-        if optimizer.use_ema
-        else None,
-        "steps_per_execution": model.steps_per_execution > 1,
-        "jit_compile": model.jit_compile is True,
-    }
-    for name, value in trouble.items():
-        if value:
-            raise ValueError(
-                f"Keras {keras.__version__} cannot train under {kind} with "
-                f"`{name}`. Leave it out, or: {_WAY_OUT}."
-            )
+# ---- what is mended -----------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -773,7 +722,7 @@ def _taking_whole_batches(distribution):
             return None
         part = np.asarray(part)
         layout = distribution.get_data_layout(part.shape)
-        if _open.predicting or part.shape[0] % replicas:
+        if host.open_scope.predicting or part.shape[0] % replicas:
             layout = keras.distribution.TensorLayout(
                 [None] * part.ndim, distribution.device_mesh
             )

@@ -23,6 +23,7 @@ import pytest
 
 from keras_app import distribution
 from keras_app import enforcement
+from keras_app import host
 from keras_app import optimizers
 from keras_app import pruners
 from keras_app import regularizers
@@ -923,7 +924,7 @@ def test_a_scope_that_is_ended_from_inside_says_so():
     with pytest.raises(ValueError, match="clear_session` instead"):
         with distribution.scope(**ONE_DEVICE):
             keras.utils.clear_session()
-            distribution.check_model(compiled("sgd"))
+            host.check_model(compiled("sgd"))
     with distribution.scope(**ONE_DEVICE):
         pass
 

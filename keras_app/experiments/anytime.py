@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_app import data as data_lib
 from keras_app import distribution
+from keras_app import host
 from keras_app import models
 from keras_app import report as report_lib
 from keras_app.checks import check_int
@@ -233,7 +234,7 @@ class _Learner:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-        distribution.check_model(model)
+        host.check_model(model)
         model.optimizer.build(model.trainable_variables)
         return model
 

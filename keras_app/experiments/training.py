@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_app import data as data_lib
 from keras_app import distribution
+from keras_app import host
 from keras_app import models
 from keras_app import report as report_lib
 from keras_app.checks import check_int
@@ -113,7 +114,7 @@ def train(
         optimizer if isinstance(optimizer, str) else optimizer(),
         **_objective(data),
     )
-    distribution.check_model(model)
+    host.check_model(model)
     if getattr(pruner, "needs_data", False):
         pruner.data = data.in_order(data.train_ids)
     # Everything that can be wrong shows before the first file is written.
