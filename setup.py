@@ -49,7 +49,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["keras_app", "keras_app.*"]),
     package_data={
-        "keras_app.data": [
+        "keras_app.experiments.data": [
             "tfds/*/LICENSE",
             "tfds/*/*/*",
         ]

@@ -4,7 +4,7 @@ import keras
 
 WAY_OUT = (
     "Use the JAX backend with `keras.distribution.DataParallel` "
-    "(keras_app.distribution.scope('data_parallel'))"
+    "(keras_app.experiments.devices.scope('data_parallel'))"
 )
 
 # The scope over several devices that is open, or `None`: whoever opens one
@@ -63,6 +63,6 @@ def refuse_multi_worker(kind):
     """
     raise ValueError(
         f"Keras {keras.__version__} cannot `fit` under {kind}. {WAY_OUT}, or "
-        "keras_app.distribution.scope('multi_worker', mend_keras=True), which "
+        "keras_app.experiments.devices.scope('multi_worker', mend_keras=True), which "
         "replaces two functions of Keras."
     )

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from keras_app import data
-from keras_app.data import loading
+from keras_app.experiments import data
+from keras_app.experiments.data import loading
 
 pytestmark = pytest.mark.backend_free
 
@@ -627,7 +627,7 @@ import numpy as np
 import tensorflow as tf
 if sys.argv[1] == "deterministic":
     tf.config.experimental.enable_op_determinism()
-from keras_app import data
+from keras_app.experiments import data
 images = np.arange(60 * 36, dtype="int64").reshape(60, 6, 6, 1) % 256
 source = (images.astype("uint8"), np.arange(60) % 4)
 megabatch = data.Megabatches(source, 2, augment=True, batch_size=8)[1]

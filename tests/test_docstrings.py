@@ -22,7 +22,8 @@ def module_names():
     return [
         name
         for name in names
-        if not name.endswith("__main__") and name != "keras_app.models"
+        if not name.endswith("__main__")
+        and name != "keras_app.experiments.models"
     ]
 
 

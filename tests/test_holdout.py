@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_app import data
+from keras_app.experiments import data
 
 pytestmark = pytest.mark.backend_free
 
@@ -266,7 +266,7 @@ def test_test_noise_does_not_follow_the_batch_size():
 _DIGEST = """
 import hashlib
 import numpy as np
-from keras_app import data
+from keras_app.experiments import data
 images = np.arange(60 * 36, dtype="int64").reshape(60, 6, 6, 1) % 256
 source = (images.astype("uint8"), np.arange(60) % 4)
 parts = data.Restoration(source, blur_sigma=2.0, batch_size=8)

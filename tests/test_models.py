@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_app import models
+from keras_app.experiments import models
 
 # Trainable parameters for 10 classes. The MLP (28x28x1) is LeNet-300-100; the
 # rest (32x32x3) are the sizes of the usual CIFAR-10 code: resnet18, resnet50

@@ -218,7 +218,7 @@ class _Open:
             raise ValueError(
                 f"The scope of {self.name!r} was ended from inside, by another "
                 "distribution or by `keras.utils.clear_session`. Call "
-                "`keras_app.distribution.clear_session` instead."
+                "`keras_app.experiments.devices.clear_session` instead."
             )
 
 

@@ -697,7 +697,7 @@ def get(name, input_shape, num_classes, **kwargs):
     match = _match_name(
         name,
         [*_applications(), *own],
-        "a network of `keras_app.models` or `keras.applications`",
+        "a network of `keras_app.experiments.models` or `keras.applications`",
     )
     if match in own:
         # By keyword, since `resnet_cifar` has `depth` in front.

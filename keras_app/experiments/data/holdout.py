@@ -4,10 +4,10 @@ import functools
 
 import numpy as np
 
-from keras_app.data import loading
-from keras_app.data import source
-from keras_app.data import splits
-from keras_app.data.tensorflow_pipeline import import_tensorflow
+from keras_app.experiments.data import loading
+from keras_app.experiments.data import source
+from keras_app.experiments.data import splits
+from keras_app.experiments.data.tensorflow_pipeline import import_tensorflow
 
 # One stream of random numbers per use, as for megabatches.
 _TRAIN, _VALIDATION, _TEST = range(3)
@@ -215,7 +215,7 @@ class Holdout(_Parts):
 
     Example:
 
-    >>> fashion = keras_app.data.Holdout("fashion_mnist_mini", batch_size=100)
+    >>> fashion = keras_app.experiments.data.Holdout("fashion_mnist_mini", batch_size=100)
     >>> len(fashion.train_ids), len(fashion.validation_ids)
     (5700, 300)
     >>> fashion.steps_per_epoch, fashion.test[0].shape
@@ -308,7 +308,7 @@ class Restoration(_Parts):
 
     Example:
 
-    >>> blurred = keras_app.data.Restoration("fashion_mnist_mini", blur_sigma=5)
+    >>> blurred = keras_app.experiments.data.Restoration("fashion_mnist_mini", blur_sigma=5)
     >>> degraded, clean = blurred.test
     >>> degraded.shape == clean.shape == (1000, 28, 28, 1)
     True

@@ -6,8 +6,8 @@ import typing
 
 import numpy as np
 
-from keras_app.data import source
-from keras_app.data import splits
+from keras_app.experiments.data import source
+from keras_app.experiments.data import splits
 
 # One stream of random numbers per use, so that a switch for one of them never
 # changes the numbers of another.

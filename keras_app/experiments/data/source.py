@@ -5,8 +5,8 @@ import hashlib
 
 import numpy as np
 
-from keras_app.data import loading
-from keras_app.data.tensorflow_pipeline import import_tensorflow
+from keras_app.experiments.data import loading
+from keras_app.experiments.data.tensorflow_pipeline import import_tensorflow
 
 
 def read(name_or_arrays, split, data_dir):
