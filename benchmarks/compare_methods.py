@@ -61,8 +61,8 @@ class Task:
     """One data set and network, and how long it is trained.
 
     Attributes:
-        data: Arguments of `keras_app.experiments.data.Holdout` and `Megabatches`.
-        model: Name for `keras_app.experiments.models.get`, and further arguments.
+        data: Arguments of `experiments.data.Holdout` and `Megabatches`.
+        model: Name for `experiments.models.get`, and further arguments.
         epochs: Epochs of one training.
         milestones: Epochs at which the learning rate falls to a tenth.
         learning_rate: Of SGD with momentum 0.9.

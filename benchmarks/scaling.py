@@ -212,10 +212,10 @@ def work(args):
     side = KerasSide()
     from keras_app.experiments import devices
 
-    devices = args.devices[0]
+    count = args.devices[0]
     scope = {}
-    if devices > 1:
-        scope = {"name": DISTRIBUTIONS[args.backend], "devices": devices}
+    if count > 1:
+        scope = {"name": DISTRIBUTIONS[args.backend], "devices": count}
     with devices.scope(**scope):
         args.result.write_text(json.dumps(measure(side, args)))
 

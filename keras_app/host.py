@@ -63,6 +63,6 @@ def refuse_multi_worker(kind):
     """
     raise ValueError(
         f"Keras {keras.__version__} cannot `fit` under {kind}. {WAY_OUT}, or "
-        "keras_app.experiments.devices.scope('multi_worker', mend_keras=True), which "
-        "replaces two functions of Keras."
+        "keras_app.experiments.devices.scope('multi_worker', mend_keras=True), "
+        "which replaces two functions of Keras."
     )

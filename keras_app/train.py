@@ -66,7 +66,7 @@ def run(
         export: Called with `run_dir` and `resume` at the end, such as
             `keras_app.export.export_run`. Defaults to `None`.
         distribution: A callable without arguments that makes a context to
-            run the experiment in, such as `keras_app.experiments.devices.scope` with
+            run the experiment in, such as `experiments.devices.scope` with
             its arguments bound. Defaults to none: one device.
 
     Returns:

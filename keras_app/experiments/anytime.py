@@ -65,10 +65,10 @@ def anytime(
         CER = sum over t of the misclassified test examples after megabatch t
 
     Args:
-        megabatches: A `keras_app.experiments.data.Megabatches`, or a callable that makes
-            one given `seed`.
+        megabatches: An `experiments.data.Megabatches`, or a callable that
+            makes one given `seed`.
         model: A callable `(input_shape, num_classes, mean, std, seed) ->
-            keras.Model` giving logits, or a name for `keras_app.experiments.models.get`.
+            keras.Model` giving logits, or a name for `experiments.models.get`.
         run_dir: Folder to write; see `docs/run_folder.md`.
         test: Pair `(images, labels)` of arrays. Defaults to the test split of
             the data set that `megabatches` names.

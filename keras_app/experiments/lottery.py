@@ -86,8 +86,8 @@ def lottery(
     (`"vanilla"`, `"random"`) the rounds themselves do that.
 
     Args:
-        data: A `keras_app.experiments.data.Holdout` with classes, or a callable that makes
-            one given `seed`.
+        data: An `experiments.data.Holdout` with classes, or a callable that
+            makes one given `seed`.
         model: See `train`.
         run_dir: Folder to write; see `docs/run_folder.md`.
         prac: Whether to search on PrAC sets. Defaults to `False`.

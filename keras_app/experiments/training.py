@@ -43,15 +43,15 @@ def train(
     """Trains one model, sparse or dense, and judges it on the test set.
 
     Data with classes are learned with cross-entropy and judged by accuracy;
-    data whose targets are images (`keras_app.experiments.data.Restoration`) with the mean
+    data whose targets are images (`experiments.data.Restoration`) with the mean
     squared error, judged by it and by the peak signal-to-noise ratio. What is
     judged are the weights after the last epoch.
 
     Args:
-        data: A `keras_app.experiments.data.Holdout` or `Restoration`, or a callable that
-            makes one given `seed`.
+        data: An `experiments.data.Holdout` or `Restoration`, or a callable
+            that makes one given `seed`.
         model: A callable `(input_shape, num_classes, mean, std, seed) ->
-            keras.Model`, or a name for `keras_app.experiments.models.get`.
+            keras.Model`, or a name for `experiments.models.get`.
         run_dir: Folder to write; see `docs/run_folder.md`.
         optimizer: An optimizer's name, or a callable without arguments that
             makes one. Defaults to `"adam"`.

@@ -215,7 +215,7 @@ class Holdout(_Parts):
 
     Example:
 
-    >>> fashion = keras_app.experiments.data.Holdout("fashion_mnist_mini", batch_size=100)
+    >>> fashion = Holdout("fashion_mnist_mini", batch_size=100)
     >>> len(fashion.train_ids), len(fashion.validation_ids)
     (5700, 300)
     >>> fashion.steps_per_epoch, fashion.test[0].shape
@@ -308,7 +308,7 @@ class Restoration(_Parts):
 
     Example:
 
-    >>> blurred = keras_app.experiments.data.Restoration("fashion_mnist_mini", blur_sigma=5)
+    >>> blurred = Restoration("fashion_mnist_mini", blur_sigma=5)
     >>> degraded, clean = blurred.test
     >>> degraded.shape == clean.shape == (1000, 28, 28, 1)
     True
