@@ -28,6 +28,8 @@ from keras_app import pruners
 from keras_app import regularizers
 from keras_app import schedules
 from keras_app.experiments import devices
+from keras_app.experiments.devices import lost
+from keras_app.experiments.devices import processes
 from tests.test_enforcement import run
 
 BACKEND = keras.backend.backend()
@@ -392,7 +394,7 @@ def refusal_of(call, *arguments, **keywords):
 
 def in_one_of_two(scope, folder):
     """Trains; meets what must be refused; the first process leaves alone."""
-    devices._LAST_WORDS_SECONDS = 0
+    lost.LAST_WORDS_SECONDS = 0
     with devices.leaving(together=(0,)), devices.scope(**scope):
         chief = devices.is_chief()
         summary = trained(folder)
@@ -416,7 +418,7 @@ def in_one_of_two(scope, folder):
                 time.sleep(100)
             devices.anywhere(False)
         except Exception as error:
-            assert devices._means_lost(error)
+            assert lost.means_lost(error)
             end_as_lost("Python heard of it.")
 
 
@@ -577,7 +579,7 @@ def unavailable(message):
 
 def raised(error):
     with pytest.raises(Exception) as caught:
-        with devices._naming_lost_processes():
+        with lost.naming_lost_processes():
             raise error
     return caught.value
 
@@ -585,14 +587,14 @@ def raised(error):
 @not_torch
 @pytest.mark.parametrize("message", GONE.get(BACKEND, ()))
 def test_what_means_that_another_process_is_gone(message, monkeypatch):
-    monkeypatch.setattr(devices, "_lost", False)
+    monkeypatch.setattr(processes, "lost", False)
     error = unavailable(message)
     assert raised(error) is error, "a single process has no others"
-    monkeypatch.setattr(devices, "_process_count", lambda: 2)
-    lost = raised(error)
-    assert type(lost) is devices.ProcessLost
-    assert lost.__cause__ is error
-    assert "another process" in str(lost)
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    told = raised(error)
+    assert type(told) is devices.ProcessLost
+    assert told.__cause__ is error
+    assert "another process" in str(told)
 
 
 @not_torch
@@ -605,7 +607,7 @@ def test_what_means_that_another_process_is_gone(message, monkeypatch):
     ],
 )
 def test_what_does_not(error, monkeypatch):
-    monkeypatch.setattr(devices, "_process_count", lambda: 2)
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
     assert raised(error) is error
 
 
@@ -632,11 +634,11 @@ def test_an_abort_of_another_kind_goes_its_way(words, gone):
         with tempfile.TemporaryFile() as file:
             os.dup2(file.fileno(), 2)
             os.write(2, words)
-            line = devices._fatal_line()
+            line = lost.fatal_line()
     finally:
         os.dup2(before, 2)
         os.close(before)
-    assert (devices._JAX_GAVE_UP in line) == gone
+    assert (lost.JAX_GAVE_UP in line) == gone
 
 
 @jax_only
@@ -652,7 +654,7 @@ def test_processes_that_do_not_meet(native, monkeypatch):
         raise kind("said by JAX")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(devices, "_lost", False)
+    monkeypatch.setattr(processes, "lost", False)
     kind = devices.ProcessLost if native else ValueError
     with pytest.raises(kind, match="did not meet|must meet") as error:
         with devices.scope(
