@@ -203,7 +203,6 @@ def test_replay_fraction_keeps_the_same_half_of_each_earlier_megabatch():
     [
         ({"megabatch_size": 1}, "`megabatch_size`.*megabatch_size=1"),
         ({"num_megabatches": 0}, "`num_megabatches`.*num_megabatches=0"),
-        ({"num_megabatches": 2.0}, "`num_megabatches`.*num_megabatches=2.0"),
         ({"replay": "all"}, "`replay`.*'buffer'.*replay='all'"),
         ({"scoring_source": "last"}, "`scoring_source`.*='last'"),
         ({"scoring_fraction": 0}, r"`scoring_fraction`.*\(0, 1\].*=0"),
@@ -222,6 +221,11 @@ def test_bad_split_arguments_are_named(changes, message):
     arguments = {"megabatch_size": 20, "num_megabatches": 3, **changes}
     with pytest.raises(ValueError, match=message):
         data.split_megabatches(**arguments)
+
+
+def test_counts_of_splits_must_be_integers():
+    with pytest.raises(TypeError, match="`num_megabatches`.*=2.0"):
+        data.split_megabatches(20, 2.0)
 
 
 @pytest.mark.parametrize(
