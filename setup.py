@@ -64,7 +64,7 @@ setup(
     package_dir={"keras_app.configs": "gin"},
     package_data={
         "keras_app.configs": ["*.gin", "*/*.gin"],
-        "keras_app.data": [
+        "keras_app.experiments.data": [
             "tfds/*/LICENSE",
             "tfds/*/*/*",
         ],

@@ -60,8 +60,8 @@ class Task:
     """One data set and network, and how long it is trained.
 
     Attributes:
-        data: Arguments of `keras_app.data.Holdout` and `Megabatches`.
-        model: Name for `keras_app.models.get`, and further arguments.
+        data: Arguments of `experiments.data.Holdout` and `Megabatches`.
+        model: Name for `experiments.models.get`, and further arguments.
         epochs: Epochs of one training.
         milestones: Epochs at which the learning rate falls to a tenth.
         learning_rate: Of SGD with momentum 0.9.
@@ -128,7 +128,7 @@ class Cell:
         self.sparsity = sparsity
         self.seed = seed
         self.folder = folder
-        self.data = keras_app.data.Holdout(**task.data, seed=seed)
+        self.data = keras_app.experiments.data.Holdout(**task.data, seed=seed)
         self.steps = task.epochs * self.data.steps_per_epoch
 
     @property
@@ -141,7 +141,7 @@ class Cell:
         name, arguments = self.task.model
         return {
             "model": functools.partial(
-                getattr(self.ka.models, name), **arguments
+                getattr(self.ka.experiments.models, name), **arguments
             ),
             "run_dir": self.folder,
             "mean": self.task.mean,
@@ -266,7 +266,7 @@ class Cell:
         data.pop("validation_fraction")
         pruner = self.ka.pruners.AnytimeProgressivePruner
         summary = self.ka.experiments.anytime(
-            self.ka.data.Megabatches(
+            self.ka.experiments.data.Megabatches(
                 num_megabatches=megabatches, seed=self.seed, **data
             ),
             methods=(method,),
@@ -416,9 +416,9 @@ def hand_over(task, seed, path):
     import keras_app as ka
 
     keras.utils.set_random_seed(seed)
-    data = ka.data.Holdout(**task.data, seed=seed)
+    data = ka.experiments.data.Holdout(**task.data, seed=seed)
     name, arguments = task.model
-    model = getattr(ka.models, name)(
+    model = getattr(ka.experiments.models, name)(
         input_shape=tuple(data.image_shape),
         num_classes=data.num_classes,
         mean=task.mean,

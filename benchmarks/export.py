@@ -39,9 +39,9 @@ from measure import timed
 
 from keras_app import export
 from keras_app import masks
-from keras_app import models
 from keras_app import pruners
 from keras_app import schedules
+from keras_app.experiments import models
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 HALF = 0.75  # of the weights go with half the channels

@@ -183,13 +183,13 @@ def measure_checkpoints(model, args):
 
 def work(args):
     split_processor(args.backend, args.devices[0])
-    from keras_app import distribution
+    from keras_app.experiments import devices
 
-    devices = args.devices[0]
+    count = args.devices[0]
     scope = {}
-    if devices > 1:
-        scope = {"name": DISTRIBUTIONS[args.backend], "devices": devices}
-    with distribution.scope(**scope):
+    if count > 1:
+        scope = {"name": DISTRIBUTIONS[args.backend], "devices": count}
+    with devices.scope(**scope):
         args.result.write_text(json.dumps(measure(args)))
 
 

@@ -11,7 +11,6 @@ cli.start_command()
 
 # Keras finds our classes in a saved file only once they are imported.
 from keras_app import budgets  # noqa: E402
-from keras_app import distribution  # noqa: E402
 from keras_app import distributions  # noqa: E402
 from keras_app import export  # noqa: E402
 from keras_app import initializers  # noqa: E402
@@ -26,12 +25,11 @@ from keras_app import scorers  # noqa: E402
 from keras_app.enforcement import masks_of  # noqa: E402
 
 # A script that only prunes pays for neither data pipelines nor experiments.
-_LAZY_ROOMS = ("compat", "data", "experiments", "models")
+_LAZY_ROOMS = ("compat", "experiments")
 
 __all__ = [
     "__version__",
     "budgets",
-    "distribution",
     "distributions",
     "export",
     "initializers",

@@ -164,7 +164,7 @@ def _silence():
     # The same for Python's loggers and warnings, until training starts.
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    # `distribution.explain_aborts` reads it; gone with the process.
+    # `devices.explain_aborts` reads it; gone with the process.
     with tempfile.TemporaryFile() as file:
         _send_native_stderr_to(file)
 

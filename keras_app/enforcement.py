@@ -31,7 +31,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_app import distribution
+from keras_app import host
 from keras_app.selection import paths_of
 
 # Keras's names for the slots that say where a weight was going, the second one
@@ -487,7 +487,7 @@ def attach(model, variables=()):
     """
     optimizer = _inner_optimizer(model)
     _refuse_what_keeps_no_masks(optimizer)
-    distribution.check_model(model)
+    host.check_model(model)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     _check_knows(optimizer, model)

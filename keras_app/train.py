@@ -23,11 +23,11 @@ from absl import flags
 
 from keras_app import cli
 from keras_app import configuration
-from keras_app import distribution as distribution_lib
 from keras_app import gin_files
 from keras_app import interruption
 from keras_app import mistakes
 from keras_app.configuration import CONFIG
+from keras_app.experiments import devices
 from keras_app.masks import DegenerateScores
 
 EXIT_FAILED = 1
@@ -68,7 +68,7 @@ def run(
         export: Called with `run_dir` and `resume` at the end, such as
             `keras_app.export.export_run`. Defaults to `None`.
         distribution: A callable without arguments that makes a context to
-            run the experiment in, such as `keras_app.distribution.scope` with
+            run the experiment in, such as `experiments.devices.scope` with
             its arguments bound. Defaults to none: one device.
 
     Returns:
@@ -77,7 +77,7 @@ def run(
     """
     with distribution():
         summary = experiment(run_dir=run_dir, resume=resume, on_start=on_start)
-        chief = distribution_lib.is_chief()
+        chief = devices.is_chief()
     if export is not None and chief:
         try:
             for report in export(run_dir, resume=resume):
@@ -138,7 +138,7 @@ def main(argv):
         sys.stdout.flush()
         os._exit(EXIT_INTERRUPTED)
 
-    distribution_lib.explain_aborts(give_up)
+    devices.explain_aborts(give_up)
 
     def on_start(folder):
         started.append(folder)
@@ -158,7 +158,7 @@ def main(argv):
     except interruption.Interrupted as error:
         print(f"keras_app.train: {cli.one_line(error)}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except distribution_lib.ProcessLost as error:
+    except devices.ProcessLost as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
             raise
         say_lost(error)
@@ -204,7 +204,7 @@ def _configured_run(gin, paths, options):
 def app():
     """Runs the command line of this process."""
     ends = (0, EXIT_MISSED, EXIT_INTERRUPTED)
-    with distribution_lib.leaving(together=ends):
+    with devices.leaving(together=ends):
         with cli.command("keras_app.train"):
             sys.exit(main(sys.argv))
 

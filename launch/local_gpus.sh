@@ -32,6 +32,6 @@ case $KERAS_BACKEND in
   tensorflow) set -- "$@" --gin_file=distribution/mirrored.gin ;;
   jax) set -- "$@" --gin_file=distribution/data_parallel.gin ;;
 esac
-[ -z "$gpus" ] || set -- "$@" "--gin_param=distribution.scope.devices=$gpus"
+[ -z "$gpus" ] || set -- "$@" "--gin_param=devices.scope.devices=$gpus"
 
 run env "KERAS_BACKEND=$KERAS_BACKEND" python -m keras_app.train "$@"

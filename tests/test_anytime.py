@@ -7,13 +7,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_app.data import Megabatches
 from keras_app.experiments import anytime
 from keras_app.experiments import run_folder
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
-from keras_app.models import convnet
-from keras_app.models import mlp
+from keras_app.experiments.data import Megabatches
+from keras_app.experiments.models import convnet
+from keras_app.experiments.models import mlp
 
 N_TEST = 40
 

@@ -9,8 +9,8 @@ import pytest
 from keras_app import batch_norm
 from keras_app import experiments
 from keras_app import pruners
-from keras_app.data import Holdout
 from keras_app.experiments import training
+from keras_app.experiments.data import Holdout
 from keras_app.optimizers import ContinuousSparsification
 from tests.test_bregman import compiled
 from tests.test_bregman import examples

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from keras_app import data
-from keras_app.data import loading
+from keras_app.experiments import data
+from keras_app.experiments.data import loading
 
 pytestmark = pytest.mark.backend_free
 
@@ -203,7 +203,6 @@ def test_replay_fraction_keeps_the_same_half_of_each_earlier_megabatch():
     [
         ({"megabatch_size": 1}, "`megabatch_size`.*megabatch_size=1"),
         ({"num_megabatches": 0}, "`num_megabatches`.*num_megabatches=0"),
-        ({"num_megabatches": 2.0}, "`num_megabatches`.*num_megabatches=2.0"),
         ({"replay": "all"}, "`replay`.*'buffer'.*replay='all'"),
         ({"scoring_source": "last"}, "`scoring_source`.*='last'"),
         ({"scoring_fraction": 0}, r"`scoring_fraction`.*\(0, 1\].*=0"),
@@ -222,6 +221,11 @@ def test_bad_split_arguments_are_named(changes, message):
     arguments = {"megabatch_size": 20, "num_megabatches": 3, **changes}
     with pytest.raises(ValueError, match=message):
         data.split_megabatches(**arguments)
+
+
+def test_counts_of_splits_must_be_integers():
+    with pytest.raises(TypeError, match="`num_megabatches`.*=2.0"):
+        data.split_megabatches(20, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -627,7 +631,7 @@ import numpy as np
 import tensorflow as tf
 if sys.argv[1] == "deterministic":
     tf.config.experimental.enable_op_determinism()
-from keras_app import data
+from keras_app.experiments import data
 images = np.arange(60 * 36, dtype="int64").reshape(60, 6, 6, 1) % 256
 source = (images.astype("uint8"), np.arange(60) % 4)
 megabatch = data.Megabatches(source, 2, augment=True, batch_size=8)[1]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_app import models
+from keras_app.experiments import models
 from keras_app.report import connection_matrix
 from keras_app.report import widths_and_skips
 

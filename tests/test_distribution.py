@@ -21,12 +21,15 @@ import keras
 import numpy as np
 import pytest
 
-from keras_app import distribution
 from keras_app import enforcement
+from keras_app import host
 from keras_app import optimizers
 from keras_app import pruners
 from keras_app import regularizers
 from keras_app import schedules
+from keras_app.experiments import devices
+from keras_app.experiments.devices import lost
+from keras_app.experiments.devices import processes
 from tests.test_enforcement import run
 
 BACKEND = keras.backend.backend()
@@ -241,14 +244,14 @@ def from_gin(folder, name):
         summary = json.loads((run_dir / "summary.json").read_text())
         assert abs(summary["effective_density"] - 0.8**4.5) < 1e-3
         config = (run_dir / "config.gin").read_text()
-        assert f"distribution.scope.name = '{name}'" in config
+        assert f"devices.scope.name = '{name}'" in config
 
     return case
 
 
 def a_new_session_is_still_distributed(arguments):
-    with distribution.scope(**arguments):
-        distribution.clear_session()
+    with devices.scope(**arguments):
+        devices.clear_session()
         model = compiled("sgd")
         fit(model, epochs=1)
         check_copies(model)
@@ -271,7 +274,7 @@ def in_this_process(scopes, folder):
             said[name] = traceback.format_exc()
 
     for name, arguments in scopes.items():
-        with distribution.scope(name, **arguments):
+        with devices.scope(name, **arguments):
             several = results(METHODS[name])
         for method in several:
             note(f"{name} {method}", compare, one[method], several[method])
@@ -353,8 +356,8 @@ def test_a_new_session_is_still_distributed(forced):
 
 def trained(folder, **arguments):
     """An experiment as JSON; only the first process writes to the folder."""
-    from keras_app import data as data_lib
     from keras_app import experiments
+    from keras_app.experiments import data as data_lib
 
     x, y = data(UNEVEN)
     parts = data_lib.Holdout((x, y), 0.25, test=(x, y), batch_size=BATCH)
@@ -391,31 +394,31 @@ def refusal_of(call, *arguments, **keywords):
 
 def in_one_of_two(scope, folder):
     """Trains; meets what must be refused; the first process leaves alone."""
-    distribution._LAST_WORDS_SECONDS = 0
-    with distribution.leaving(together=(0,)), distribution.scope(**scope):
-        chief = distribution.is_chief()
+    lost.LAST_WORDS_SECONDS = 0
+    with devices.leaving(together=(0,)), devices.scope(**scope):
+        chief = devices.is_chief()
         summary = trained(folder)
         summary["disagreement"] = refusal_of(
-            distribution.check_agreement, "number", int(chief)
+            devices.check_agreement, "number", int(chief)
         )
         if chief:
             pathlib.Path(folder, "summary.json").unlink()
-        distribution.anywhere(False)
+        devices.anywhere(False)
         summary["changed"] = refusal_of(trained, folder, epochs=3, resume=True)
         print(json.dumps(summary), flush=True)
         with tempfile.TemporaryFile() as native:
             os.dup2(native.fileno(), 2)
-        distribution.explain_aborts(end_as_lost)
-        distribution.anywhere(False)
+        devices.explain_aborts(end_as_lost)
+        devices.anywhere(False)
         if chief:
             sys.exit(4)
         try:
             if BACKEND == "jax":
                 # No computation will say that the first process is gone.
                 time.sleep(100)
-            distribution.anywhere(False)
+            devices.anywhere(False)
         except Exception as error:
-            assert distribution._means_lost(error)
+            assert lost.means_lost(error)
             end_as_lost("Python heard of it.")
 
 
@@ -576,7 +579,7 @@ def unavailable(message):
 
 def raised(error):
     with pytest.raises(Exception) as caught:
-        with distribution._naming_lost_processes():
+        with lost.naming_lost_processes():
             raise error
     return caught.value
 
@@ -584,14 +587,14 @@ def raised(error):
 @not_torch
 @pytest.mark.parametrize("message", GONE.get(BACKEND, ()))
 def test_what_means_that_another_process_is_gone(message, monkeypatch):
-    monkeypatch.setattr(distribution, "_lost", False)
+    monkeypatch.setattr(processes, "lost", False)
     error = unavailable(message)
     assert raised(error) is error, "a single process has no others"
-    monkeypatch.setattr(distribution, "_process_count", lambda: 2)
-    lost = raised(error)
-    assert type(lost) is distribution.ProcessLost
-    assert lost.__cause__ is error
-    assert "another process" in str(lost)
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
+    told = raised(error)
+    assert type(told) is devices.ProcessLost
+    assert told.__cause__ is error
+    assert "another process" in str(told)
 
 
 @not_torch
@@ -604,7 +607,7 @@ def test_what_means_that_another_process_is_gone(message, monkeypatch):
     ],
 )
 def test_what_does_not(error, monkeypatch):
-    monkeypatch.setattr(distribution, "_process_count", lambda: 2)
+    monkeypatch.setattr(processes, "process_count", lambda: 2)
     assert raised(error) is error
 
 
@@ -631,11 +634,11 @@ def test_an_abort_of_another_kind_goes_its_way(words, gone):
         with tempfile.TemporaryFile() as file:
             os.dup2(file.fileno(), 2)
             os.write(2, words)
-            line = distribution._fatal_line()
+            line = lost.fatal_line()
     finally:
         os.dup2(before, 2)
         os.close(before)
-    assert (distribution._JAX_GAVE_UP in line) == gone
+    assert (lost.JAX_GAVE_UP in line) == gone
 
 
 @jax_only
@@ -651,10 +654,10 @@ def test_processes_that_do_not_meet(native, monkeypatch):
         raise kind("said by JAX")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(distribution, "_lost", False)
-    kind = distribution.ProcessLost if native else ValueError
+    monkeypatch.setattr(processes, "lost", False)
+    kind = devices.ProcessLost if native else ValueError
     with pytest.raises(kind, match="did not meet|must meet") as error:
-        with distribution.scope(
+        with devices.scope(
             "data_parallel",
             job_addresses="127.0.0.1:1",
             num_processes=2,
@@ -768,7 +771,7 @@ def test_a_process_that_stays_alone_says_where_it_waited(tmp_path, alone):
         started(
             [
                 *RUN,
-                "--gin_param=distribution.scope.wait_seconds=1",
+                "--gin_param=devices.scope.wait_seconds=1",
                 f"--run_dir={tmp_path / 'run'}",
             ],
             variables()[alone : alone + 1],
@@ -785,7 +788,7 @@ def test_a_process_that_stays_alone_says_where_it_waited(tmp_path, alone):
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     from keras_app.experiments.run_folder import RunFolder
 
-    monkeypatch.setattr(distribution, "is_chief", lambda: False)
+    monkeypatch.setattr(devices, "is_chief", lambda: False)
     folder = RunFolder(tmp_path / "run")
     folder.check(resume=False)
     folder.begin()
@@ -800,7 +803,7 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 
 def test_a_single_process_is_the_first():
-    assert distribution.is_chief()
+    assert devices.is_chief()
 
 
 # ---- refusals -----------------------------------------------------------
@@ -817,7 +820,7 @@ ONE_DEVICE = {"name": DEVICES, "devices": 1}
 
 def refusal(**arguments):
     with pytest.raises(ValueError) as error:
-        with distribution.scope(**arguments):
+        with devices.scope(**arguments):
             pytest.fail("the scope was opened")
     return str(error.value)
 
@@ -887,7 +890,7 @@ def test_a_layout_that_cannot_be(arguments, words):
 @jax_only
 def test_a_layout_that_matches_nothing_is_refused_before_training():
     with pytest.raises(ValueError, match="'kernel', which matches none of"):
-        with distribution.scope(
+        with devices.scope(
             "model_parallel", devices=1, layout={"kernel": (None, "model")}
         ):
             fit(compiled("sgd"), PRUNERS["magnitude"]())
@@ -914,27 +917,27 @@ def test_workers_need_their_addresses(monkeypatch):
 
 @not_torch
 def test_scopes_do_not_nest():
-    with distribution.scope(**ONE_DEVICE):
+    with devices.scope(**ONE_DEVICE):
         assert "inside another one" in refusal(**ONE_DEVICE)
 
 
 @not_torch
 def test_a_scope_that_is_ended_from_inside_says_so():
     with pytest.raises(ValueError, match="clear_session` instead"):
-        with distribution.scope(**ONE_DEVICE):
+        with devices.scope(**ONE_DEVICE):
             keras.utils.clear_session()
-            distribution.check_model(compiled("sgd"))
-    with distribution.scope(**ONE_DEVICE):
+            host.check_model(compiled("sgd"))
+    with devices.scope(**ONE_DEVICE):
         pass
 
 
 @not_torch
 def test_a_failure_inside_ends_the_scope():
     with pytest.raises(KeyError):
-        with distribution.scope(**ONE_DEVICE):
+        with devices.scope(**ONE_DEVICE):
             raise KeyError
     assert keras.distribution.distribution() is None
-    with distribution.scope(**ONE_DEVICE):
+    with devices.scope(**ONE_DEVICE):
         pass
 
 
@@ -947,7 +950,7 @@ def test_keras_still_lays_out_batches_in_one_function():
 
     before = trainer._distribute_data
     assert list(inspect.signature(before).parameters) == ["data", "layouts"]
-    with distribution.scope(**ONE_DEVICE):
+    with devices.scope(**ONE_DEVICE):
         assert trainer._distribute_data is not before
     assert trainer._distribute_data is before
 

@@ -1,5 +1,6 @@
 """Tests of data in three parts: what is in each, and how it was changed."""
 
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_app import data
+from keras_app.experiments import data
 
 pytestmark = pytest.mark.backend_free
 
@@ -266,7 +267,7 @@ def test_test_noise_does_not_follow_the_batch_size():
 _DIGEST = """
 import hashlib
 import numpy as np
-from keras_app import data
+from keras_app.experiments import data
 images = np.arange(60 * 36, dtype="int64").reshape(60, 6, 6, 1) % 256
 source = (images.astype("uint8"), np.arange(60) % 4)
 parts = data.Restoration(source, blur_sigma=2.0, batch_size=8)
@@ -311,7 +312,6 @@ def test_arrays_without_test_have_no_test_part(kind):
         ({"validation_fraction": 0.999}, "fraction=0.999 of 100 samples"),
         ({"batch_size": 0}, "`batch_size`.*batch_size=0"),
         ({"seed": -1}, "`seed`.*seed=-1"),
-        ({"padding": 1.5}, "`padding`.*padding=1.5"),
         ({"test": (np.zeros((2, 3)), [0, 1])}, r"`test`.*\(6, 6, 1\).*\(3,\)"),
         ({"test": (np.zeros((2, 3)), [0])}, r"`test`.*\(2, 3\) and \(1,\)"),
     ],
@@ -319,6 +319,21 @@ def test_arrays_without_test_have_no_test_part(kind):
 def test_bad_holdout_arguments_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         data.Holdout(arrays(), **changes)
+
+
+def test_counts_must_be_integers():
+    with pytest.raises(TypeError, match="`padding`.*padding=1.5"):
+        data.Holdout(arrays(), padding=1.5)
+
+
+@pytest.mark.parametrize("kind", [data.Holdout, data.Restoration])
+def test_the_signature_names_what_every_kind_takes(kind):
+    shared = inspect.signature(kind).parameters
+    assert shared["batch_size"].default == 128
+    assert shared["validation_fraction"].default == 0.05
+    assert "parts" not in shared
+    with pytest.raises(TypeError, match="batchsize"):
+        kind(arrays(), batchsize=2)
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,9 @@ def bert():
 
 
 def vit():
-    return ka.models.get("keras_hub.models.ViTBackbone", (8, 8, 3), 3, **VIT)
+    return ka.experiments.models.get(
+        "keras_hub.models.ViTBackbone", (8, 8, 3), 3, **VIT
+    )
 
 
 def train(model, x, *callbacks):
@@ -258,7 +260,7 @@ def test_networks_by_name():
     model = vit()
     assert model.name == "vitbackbone"
     assert model.output_shape == (None, 3)
-    model = ka.models.hub_backbone(
+    model = ka.experiments.models.hub_backbone(
         "efficientnetbackbone",
         (8, 8, 3),
         5,
@@ -286,7 +288,7 @@ def test_networks_by_name():
 )
 def test_unknown_networks_are_refused(name, words):
     with pytest.raises(ValueError, match=f"`name` must be .*{words}"):
-        ka.models.get(f"keras_hub.models.{name}", (8, 8, 3), 3)
+        ka.experiments.models.get(f"keras_hub.models.{name}", (8, 8, 3), 3)
 
 
 @once

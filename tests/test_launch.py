@@ -277,7 +277,7 @@ wait $!
 PRINTED = {
     "local_gpus.sh": "env KERAS_BACKEND=jax python -m keras_app.train "
     "--gin_file=rigl.gin --gin_file=distribution/data_parallel.gin "
-    "--gin_param=distribution.scope.devices=2\n",
+    "--gin_param=devices.scope.devices=2\n",
     # The lines that end with a backslash here are one line there.
     "slurm.sh": BATCH,
     "slurm_array.sh": ARRAY,
@@ -378,7 +378,9 @@ def test_gin_takes_the_number_of_gpus(tools):
     try:
         path = configuration.find(flags.gin_file[1])
         configuration.parse(gin, [path], flags.gin_param)
-        devices = gin.query_parameter("keras_app.distribution.scope.devices")
+        devices = gin.query_parameter(
+            "keras_app.experiments.devices.scope.devices"
+        )
     finally:
         gin.clear_config()
     assert devices == 2

@@ -9,8 +9,8 @@ import pytest
 from keras_app import lottery as lottery_lib
 from keras_app import masks
 from keras_app import pruners
-from keras_app.data import Holdout
 from keras_app.experiments import lottery
+from keras_app.experiments.data import Holdout
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.optimizers import CoupledSGD
 

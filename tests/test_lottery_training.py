@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 from keras import ops
 
-from keras_app import data as data_lib
 from keras_app import enforcement
+from keras_app.experiments import data as data_lib
 from keras_app.lottery import forgetting_counts
 from keras_app.lottery import ForgettingTracker
 from keras_app.lottery import rewind

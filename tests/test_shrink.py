@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from keras import layers
 from keras import ops
 
-from keras_app import models
+from keras_app.experiments import models
 from keras_app.export import shrink
 from keras_app.masks import Channel
 from keras_app.optimizers import LinBreg

@@ -431,7 +431,7 @@ def test_another_sweep_is_not_mixed_into_a_folder(launched, tmp_path):
 WORK = """
 import pathlib
 
-from keras_app import data
+from keras_app.experiments import data
 from keras_app import experiments
 
 

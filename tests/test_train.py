@@ -13,8 +13,8 @@ import pytest
 import gin
 from keras_app import cli
 from keras_app import configuration
-from keras_app import distribution
 from keras_app import train
+from keras_app.experiments import devices
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.masks import DegenerateScores
 
@@ -192,7 +192,7 @@ def test_the_first_process_says_what_was_missed_and_ends_with_status_3(
         on_start(folder)
         return {"missed": ["app: asked for 0.9, reached 0.5"]}
 
-    monkeypatch.setattr(distribution, "is_chief", lambda: chief)
+    monkeypatch.setattr(devices, "is_chief", lambda: chief)
     # The others must not end with it: a launcher may end all processes with
     # the first that does not end with 0, while the first is still writing.
     assert status_of(other) == (3 if chief else 0)
@@ -204,7 +204,7 @@ def test_the_first_process_says_what_was_missed_and_ends_with_status_3(
 
 def test_a_lost_process_is_one_line_and_status_75(status_of, tmp_path, capsys):
     def other(run_dir, resume, on_start):
-        raise distribution.ProcessLost("another process is gone.")
+        raise devices.ProcessLost("another process is gone.")
 
     assert status_of(other) == 75
     [line] = capsys.readouterr().err.splitlines()

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_app.data import Holdout
 from keras_app.experiments import PlateauLearningRate
 from keras_app.experiments import train
+from keras_app.experiments.data import Holdout
+from keras_app.experiments.models import mlp
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.initializers import sparsify
-from keras_app.models import mlp
 from keras_app.optimizers import LinBreg
 from keras_app.pruners import LambdaController
 from keras_app.pruners import MagnitudePruner

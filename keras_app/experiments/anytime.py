@@ -5,13 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_app import data as data_lib
-from keras_app import distribution
-from keras_app import models
+from keras_app import host
 from keras_app import report as report_lib
 from keras_app.checks import check_int
 from keras_app.enforcement import masks_of
 from keras_app.enforcement import state_of
+from keras_app.experiments import data as data_lib
+from keras_app.experiments import devices
+from keras_app.experiments import models
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import model_state
@@ -65,10 +66,10 @@ def anytime(
         CER = sum over t of the misclassified test examples after megabatch t
 
     Args:
-        megabatches: A `keras_app.data.Megabatches`, or a callable that makes
-            one given `seed`.
+        megabatches: An `experiments.data.Megabatches`, or a callable that
+            makes one given `seed`.
         model: A callable `(input_shape, num_classes, mean, std, seed) ->
-            keras.Model` giving logits, or a name for `keras_app.models.get`.
+            keras.Model` giving logits, or a name for `experiments.models.get`.
         run_dir: Folder to write; see `docs/run_folder.md`.
         test: Pair `(images, labels)` of arrays. Defaults to the test split of
             the data set that `megabatches` names.
@@ -234,7 +235,7 @@ class _Learner:
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
         )
-        distribution.check_model(model)
+        host.check_model(model)
         model.optimizer.build(model.trainable_variables)
         return model
 
@@ -306,7 +307,7 @@ class _Run:
     def _train(self, number, state):
         s = self.settings
         method = self.methods[number]
-        distribution.clear_session()
+        devices.clear_session()
         learner = _Learner(method, s)
         model = learner.build_model()
         pruner = learner.make_pruner()
@@ -417,7 +418,7 @@ class _Run:
             if masks
             else total
         )
-        logits = distribution.predict(
+        logits = devices.predict(
             model, s.test_images, batch_size=256, verbose=0
         )
         missed = int(np.sum(np.argmax(logits, -1) != s.test_labels))

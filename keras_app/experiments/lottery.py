@@ -6,15 +6,15 @@ import math
 import keras
 import numpy as np
 
-from keras_app import data as data_lib
-from keras_app import distribution
 from keras_app import lottery as lottery_lib
-from keras_app import models
 from keras_app import selection
 from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
+from keras_app.experiments import data as data_lib
+from keras_app.experiments import devices
+from keras_app.experiments import models
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import model_state
@@ -88,8 +88,8 @@ def lottery(
     (`"vanilla"`, `"random"`) the rounds themselves do that.
 
     Args:
-        data: A `keras_app.data.Holdout` with classes, or a callable that makes
-            one given `seed`.
+        data: An `experiments.data.Holdout` with classes, or a callable that
+            makes one given `seed`.
         model: See `train`.
         run_dir: Folder to write; see `docs/run_folder.md`.
         prac: Whether to search on PrAC sets. Defaults to `False`.
@@ -454,7 +454,7 @@ class _Search:
     def predictions(self):
         """Classes of the whole training set, in the order of its ids."""
         data = self.settings.data
-        logits = distribution.predict(
+        logits = devices.predict(
             self.model, data.in_order(data.train_ids), verbose=0
         )
         return np.argmax(logits, axis=-1)
@@ -519,7 +519,7 @@ class _Run:
         return self._finish()
 
     def _search(self, number, state):
-        distribution.clear_session()
+        devices.clear_session()
         search = _Search(self.methods[number], self.settings)
         self.session.open_events(search.method)
         first, meta = 0, None
@@ -794,7 +794,7 @@ class _Training:
         """The model holds its best weights; says what they are worth."""
         s, search, stage = self.run.settings, self.search, self.stage
         inputs, labels = s.data.test
-        logits = distribution.predict(
+        logits = devices.predict(
             search.model, inputs, batch_size=256, verbose=0
         )
         row = {

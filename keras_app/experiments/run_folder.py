@@ -20,8 +20,8 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_app import distribution
 from keras_app import files
+from keras_app.experiments import devices
 from keras_app.version import __version__
 
 METRICS = "metrics.jsonl"
@@ -52,7 +52,7 @@ class RunFolder:
     def __init__(self, path, keep=2):
         self.path = pathlib.Path(path)
         self.keep = keep
-        self.writes = distribution.is_chief()
+        self.writes = devices.is_chief()
         self.before_summary = lambda: None
         self.trained = None
         self._is_new = False

@@ -6,9 +6,9 @@ import time
 
 import keras
 
-from keras_app import distribution
 from keras_app import interruption
 from keras_app import report as report_lib
+from keras_app.experiments import devices
 from keras_app.experiments.progress import Terminal
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.experiments.run_folder import SUMMARY
@@ -24,7 +24,7 @@ def open_folder(run_dir, resume):
     folder = RunFolder(run_dir)
     folder.check(resume)
     finished = folder.read_json(SUMMARY) if resume else None
-    distribution.check_agreement("end of the run", int(finished is not None))
+    devices.check_agreement("end of the run", int(finished is not None))
     return folder, finished
 
 
@@ -60,7 +60,7 @@ class Session:
         self._checkpoint = folder.load_checkpoint() if resume else None
         if self._checkpoint is not None:
             self._check_settings(self._checkpoint[1]["settings"])
-        distribution.check_agreement("checkpoint", self._logged())
+        devices.check_agreement("checkpoint", self._logged())
 
     def __enter__(self):
         return self
@@ -140,10 +140,10 @@ class Session:
         }
         self.folder.save_checkpoint(arrays, meta)
         # One process alone would leave the others waiting for it.
-        if distribution.anywhere(interruption.was_asked()):
+        if devices.anywhere(interruption.was_asked()):
             self.folder.flush()
             # A launcher may end all processes with the first that leaves.
-            distribution.anywhere(False)
+            devices.anywhere(False)
             raise interruption.Interrupted(
                 "stopped by SIGTERM behind a checkpoint; go on with "
                 f"--run_dir={self.folder.path} --resume"

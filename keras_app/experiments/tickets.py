@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_app import data as data_lib
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
+from keras_app.experiments import data as data_lib
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.training import train
 from keras_app.optimizers import ContinuousSparsification

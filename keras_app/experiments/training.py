@@ -5,11 +5,12 @@ import math
 import keras
 import numpy as np
 
-from keras_app import data as data_lib
-from keras_app import distribution
-from keras_app import models
+from keras_app import host
 from keras_app import report as report_lib
 from keras_app.checks import check_int
+from keras_app.experiments import data as data_lib
+from keras_app.experiments import devices
+from keras_app.experiments import models
 from keras_app.experiments.callbacks import model_state
 from keras_app.experiments.callbacks import Recorder
 from keras_app.experiments.callbacks import restore_model_state
@@ -43,15 +44,15 @@ def train(
     """Trains one model, sparse or dense, and judges it on the test set.
 
     Data with classes are learned with cross-entropy and judged by accuracy;
-    data whose targets are images (`keras_app.data.Restoration`) with the mean
+    data whose targets are images (`experiments.data.Restoration`) with the mean
     squared error, judged by it and by the peak signal-to-noise ratio. What is
     judged are the weights after the last epoch.
 
     Args:
-        data: A `keras_app.data.Holdout` or `Restoration`, or a callable that
-            makes one given `seed`.
+        data: An `experiments.data.Holdout` or `Restoration`, or a callable
+            that makes one given `seed`.
         model: A callable `(input_shape, num_classes, mean, std, seed) ->
-            keras.Model`, or a name for `keras_app.models.get`.
+            keras.Model`, or a name for `experiments.models.get`.
         run_dir: Folder to write; see `docs/run_folder.md`.
         optimizer: An optimizer's name, or a callable without arguments that
             makes one. Defaults to `"adam"`.
@@ -114,7 +115,7 @@ def train(
         optimizer if isinstance(optimizer, str) else optimizer(),
         **_objective(data),
     )
-    distribution.check_model(model)
+    host.check_model(model)
     if getattr(pruner, "needs_data", False):
         pruner.data = data.in_order(data.train_ids)
     # Everything that can be wrong shows before the first file is written.
@@ -342,9 +343,7 @@ class _Run:
 
     def _judge(self):
         inputs, targets = self.data.test
-        outputs = distribution.predict(
-            self.model, inputs, batch_size=256, verbose=0
-        )
+        outputs = devices.predict(self.model, inputs, batch_size=256, verbose=0)
         if self.data.num_classes is None:
             error = float(np.mean((outputs - targets) ** 2))
             before = float(np.mean((inputs - targets) ** 2))

@@ -187,7 +187,7 @@ def _read(folder):
 def _load(folder, definitions):
     # A class of the package is known once it is imported, and models are not
     # imported with the package.
-    importlib.import_module("keras_app.models")
+    importlib.import_module("keras_app.experiments.models")
     try:
         # The file is our own: a function in it is as safe as the model was.
         return keras.saving.load_model(

@@ -150,7 +150,7 @@ def _samples(source, data):
 
 def _images(name):
     # TensorFlow Datasets is slow to import.
-    from keras_app import data as data_lib
+    from keras_app.experiments import data as data_lib
 
     images, _ = data_lib.load_arrays(
         name, f"train[:{_SAMPLES}]", download=False

@@ -32,7 +32,7 @@ class ForgettingTracker(keras.callbacks.Callback):
     host reads them when the epoch ends.
 
     Ids travel as the third component of a batch, `(x, y, ids)`, as from
-    `keras_app.data.Megabatches(with_ids=True)` or
+    `keras_app.experiments.data.Megabatches(with_ids=True)` or
     `fit(x, y, sample_weight=ids)`. There Keras expects sample weights; the
     tracker takes the ids out before the loss and the metrics see them.
     Integers in that place of validation batches are taken out, too, and not

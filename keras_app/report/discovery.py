@@ -13,7 +13,7 @@ def connection_matrix(model):
                         to those of unit i + 1; j = 0 is the stem
 
     Args:
-        model: A `keras_app.models.densenet_design`.
+        model: A `keras_app.experiments.models.densenet_design`.
 
     Returns:
         `{"connections": {"sources": [...], "targets": [...], "density":
@@ -27,7 +27,7 @@ def connection_matrix(model):
 
     Example:
 
-    >>> from keras_app import models
+    >>> from keras_app.experiments import models
     >>> model = models.densenet_design((8, 8, 1), 10, units=1, growth=2)
     >>> kernel = np.ones((3, 3, 4, 1), "float32")
     >>> kernel[:, :, 3] = 0
@@ -65,7 +65,7 @@ def widths_and_skips(model):
     count.
 
     Args:
-        model: A `keras_app.models.skip_encoder`.
+        model: A `keras_app.experiments.models.skip_encoder`.
 
     Returns:
         `{"architecture": {"units": n, "active_rows": [...], "skips":
@@ -79,7 +79,7 @@ def widths_and_skips(model):
 
     Example:
 
-    >>> from keras_app import models
+    >>> from keras_app.experiments import models
     >>> model = models.skip_encoder((2, 2, 1), depth=2)
     >>> widths_and_skips(model)["architecture"]["active_rows"]
     [4, 4]

@@ -12,9 +12,9 @@ import pytest
 
 import gin
 from keras_app import cli
-from keras_app import data
 from keras_app import experiments
 from keras_app import train
+from keras_app.experiments import data
 from keras_app.experiments.run_folder import RunFolder
 from keras_app.experiments.session import open_folder
 from keras_app.experiments.session import Session

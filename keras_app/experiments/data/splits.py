@@ -6,6 +6,8 @@ import warnings
 import numpy as np
 
 from keras_app.checks import check_choice
+from keras_app.checks import check_int
+from keras_app.checks import check_number
 
 _REPLAYS = ("full", "none", "one", "buffer")
 _SCORING_SOURCES = ("random", "first", "current_first")
@@ -79,15 +81,13 @@ def split_megabatches(
     released code of the former scores on the first entries
     (`scoring_source="first"`).
     """
-    check_integer("megabatch_size", megabatch_size, 2)
-    check_integer("num_megabatches", num_megabatches, 1)
+    check_int("megabatch_size", megabatch_size, 2)
+    check_int("num_megabatches", num_megabatches, 1)
     check_choice("replay", replay, _REPLAYS)
     check_choice("scoring_source", scoring_source, _SCORING_SOURCES)
-    if not 0 < scoring_fraction <= 1:
-        raise ValueError(
-            "`scoring_fraction` must be in (0, 1]. "
-            f"Received: scoring_fraction={scoring_fraction}"
-        )
+    check_number(
+        "scoring_fraction", scoring_fraction, lambda x: 0 < x <= 1, "in (0, 1]"
+    )
     num_scoring = int(scoring_fraction * megabatch_size)
     if num_scoring < 1:
         raise ValueError(
@@ -96,11 +96,12 @@ def split_megabatches(
             f"megabatch_size={megabatch_size}"
         )
     if replay_fraction is not None:
-        if not 0 <= replay_fraction <= 1:
-            raise ValueError(
-                "`replay_fraction` must be in [0, 1]. "
-                f"Received: replay_fraction={replay_fraction}"
-            )
+        check_number(
+            "replay_fraction",
+            replay_fraction,
+            lambda x: 0 <= x <= 1,
+            "in [0, 1]",
+        )
         if replay != "full":
             raise ValueError(
                 "`replay_fraction` must be None unless `replay` is 'full'. "
@@ -113,7 +114,7 @@ def split_megabatches(
     train_end = num_megabatches * num_train
     if validation_offset is None:
         validation_offset = train_end
-    check_integer("validation_offset", validation_offset, 0)
+    check_int("validation_offset", validation_offset, 0)
     if train_end > validation_offset:
         raise ValueError(
             "`validation_offset` must be at least num_megabatches * "
@@ -176,7 +177,7 @@ def few_shot(labels, num_shots):
     >>> few_shot([0, 1, 1, 0, 0, 1], num_shots=2)
     array([0, 1, 2, 3])
     """
-    check_integer("num_shots", num_shots, 1)
+    check_int("num_shots", num_shots, 1)
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -214,7 +215,7 @@ def _with_buffer(parts, buffer_sizes, rng):
         )
     # The lists only grow, so the first is the tightest.
     for size, part in zip(buffer_sizes, parts):
-        check_integer("buffer_sizes", size, 0)
+        check_int("buffer_sizes", size, 0)
         if size > len(part[0]):
             raise ValueError(
                 "`buffer_sizes` must not be larger than the lists of "
@@ -244,13 +245,3 @@ def _with_fraction(parts, fraction, rng):
             drawn = sorted(rng.sample(range(len(current)), size))
             kept[i].append(current[drawn])
     return lists
-
-
-def check_integer(name, value, minimum):
-    """Raises unless `value` is an integer of at least `minimum`."""
-    is_integer = isinstance(value, (int, np.integer))
-    if not is_integer or isinstance(value, bool) or value < minimum:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {minimum}. "
-            f"Received: {name}={value!r}"
-        )

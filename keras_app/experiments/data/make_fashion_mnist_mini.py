@@ -1,6 +1,6 @@
 """Makes the data set that ships with the package.
 
-    python -m keras_app.data.make_fashion_mnist_mini SOURCE_DATA_DIR
+    python -m keras_app.experiments.data.make_fashion_mnist_mini SOURCE_DATA_DIR
 
 `SOURCE_DATA_DIR` holds a prepared `fashion_mnist` of TensorFlow Datasets. The
 first 600 training and 100 test records of each class are copied unchanged, in
@@ -12,8 +12,8 @@ import argparse
 import pathlib
 import sys
 
-from keras_app.data.loading import SHIPPED_DATA_DIR
-from keras_app.data.loading import SHIPPED_NAME
+from keras_app.experiments.data.loading import SHIPPED_DATA_DIR
+from keras_app.experiments.data.loading import SHIPPED_NAME
 
 RECORDS_PER_CLASS = {"train": 600, "test": 100}
 _VERSION = "1.0.0"
@@ -70,7 +70,7 @@ def make(source_data_dir, data_dir=SHIPPED_DATA_DIR):
 def main(arguments=None):
     """Runs the command line and returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m keras_app.data.make_fashion_mnist_mini",
+        prog="python -m keras_app.experiments.data.make_fashion_mnist_mini",
         description="Makes the data set that ships with the package.",
     )
     parser.add_argument("source_data_dir")

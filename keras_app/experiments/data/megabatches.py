@@ -6,8 +6,9 @@ import typing
 
 import numpy as np
 
-from keras_app.data import source
-from keras_app.data import splits
+from keras_app.checks import check_int
+from keras_app.experiments.data import source
+from keras_app.experiments.data import splits
 
 # One stream of random numbers per use, so that a switch for one of them never
 # changes the numbers of another.
@@ -67,7 +68,7 @@ class Megabatch:
         return self._epochs(first, last)
 
 
-class Megabatches:
+class Megabatches(source.InMemory):
     """A data set that arrives in megabatches, with replay.
 
     Holds the source in memory once, decoded, whatever the number of
@@ -159,19 +160,14 @@ class Megabatches:
         data_dir=None,
         split="train",
     ):
-        splits.check_integer("num_megabatches", num_megabatches, 1)
-        splits.check_integer("batch_size", batch_size, 1)
-        splits.check_integer("scoring_batch_size", scoring_batch_size, 1)
-        splits.check_integer("padding", padding, 0)
-        splits.check_integer("seed", seed, 0)
-        self.name, images, labels, self.num_classes = source.read(
-            name_or_arrays, split, data_dir
+        check_int("num_megabatches", num_megabatches, 1)
+        check_int("scoring_batch_size", scoring_batch_size, 1)
+        check_int("padding", padding, 0)
+        self._augment = [augment, augment_validation, augment_scoring]
+        super().__init__(
+            name_or_arrays, batch_size, seed, data_dir, split, with_ids
         )
-        if augment is None:
-            augment = images.ndim == 4
-        if augment or augment_validation or augment_scoring:
-            source.check_augmentable(images)
-
+        labels = self._source.labels
         if num_shots is None:
             ids = np.arange(len(labels), dtype="int64")
         else:
@@ -200,37 +196,30 @@ class Megabatches:
                 f"sample {needed}. Received: a source of {len(ids)} samples"
             )
 
-        self.data_dir = data_dir
-        self.image_shape = images.shape[1:]
         self._ids = [
             {key: ids[value] for key, value in part.items()}
             for part in positions
         ]
-        self._source = source.Source(images, labels, with_ids)
-        self._batch_size = batch_size
         self._scoring_batch_size = scoring_batch_size
-        self._augment = (augment, augment_validation, augment_scoring)
         self._padding = padding
         self._flip = flip
-        self._seed = seed
+        keys = ("train", "validation", "scoring")
         self.settings = {
-            "seed": seed,
-            "samples": source.digest(
-                labels,
-                [
-                    part[key]
-                    for part in self._ids
-                    for key in ("train", "validation", "scoring")
-                ],
-            ),
+            **self._which([part[key] for part in self._ids for key in keys]),
             "batch_size": batch_size,
             "scoring_batch_size": scoring_batch_size,
-            "augment": augment,
+            "augment": self._augment[_TRAIN],
             "augment_validation": augment_validation,
             "augment_scoring": augment_scoring,
             "padding": padding,
             "flip": flip,
         }
+
+    def _check(self, argument, images):
+        if self._augment[_TRAIN] is None:
+            self._augment[_TRAIN] = images.ndim == 4
+        if any(self._augment):
+            source.check_augmentable(images)
 
     def __len__(self):
         return len(self._ids)
@@ -254,7 +243,7 @@ class Megabatches:
         def epochs(first, last):
             return self._source.epochs(
                 ids["train"],
-                self._batch_size,
+                self.batch_size,
                 self._key(index, _TRAIN),
                 self._prepare(_TRAIN),
                 first,
@@ -265,23 +254,18 @@ class Megabatches:
             index=index,
             train=self._source.passes(
                 ids["train"],
-                self._batch_size,
+                self.batch_size,
                 self._key(index, _PASSES),
                 self._prepare(_TRAIN),
             ),
-            validation=batches("validation", _VALIDATION, self._batch_size),
+            validation=batches("validation", _VALIDATION, self.batch_size),
             scoring=batches("scoring", _SCORING, self._scoring_batch_size),
             train_ids=ids["train"],
             validation_ids=ids["validation"],
             scoring_ids=ids["scoring"],
-            steps_per_epoch=source.ceil_div(
-                len(ids["train"]), self._batch_size
-            ),
+            steps_per_epoch=source.ceil_div(len(ids["train"]), self.batch_size),
             _epochs=epochs,
         )
-
-    def _key(self, index, use):
-        return source.stream_key(self._seed, index, use)
 
     def _prepare(self, use):
         def prepare(images, labels, key):

@@ -5,8 +5,9 @@ import hashlib
 
 import numpy as np
 
-from keras_app.data import loading
-from keras_app.data.tensorflow_pipeline import import_tensorflow
+from keras_app.checks import check_int
+from keras_app.experiments.data import loading
+from keras_app.experiments.data.tensorflow_pipeline import import_tensorflow
 
 
 def read(name_or_arrays, split, data_dir):
@@ -127,6 +128,7 @@ class Source:
         with tf.device("CPU:0"):
             self._images = tf.constant(images)
             self._labels = tf.constant(labels)
+        self.labels = labels
         self._with_ids = with_ids
 
     def carrying_ids(self):
@@ -224,3 +226,40 @@ class Source:
             .with_options(options)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+
+class InMemory:
+    """A data set whose samples are in memory, and who asks for them.
+
+    Args:
+        name_or_arrays, batch_size, seed, data_dir, split, with_ids: Those of
+            the children.
+    """
+
+    def __init__(
+        self, name_or_arrays, batch_size, seed, data_dir, split, with_ids=False
+    ):
+        check_int("batch_size", batch_size, 1)
+        check_int("seed", seed, 0)
+        self.name, images, labels, self.num_classes = read(
+            name_or_arrays, split, data_dir
+        )
+        self._check("name_or_arrays", images)
+        self.data_dir = data_dir
+        self.image_shape = images.shape[1:]
+        self.batch_size = batch_size
+        self._seed = seed
+        self._source = Source(images, labels, with_ids)
+
+    def _check(self, argument, images):
+        """Raises unless `images` are what batches can be made of."""
+
+    def _key(self, *use):
+        return stream_key(self._seed, *use)
+
+    def _which(self, ids):
+        """What decides which samples come, for `settings`."""
+        return {
+            "seed": self._seed,
+            "samples": digest(self._source.labels, ids),
+        }

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from keras_app.data.tensorflow_pipeline import import_tensorflow
+from keras_app.experiments.data.tensorflow_pipeline import import_tensorflow
 
 SHIPPED_NAME = "fashion_mnist_mini"
 SHIPPED_DATA_DIR = pathlib.Path(__file__).parent / "tfds"
