@@ -40,7 +40,7 @@ def flag_values():
     flags.DEFINE_multi_string(
         "gin_param",
         [],
-        "A binding such as 'anytime.level=3.0', which wins over the files. May "
+        "A binding such as 'Anytime.level=3.0', which wins over the files. May "
         "be given several times.",
         flag_values=values,
     )

@@ -1,17 +1,17 @@
-"""What the command line runs: plain functions that write a run folder."""
+"""What the command line runs: each experiment writes a run folder."""
 
-from keras_app.experiments.anytime import anytime
+from keras_app.experiments.anytime import Anytime
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import PlateauLearningRate
-from keras_app.experiments.lottery import lottery
-from keras_app.experiments.tickets import ticket_search
-from keras_app.experiments.training import train
+from keras_app.experiments.continuous import TicketSearch
+from keras_app.experiments.lottery import Lottery
+from keras_app.experiments.training import Train
 
 __all__ = [
+    "Anytime",
+    "Lottery",
     "MilestoneLearningRate",
     "PlateauLearningRate",
-    "anytime",
-    "lottery",
-    "ticket_search",
-    "train",
+    "TicketSearch",
+    "Train",
 ]
