@@ -159,7 +159,7 @@ def measure(args):
 
 def measure_checkpoints(model, args):
     from keras_app.experiments.callbacks import model_state
-    from keras_app.experiments.run_folder import RunFolder
+    from keras_app.experiments.run.folder import RunFolder
 
     held, written = [], []
     with tempfile.TemporaryDirectory() as path:

@@ -31,7 +31,7 @@ def flag_values():
     flags.DEFINE_multi_string(
         "gin_param",
         [],
-        "A binding such as 'anytime.level=3.0', which wins over the files. May "
+        "A binding such as 'Anytime.level=3.0', which wins over the files. May "
         "be given several times.",
         flag_values=values,
     )
@@ -144,7 +144,7 @@ def _check_experiment(gin):
     if not isinstance(experiment, gin.config.ConfigurableReference):
         raise ValueError(
             "`train.run.experiment` must be a reference such as "
-            f"@experiments.train. Received: {experiment!r}"
+            f"@experiments.Train(). Received: {experiment!r}"
         )
 
 

@@ -32,7 +32,7 @@ _PLACE = re.compile(
     r'\n  In (?:file "(?P<file>.*)",|bindings string) line (?P<line>\d+)\n'
 )
 _BINDING = (
-    "A binding is a name, = and a Python literal, such as anytime.level=3.0 "
+    "A binding is a name, = and a Python literal, such as Anytime.level=3.0 "
     "or anytime.model='mlp'"
 )
 _UNREADABLE = SyntaxError, tokenize.TokenError

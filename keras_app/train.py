@@ -24,10 +24,10 @@ from absl import flags
 from keras_app import cli
 from keras_app import configuration
 from keras_app import gin_files
-from keras_app import interruption
 from keras_app import mistakes
 from keras_app.configuration import CONFIG
 from keras_app.experiments import devices
+from keras_app.experiments.run import interruption
 from keras_app.masks import DegenerateScores
 
 EXIT_FAILED = 1
@@ -63,8 +63,8 @@ def run(
     """Runs one experiment; gin binds `experiment`.
 
     Args:
-        experiment: One of `keras_app.experiments`, with its arguments bound.
-        run_dir, resume, on_start: Passed to it.
+        experiment: One of `keras_app.experiments`.
+        run_dir, resume, on_start: Passed to its `run`.
         export: Called with `run_dir` and `resume` at the end, such as
             `keras_app.export.export_run`. Defaults to `None`.
         distribution: A callable without arguments that makes a context to
@@ -76,7 +76,7 @@ def run(
         `missed`.
     """
     with distribution():
-        summary = experiment(run_dir=run_dir, resume=resume, on_start=on_start)
+        summary = experiment.run(run_dir, resume, on_start=on_start)
         chief = devices.is_chief()
     if export is not None and chief:
         try:

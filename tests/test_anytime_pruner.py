@@ -536,7 +536,7 @@ def test_a_restored_pruner_goes_on_as_if_never_stopped(mask_update, tmp_path):
 
     resumed = keras.saving.load_model(tmp_path / "model.keras")
     restored = fresh()
-    restored.restore(state)
+    restored.restore(*state)
     assert restored.megabatch == 2
     for t in range(2, 4):
         arrive(resumed, restored, seed=t)
@@ -565,7 +565,7 @@ def test_within_a_megabatch_the_restored_pruner_does_not_prune_again():
     restored = AnytimeProgressivePruner(
         AnytimeSchedule(3, level=4.5), scorer=constant(0.0)
     )
-    restored.restore(interrupt.state)
+    restored.restore(*interrupt.state)
     assert restored.megabatch == 0
     # A second update would meet the zero scores and raise.
     arrive(model, restored)
@@ -580,12 +580,12 @@ def test_a_state_does_not_change_afterwards():
         AnytimeSchedule(3, level=4.5), scorer="magnitude", mask_update="replace"
     )
     arrive(model, pruner)
-    state = pruner.state()
-    before = {k: v.copy() for k, v in state["latent"].items()}
+    plain, latent = pruner.state()
+    before = {k: v.copy() for k, v in latent.items()}
     arrive(model, pruner)
-    assert state["megabatch"] == 1
+    assert plain["megabatch"] == 1
     for path, value in before.items():
-        np.testing.assert_array_equal(state["latent"][path], value)
+        np.testing.assert_array_equal(latent[path], value)
 
 
 # ---- bad arguments -----------------------------------------------------

@@ -336,7 +336,7 @@ def tiny_model(input_shape, num_classes, mean, std, seed):
 def search(folder, **kwargs):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*layer collapse")
-        return experiments.ticket_search(
+        return experiments.TicketSearch(
             tiny_data,
             tiny_model,
             folder,
@@ -422,7 +422,7 @@ def test_a_bad_search_is_refused_before_anything_is_written(
 ):
     arguments = {"rewind_epoch": 0, **arguments}
     with pytest.raises(ValueError):
-        experiments.ticket_search(
+        experiments.TicketSearch(
             tiny_data,
             tiny_model,
             tmp_path / "run",

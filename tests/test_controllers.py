@@ -138,7 +138,7 @@ def test_a_restored_controller_goes_on():
     second = LambdaController(two, 0.5, warmup=1, cooldown=1)
     for _ in range(3):
         first.update(0.9)
-    second.restore(first.state())
+    second.restore(*first.state())
     two.lam = one.lam
     for _ in range(4):
         first.update(0.9)

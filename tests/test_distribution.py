@@ -232,9 +232,9 @@ def from_gin(folder, name):
                 "--gin_file=app.gin",
                 "--gin_file=models/mlp.gin",
                 f"--gin_file=distribution/{name}.gin",
-                "--gin_param=anytime.epochs=1",
+                "--gin_param=Anytime.epochs=1",
                 "--gin_param=anytime.milestones=()",
-                "--gin_param=anytime.methods=('app',)",
+                "--gin_param=Anytime.methods=('app',)",
                 "--gin_param=data.Megabatches.num_megabatches=2",
                 "--gin_param=data.Megabatches.megabatch_size=200",
                 f"--run_dir={run_dir}",
@@ -372,7 +372,7 @@ def trained(folder, **arguments):
             "masks": [mask.tolist() for mask in masks],
         }
 
-    return experiments.train(
+    return experiments.Train(
         parts,
         network,
         folder,
@@ -682,7 +682,7 @@ def test_a_time_to_wait_is_checked():
 # Half a minute each, on a quiet machine.
 RUN = [
     *(sys.executable, "-m", "keras_app.train"),
-    *("--gin_file=rigl.gin", "--gin_param=experiments.train.epochs=8"),
+    *("--gin_file=rigl.gin", "--gin_param=experiments.Train.epochs=8"),
     "--gin_param=schedules.ConstantSparsity.end_step=500",
     {
         "jax": "--gin_file=distribution/data_parallel.gin",
@@ -786,7 +786,7 @@ def test_a_process_that_stays_alone_says_where_it_waited(tmp_path, alone):
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    from keras_app.experiments.run_folder import RunFolder
+    from keras_app.experiments.run.folder import RunFolder
 
     monkeypatch.setattr(devices, "is_chief", lambda: False)
     folder = RunFolder(tmp_path / "run")

@@ -14,7 +14,7 @@ from keras_app import masks
 from keras_app.experiments import train
 from keras_app.experiments.data import Holdout
 from keras_app.experiments.models import mlp
-from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run.folder import RunFolder
 from keras_app.pruners import RigL
 from keras_app.pruners import SET
 from keras_app.pruners.dynamic import drop_and_grow

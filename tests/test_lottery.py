@@ -354,7 +354,8 @@ def test_a_stopped_run_goes_on_with_the_rule_as_it_was():
     expected = [whole.update(d) for d in distances]
     found = [first.update(d) for d in distances[:3]]
     second = MaskDistanceStop(**arguments)
-    second.restore(json.loads(json.dumps(first.state())))
+    plain, arrays = first.state()
+    second.restore(json.loads(json.dumps(plain)), arrays)
     found += [second.update(d) for d in distances[3:]]
     assert found == expected
     assert expected.index(True) == 4

@@ -1,4 +1,4 @@
-"""experiments.lottery: rounds, PrAC sets, tickets, resuming, import."""
+"""experiments.Lottery: rounds, PrAC sets, tickets, resuming, import."""
 
 import json
 
@@ -9,9 +9,9 @@ import pytest
 from keras_app import lottery as lottery_lib
 from keras_app import masks
 from keras_app import pruners
-from keras_app.experiments import lottery
+from keras_app.experiments import Lottery
 from keras_app.experiments.data import Holdout
-from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run.folder import RunFolder
 from keras_app.optimizers import CoupledSGD
 
 
@@ -59,10 +59,11 @@ def search(folder, **kwargs):
         "rewind_epoch": 0,
         "evaluate": (2,),
         "on_empty": "keep",
-        "verbose": False,
         **kwargs,
     }
-    return lottery(tiny_data, tiny_model, folder, **settings)
+    resume = settings.pop("resume", False)
+    experiment = Lottery(tiny_data, tiny_model, **settings)
+    return experiment.run(folder, resume, verbose=False)
 
 
 def events(folder, kind):
@@ -159,7 +160,7 @@ def nonzeros(folder):
 def test_the_saved_ticket_is_as_sparse_as_it_says(prac, tmp_path):
     assert nonzeros(prac[0]) == 101
     # A denser ticket than the search ended with.
-    search(tmp_path / "run", prac=True, evaluate=(1,), epochs=2)
+    search(tmp_path / "run", methods="prac", evaluate=(1,), epochs=2)
     assert nonzeros(tmp_path / "run") == 135
 
 
@@ -174,63 +175,52 @@ class Killed(Exception):
 
 
 class Killer:
-    """Ends a search behind a number of checkpoints."""
+    """Ends a search after one of its checkpoints."""
 
     def __init__(self, monkeypatch, folder):
         self.monkeypatch, self.folder = monkeypatch, folder
         self.save = RunFolder.save_checkpoint
-        self.written = 0
 
-    def search(self, save):
+    def kill_at(self, stage, epoch):
+        """Stages are the rounds and then the tickets; epoch 0: before it."""
+
+        def save(folder, arrays, meta):
+            self.save(folder, arrays, meta)
+            if (meta["stage"], meta["epoch"]) == (stage, epoch):
+                raise Killed
+
+        self._search(save)
+
+    def kill_before_a_method_is_done(self):
+        def save(folder, arrays, meta):
+            if not arrays:  # the checkpoint between two methods
+                raise Killed
+            self.save(folder, arrays, meta)
+
+        self._search(save)
+
+    def _search(self, save):
         with self.monkeypatch.context() as patch:
             patch.setattr(RunFolder, "save_checkpoint", save)
             with pytest.raises(Killed):
                 search(self.folder, methods=("prac", "vanilla"), resume=True)
 
-    def kill_behind(self, checkpoint):
-        def save(folder, arrays, meta):
-            self.save(folder, arrays, meta)
-            self.written += 1
-            if self.written == checkpoint:
-                raise Killed
 
-        self.search(save)
-
-    def kill_before_a_method_is_done(self):
-        def save(folder, arrays, meta):
-            if not arrays:  # the checkpoint behind a method
-                raise Killed
-            self.save(folder, arrays, meta)
-
-        self.search(save)
-
-
-def assert_ends_alike(folder, undisturbed):
-    again = search(folder, methods=("prac", "vanilla"), resume=True)
-    path, whole = undisturbed
-    assert again["methods"] == whole["methods"]
-    for name in ("model.keras", "model_vanilla.keras"):
-        models = [keras.models.load_model(p / name) for p in (folder, path)]
-        for a, b in zip(*(m.get_weights() for m in models), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-
-def test_a_search_killed_within_a_ticket_ends_like_one_that_was_not(
-    prac, tmp_path, monkeypatch
-):
-    Killer(monkeypatch, tmp_path).kill_behind(11)
-    assert_ends_alike(tmp_path, prac)
-
-
-@pytest.mark.backend_free
-def test_a_search_killed_thrice_ends_like_one_that_was_not(
+def test_a_search_killed_four_times_ends_like_one_that_was_not(
     prac, tmp_path, monkeypatch
 ):
     killer = Killer(monkeypatch, tmp_path)
-    killer.kill_behind(2)  # within the dense round
-    killer.kill_behind(5)  # at the end of a round
+    killer.kill_at(0, 2)  # within the dense round
+    killer.kill_at(1, 0)  # between two rounds
+    killer.kill_at(3, 1)  # within the training of a ticket
     killer.kill_before_a_method_is_done()
-    assert_ends_alike(tmp_path, prac)
+    again = search(tmp_path, methods=("prac", "vanilla"), resume=True)
+    path, whole = prac
+    assert again["methods"] == whole["methods"]
+    for name in ("model.keras", "model_vanilla.keras"):
+        models = [keras.models.load_model(p / name) for p in (tmp_path, path)]
+        for a, b in zip(*(m.get_weights() for m in models), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.backend_free
@@ -270,7 +260,7 @@ def test_sets_of_one_network_are_used_by_another(prac, tmp_path):
     sets = lottery_lib.PracSets.load(source / "prac_sets.npz")
     summary = search(
         tmp_path / "run",
-        prac=True,
+        methods="prac",
         sets=source / "prac_sets.npz",
         set_mode="final",
         evaluate=(),
@@ -330,7 +320,7 @@ def test_other_scores_and_structures_take_the_place_of_magnitude(
 def test_the_constant_rule_takes_a_fixed_share(tmp_path):
     summary = search(
         tmp_path / "run",
-        prac=True,
+        methods="prac",
         select_examples="constant",
         data_rate=0.5,
         use_pruning_examples=False,
@@ -349,7 +339,7 @@ def test_the_constant_rule_takes_a_fixed_share(tmp_path):
 def test_a_round_stops_once_the_mask_has_settled(tmp_path):
     summary = search(
         tmp_path / "run",
-        prac=True,
+        methods="prac",
         eps=1.0,
         queue_length=1,
         require_first_exceed=False,
@@ -367,17 +357,16 @@ def test_a_round_stops_once_the_mask_has_settled(tmp_path):
     ("arguments", "match"),
     [
         ({"ticket": "rewind_lt", "rewind_epoch": 4}, "rewind_epoch=4"),
-        ({"ticket": "pt", "prac": True}, "ticket='pt'"),
+        ({"ticket": "pt", "methods": "prac"}, "ticket='pt'"),
         ({"ticket": "winning"}, "ticket='winning'"),
         ({"rate": 1.0}, "rate=1.0"),
-        ({"eps": 0.0, "prac": True}, "eps=0.0"),
+        ({"eps": 0.0, "methods": "prac"}, "eps=0.0"),
         ({"eps": 1.5}, "eps=1.5"),
         ({"queue_length": 0}, "queue_length=0"),
         ({"forgetting_threshold": -1}, "forgetting_threshold=-1"),
         ({"rounds": 0}, "rounds=0"),
         ({"methods": ("imp",)}, "imp"),
-        ({"methods": ("vanilla",), "prac": True}, "prac=True"),
-        ({"evaluate": (9,), "prac": True}, "9"),
+        ({"evaluate": (9,), "methods": "prac"}, "9"),
         ({"select_examples": "all"}, "select_examples='all'"),
         ({"iteration_scaling": "none"}, "iteration_scaling='none'"),
     ],
@@ -401,7 +390,7 @@ def test_an_empty_set_says_so(tmp_path):
     with pytest.raises(ValueError, match="empty"):
         search(
             tmp_path / "run",
-            prac=True,
+            methods="prac",
             forgetting_threshold=300_000,
             on_empty="raise",
             rounds=2,

@@ -344,13 +344,14 @@ def test_a_stopped_run_goes_on_with_the_history_as_it_was():
     x, y = examples(11)
     first, second = ForgettingTracker(13), ForgettingTracker(13)
     fit(model, x, y, np.arange(11), first, epochs=2)
-    second.restore(json.loads(json.dumps(first.state())))
+    plain, arrays = first.state()
+    second.restore(json.loads(json.dumps(plain)), arrays)
     assert second.history.dtype == np.int8
     np.testing.assert_array_equal(second.history, first.history)
     fit(model, x, y, np.arange(11), second, initial_epoch=2, epochs=3)
     assert second.history.shape == (13, 3)
     with pytest.raises(ValueError, match="num_examples=12. Received: 13"):
-        ForgettingTracker(12).restore(first.state())
+        ForgettingTracker(12).restore(*first.state())
 
 
 class Interrupt(keras.callbacks.Callback):

@@ -659,7 +659,7 @@ def test_unknown_experiment_gets_its_numbers_and_curves(tmp_path):
 
 
 def a_training(folder, method, accuracy, density, seed=0, **more):
-    """A run of `experiments.train`, as it is logged."""
+    """A run of `experiments.Train`, as it is logged."""
     told = {
         "accuracy": accuracy,
         "effective_density": density,
@@ -741,7 +741,7 @@ def write_many(folder):
             "Adam + RigL: 90.0 % of the prunable weights and 81.0 % of the "
             "whole model zero (810 of 1,000). No dense network was trained",
         ),
-        (write_tickets, "experiments.train and no pruner"),
+        (write_tickets, "experiments.Train and no pruner"),
         (
             write_lottery,
             "The search on PrAC sets ends 2.0 points below the dense network "
@@ -766,7 +766,7 @@ def test_every_page_says_in_short_what_came_out(tmp_path, write, says):
 @pytest.mark.parametrize(
     "methods, binding",
     [
-        (("app",), "experiments.anytime.methods=('app', 'dense')"),
+        (("app",), "experiments.Anytime.methods=('app', 'dense')"),
         (("app", "one_shot"), "methods=('app', 'one_shot', 'dense')"),
     ],
 )

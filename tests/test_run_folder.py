@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from keras_app import files
-from keras_app.experiments import run_folder
-from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run import folder as run_folder
+from keras_app.experiments.run.folder import RunFolder
 
 pytestmark = pytest.mark.backend_free
 

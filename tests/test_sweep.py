@@ -135,7 +135,7 @@ def test_long_labels_are_cut_and_stay_different():
         ([BASE, LAM, "--gpus_per_run=1.5"], "--gpus_per_run=1.5"),
         ([BASE, LAM, "--resume"], "--sweep_dir"),
         (["--gin_file=bregmann.gin", LAM], "Did you mean bregman.gin"),
-        ([BASE, "--grid=experiments.train.sed=[1]"], "parameter named 'sed'"),
+        ([BASE, "--grid=experiments.Train.sed=[1]"], "parameter named 'sed'"),
         ([BASE, "--grid=nowhere.lam=[1]"], "No configurable matching"),
         ([BASE, "--grid=regularizers.L1.lam=0.1"], "lam=0.1"),
         ([BASE, LAM, "--grid=L1.lam=[1]"], "--grid=L1.lam: it is bound"),
@@ -308,7 +308,7 @@ def test_every_point_is_one_run_of_the_same_configuration(launched, tmp_path):
     folder = tmp_path / "s"
     status = sweep(
         BASE,
-        "--gin_param=experiments.train.epochs=2",
+        "--gin_param=experiments.Train.epochs=2",
         LAM,
         "--cpus_per_run=3",
         f"--sweep_dir={folder}",
@@ -328,7 +328,7 @@ def test_every_point_is_one_run_of_the_same_configuration(launched, tmp_path):
     assert environment["OMP_NUM_THREADS"] == environment["NPROC"] == "3"
     assert environment["CUDA_VISIBLE_DEVICES"] == "-1"
     config = (folder / "config.gin").read_text()
-    assert "experiments.train.epochs = 2" in config
+    assert "experiments.Train.epochs = 2" in config
     assert "optimizers.AdaBreg.learning_rate = 0.002" in config
 
 
@@ -438,7 +438,7 @@ from keras_app import experiments
 def search(lam, run_dir, resume, on_start):
     if lam == 2 and not pathlib.Path("repaired").exists():
         raise ArithmeticError("no luck")
-    return experiments.train(
+    return experiments.Train(
         data.Holdout("fashion_mnist_mini", batch_size=1024),
         "mlp",
         run_dir,

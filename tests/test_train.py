@@ -15,7 +15,7 @@ from keras_app import cli
 from keras_app import configuration
 from keras_app import train
 from keras_app.experiments import devices
-from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run.folder import RunFolder
 from keras_app.masks import DegenerateScores
 
 pytestmark = pytest.mark.backend_free
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.backend_free
 ROOT = pathlib.Path(__file__).parents[1]
 SHORT = [
     "--gin_file=app.gin",
-    "--gin_param=anytime.epochs=1",
+    "--gin_param=Anytime.epochs=1",
     "--gin_param=anytime.milestones=()",
     "--gin_param=data.Megabatches.num_megabatches=2",
     "--gin_param=data.Megabatches.megabatch_size=200",
@@ -61,7 +61,7 @@ def test_a_run_ends_with_status_0_and_its_files(run_dir):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert 0 <= summary["accuracy"] <= 1
     assert summary["effective_density"] == pytest.approx(0.8**4.5, abs=1e-4)
-    assert "anytime.level = 4.5" in (run_dir / "config.gin").read_text()
+    assert "Anytime.level = 4.5" in (run_dir / "config.gin").read_text()
 
 
 def test_resume_of_a_finished_run_says_so(run_dir):
@@ -142,7 +142,7 @@ def test_an_unprepared_data_set_offline_is_one_line_and_status_2(tmp_path):
         (["--bogus"], "bogus"),
         (["--gin_file=app.gin", "extra"], "unexpected argument: extra"),
         (["--resume"], "--run_dir"),
-        ([*SHORT, "--gin_param=anytime.level=0.5"], "level=0.5"),
+        ([*SHORT, "--gin_param=Anytime.level=0.5"], "level=0.5"),
         ([*SHORT, "--gin_param=anytime.lev"], "parse"),
         ([*SHORT, "--gin_param=anytime.model='resnet21'"], "resnet20"),
         (
@@ -313,8 +313,8 @@ import keras.optimizers
 from keras_app import experiments
 from keras_app import train
 rate = 0.5
-train.run.experiment = @experiments.train
-experiments.train.optimizer = @keras.optimizers.SGD
+train.run.experiment = @experiments.Train()
+experiments.Train.optimizer = @keras.optimizers.SGD
 keras.optimizers.SGD.learning_rate = %rate
 """
 

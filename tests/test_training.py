@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from keras_app.experiments import PlateauLearningRate
-from keras_app.experiments import train
+from keras_app.experiments import Train
 from keras_app.experiments.data import Holdout
 from keras_app.experiments.models import mlp
-from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run.folder import RunFolder
 from keras_app.initializers import sparsify
 from keras_app.optimizers import LinBreg
 from keras_app.pruners import LambdaController
@@ -49,10 +49,9 @@ def small(input_shape, num_classes, mean, std, seed):
 def bregman(path, epochs=4, **kwargs):
     """A run with an optimizer and two callbacks that all have a state."""
     regularizer = L1(0.02)
-    return train(
+    return Train(
         holdout,
         small,
-        path,
         optimizer=lambda: LinBreg(0.1, momentum=0.5, regularizers=regularizer),
         callbacks=[
             LambdaController(
@@ -64,9 +63,7 @@ def bregman(path, epochs=4, **kwargs):
             model, 0.2, seed=seed, bias_gain=1.0
         ),
         epochs=epochs,
-        verbose=False,
-        **kwargs,
-    )
+    ).run(path, verbose=False, **kwargs)
 
 
 def events(path):
@@ -202,15 +199,9 @@ def test_other_settings_are_not_resumed(tmp_path, monkeypatch):
 
 def pruned(path, **kwargs):
     schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=14, frequency=3)
-    return train(
-        holdout,
-        small,
-        path,
-        pruner=MagnitudePruner(schedule),
-        epochs=3,
-        verbose=False,
-        **kwargs,
-    )
+    return Train(
+        holdout, small, pruner=MagnitudePruner(schedule), epochs=3
+    ).run(path, verbose=False, **kwargs)
 
 
 def test_a_pruner_reaches_its_target_and_is_resumed(tmp_path, monkeypatch):
@@ -229,9 +220,8 @@ def test_a_pruner_reaches_its_target_and_is_resumed(tmp_path, monkeypatch):
 @pytest.mark.backend_free
 def test_a_pruner_that_needs_data_is_given_the_training_part(tmp_path):
     pruner = SaliencyPruner(OneShot(0.5))
-    summary = train(
-        holdout, small, tmp_path / "run", pruner=pruner, epochs=1, verbose=False
-    )
+    training = Train(holdout, small, pruner=pruner, epochs=1)
+    summary = training.run(tmp_path / "run", verbose=False)
     # 108 to train on, 12 held out.
     assert [len(y) for _, y in pruner.data] == [16] * 6 + [12]
     assert summary["effective_density"] == pytest.approx(0.5, abs=0.01)
@@ -239,15 +229,13 @@ def test_a_pruner_that_needs_data_is_given_the_training_part(tmp_path):
 
 def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="'nothing', which matches none"):
-        train(
+        Train(
             holdout,
             small,
-            tmp_path / "run",
             optimizer=lambda: LinBreg(regularizers={"nothing": L1(0.1)}),
-            verbose=False,
-        )
+        ).run(tmp_path / "run", verbose=False)
     with pytest.raises(ValueError, match="epochs"):
-        train(holdout, small, tmp_path / "run", epochs=0)
+        Train(holdout, small, epochs=0)
     assert not (tmp_path / "run").exists()
 
 

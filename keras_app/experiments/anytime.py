@@ -5,25 +5,20 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_app import host
 from keras_app import report as report_lib
 from keras_app.checks import check_int
-from keras_app.enforcement import masks_of
 from keras_app.enforcement import state_of
 from keras_app.experiments import data as data_lib
 from keras_app.experiments import devices
 from keras_app.experiments import models
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import MilestoneLearningRate
-from keras_app.experiments.callbacks import model_state
-from keras_app.experiments.callbacks import Recorder
-from keras_app.experiments.callbacks import restore_model_state
-from keras_app.experiments.run_folder import MODEL
-from keras_app.experiments.session import open_folder
-from keras_app.experiments.session import plain
-from keras_app.experiments.session import Session
-from keras_app.experiments.session import settings_of
-from keras_app.export import strip_pruning
+from keras_app.experiments.experiment import check_methods
+from keras_app.experiments.experiment import Experiment
+from keras_app.experiments.experiment import Learner
+from keras_app.experiments.experiment import Stage
+from keras_app.experiments.run.runner import model_state
+from keras_app.experiments.run.runner import restore_model_state
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import AnytimeProgressivePruner
 from keras_app.schedules import AnytimeSchedule
@@ -32,30 +27,8 @@ from keras_app.schedules import OneShot
 METHODS = ("app", "one_shot", "dense", "app_reference")
 
 
-def anytime(
-    megabatches,
-    model,
-    run_dir,
-    *,
-    test=None,
-    methods=("app", "one_shot", "dense"),
-    level=4.5,
-    base=0.8,
-    pruner=AnytimeProgressivePruner,
-    optimizer=CoupledSGD,
-    epochs=50,
-    milestones=(20, 40),
-    warmup_epochs=0,
-    progressive_local=True,
-    carry_optimizer_state=False,
-    init_from_scratch=False,
-    mean=None,
-    std=None,
-    seed=0,
-    resume=False,
-    on_start=None,
-    verbose=True,
-):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Anytime(Experiment):
     """Trains on a stream of megabatches, with and without pruning.
 
     Each method starts from the same weights. Megabatch by megabatch it prunes
@@ -66,11 +39,10 @@ def anytime(
         CER = sum over t of the misclassified test examples after megabatch t
 
     Args:
-        megabatches: An `experiments.data.Megabatches`, or a callable that
-            makes one given `seed`.
+        megabatches: An `experiments.data.Megabatches`, or a callable that makes
+            one given `seed`.
         model: A callable `(input_shape, num_classes, mean, std, seed) ->
             keras.Model` giving logits, or a name for `experiments.models.get`.
-        run_dir: Folder to write; see `docs/run_folder.md`.
         test: Pair `(images, labels)` of arrays. Defaults to the test split of
             the data set that `megabatches` names.
         methods: Some of `"app"`, `"one_shot"` (pruned once, before the first
@@ -95,528 +67,318 @@ def anytime(
             weights (under the current mask). Defaults to `False`.
         mean, std: Normalization inside the model. Default to `None`.
         seed: Seed of everything, >= 0. Defaults to `0`.
-        resume: Whether to continue what is in `run_dir`. Defaults to `False`.
-        on_start: Called with the `RunFolder` when everything is checked and
-            before anything is trained. Defaults to `None`.
-        verbose: Whether to print progress. Defaults to `True`.
-
-    Returns:
-        The summary, as in `summary.json`: a dict.
 
     Raises:
-        ValueError: Bad arguments, before anything is written or trained.
+        ValueError: Bad arguments, here or when it is run, before anything is
+            written or trained.
 
     Example:
 
     ```python
-    summary = anytime(
-        Megabatches("fashion_mnist_mini", 4), "convnet", "runs/try", epochs=2
-    )
+    stream = keras_app.experiments.data.Megabatches("fashion_mnist_mini", 4)
+    summary = Anytime(stream, "convnet", epochs=2).run("runs/try")
     ```
 
     Reference: [Misra et al., 2022](https://arxiv.org/abs/2204.01640); the
     accounting of parameters and operations follows
     [Caccia et al., 2022](https://arxiv.org/abs/2106.09563).
     """
-    folder, finished = open_folder(run_dir, resume)
-    if finished is not None:
-        return finished
-    methods = _check_methods(methods)
-    check_int("epochs", epochs, 1)
-    check_int("warmup_epochs", warmup_epochs, 0)
-    check_int("seed", seed, 0)
-    keras.utils.set_random_seed(seed)
-    data_lib.make_deterministic()
-    if callable(megabatches):
-        megabatches = megabatches(seed=seed)
-    test_images, test_labels = _test_arrays(megabatches, test)
-    settings = _Settings(
-        megabatches=megabatches,
-        make_model=models.factory(model),
-        test_images=test_images,
-        test_labels=test_labels,
-        level=level,
-        base=base,
-        pruner=pruner,
-        optimizer=optimizer,
-        epochs=epochs,
-        milestones=tuple(milestones),
-        warmup_epochs=warmup_epochs,
-        progressive_local=progressive_local,
-        carry_optimizer_state=carry_optimizer_state,
-        init_from_scratch=init_from_scratch,
-        mean=mean,
-        std=std,
-        seed=seed,
-    )
-    # A model is built and thrown away, so that a mistake in any argument shows
-    # before the first file is written.
-    model = _Learner(methods[0], settings).build_model()
-    if not isinstance(model.optimizer.learning_rate, keras.Variable):
-        raise ValueError(
-            "`optimizer` must have a number as its learning rate: `milestones` "
-            "and `warmup_epochs` are the schedule here. Received: "
-            f"{model.optimizer.get_config()['learning_rate']}"
-        )
-    for method in methods:
-        _Learner(method, settings).check(model)
-    fingerprint = settings.fingerprint(methods, model)
-    with Session(folder, fingerprint, resume, verbose) as session:
-        return _Run(session, methods, settings).go(on_start)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Settings:
     megabatches: object
-    make_model: object
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    level: float
-    base: float
-    pruner: object
-    optimizer: object
-    epochs: int
-    milestones: tuple
-    warmup_epochs: int
-    progressive_local: bool
-    carry_optimizer_state: bool
-    init_from_scratch: bool
-    mean: object
-    std: object
-    seed: int
+    model: object
+    _: dataclasses.KW_ONLY
+    test: object = None
+    methods: tuple = ("app", "one_shot", "dense")
+    level: float = 4.5
+    base: float = 0.8
+    pruner: object = AnytimeProgressivePruner
+    optimizer: object = CoupledSGD
+    epochs: int = 50
+    milestones: tuple = (20, 40)
+    warmup_epochs: int = 0
+    progressive_local: bool = True
+    carry_optimizer_state: bool = False
+    init_from_scratch: bool = False
+    mean: object = None
+    std: object = None
+    seed: int = 0
 
-    def fingerprint(self, methods, model):
-        """Plain values that must be equal for a run to be continued."""
-        pruner = _Learner(methods[0], self).make_pruner().get_config()
-        return {
-            "backend": keras.backend.backend(),
-            "methods": list(methods),
-            "data": self.megabatches.name,
-            "num_megabatches": len(self.megabatches),
-            "training_examples": int(
-                sum(len(m.train_ids) for m in self.megabatches)
-            ),
-            "steps_per_epoch": self.megabatches[0].steps_per_epoch,
-            **settings_of(self.megabatches, self.mean, self.std),
-            "model": model.name,
-            "parameters": int(model.count_params()),
-            "level": float(self.level),
-            "base": float(self.base),
-            "pruner": plain(dict(sorted(pruner.items()))),
-            "optimizer": plain(model.optimizer.get_config()),
-            "epochs": self.epochs,
-            "milestones": list(self.milestones),
-            "warmup_epochs": self.warmup_epochs,
-            "carry_optimizer_state": self.carry_optimizer_state,
-            "init_from_scratch": self.init_from_scratch,
-            "seed": self.seed,
-        }
+    kind = "anytime"
+    _objects = Experiment._objects | {"megabatches", "test"}
 
+    def __post_init__(self):
+        """Raises on arguments out of their range."""
+        super().__post_init__()
+        methods = check_methods(self.methods, METHODS)
+        object.__setattr__(self, "methods", methods)
+        check_int("warmup_epochs", self.warmup_epochs, 0)
+        AnytimeSchedule(1, self.level, self.base)
 
-class _Learner:
-    """What differs between the methods: the model's pruner, if any."""
+    @property
+    def data(self):
+        """The stream."""
+        return self.megabatches
 
-    def __init__(self, method, settings):
-        self.method = method
-        self.settings = settings
-
-    def build_model(self):
-        s = self.settings
-        keras.utils.set_random_seed(s.seed)
-        model = s.make_model(
-            input_shape=tuple(s.megabatches.image_shape),
-            num_classes=s.megabatches.num_classes,
-            mean=s.mean,
-            std=s.std,
-            seed=s.seed,
+    def resolved(self):
+        """Returns the experiment with stream, test set and model made."""
+        stream = self.megabatches
+        stream = stream(seed=self.seed) if callable(stream) else stream
+        return dataclasses.replace(
+            self,
+            megabatches=stream,
+            model=models.factory(self.model),
+            test=_test_arrays(stream, self.test),
         )
-        model.compile(
-            s.optimizer(),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-        )
-        host.check_model(model)
-        model.optimizer.build(model.trainable_variables)
-        return model
 
-    def make_pruner(self):
-        """The pruner; for the dense network one that is never attached."""
-        s = self.settings
-        schedule = AnytimeSchedule(len(s.megabatches), s.level, s.base)
-        extra = {}
-        if self.method == "one_shot":
-            schedule = OneShot(1.0 - s.base**s.level)
-        if self.method == "app_reference":
-            schedule = AnytimeSchedule(
-                len(s.megabatches), s.level, s.base, reference_compatible=True
+    @property
+    def total_epochs(self):
+        """Epochs of all methods, for the progress bar."""
+        return len(self.methods) * len(self.megabatches) * self.epochs
+
+    def learner(self, method):
+        """Returns the learner of a method, at its start."""
+        return _Learner(self, method)
+
+    def check(self, learner):
+        """Raises what making the other pruners and selecting raise."""
+        rate = learner.model.optimizer.learning_rate
+        if not isinstance(rate, keras.Variable):
+            config = learner.model.optimizer.get_config()
+            raise ValueError(
+                "`optimizer` must have a number as its learning rate: "
+                "`milestones` and `warmup_epochs` are the schedule here. "
+                f"Received: {config['learning_rate']}"
             )
+        for method in self.methods:
+            pruner = self.pruner_for(method)
+            pruner.data = self.megabatches[0].scoring
+            pruner.select(learner.model)
+
+    def pruner_for(self, method):
+        """The pruner; for the dense network one that is never attached."""
+        extra = {}
+        schedule = {"num_megabatches": len(self.megabatches)}
+        schedule.update(level=self.level, base=self.base)
+        if method == "app_reference":
+            schedule["reference_compatible"] = True
             extra = {
                 "mask_update": "intersect",
                 "score_weights": "reference_fresh",
                 "ties": "le",
             }
-        pruner = s.pruner(schedule=schedule, seed=s.seed, **extra)
-        reference = self.method == "app_reference"
-        constant = reference or not s.progressive_local
-        if pruner.scope == "layer" and constant and self.method != "one_shot":
-            pruner.schedule = AnytimeSchedule(
-                len(s.megabatches), s.level, s.base, progressive=False
-            )
+        pruner = self.pruner(
+            schedule=OneShot(1.0 - self.base**self.level)
+            if method == "one_shot"
+            else AnytimeSchedule(**schedule),
+            seed=self.seed,
+            **extra,
+        )
+        constant = method == "app_reference" or not self.progressive_local
+        if pruner.scope == "layer" and constant and method != "one_shot":
+            schedule.pop("reference_compatible", None)
+            pruner.schedule = AnytimeSchedule(**schedule, progressive=False)
         return pruner
 
-    def check(self, model):
-        """Raises what making the pruner and selecting raise."""
-        pruner = self.make_pruner()
-        pruner.data = self.settings.megabatches[0].scoring
-        pruner.select(model)
+    # ---- figures -------------------------------------------------------
 
-
-class _Run:
-    """One run over all methods, from the start or from a checkpoint."""
-
-    def __init__(self, session, methods, settings):
-        self.session = session
-        self.methods = methods
-        self.settings = settings
-
-    def go(self, on_start):
-        s = self.settings
-        units = len(self.methods) * len(s.megabatches) * s.epochs
-        first, state, done = 0, None, 0
-        checkpoint = self.session.begin(on_start)
-        if checkpoint is not None:
-            arrays, meta = checkpoint
-            first = meta["method"]
-            # At a method's end the next one starts from weights of its own.
-            state = checkpoint if arrays else None
-            done = (
-                first * len(s.megabatches) + meta["megabatch"]
-            ) * s.epochs + meta["epoch"]
-            self.session.terminal.line(
-                f"resuming {self.methods[first]}, megabatch "
-                f"{meta['megabatch'] + 1}, epoch {meta['epoch'] + 1}"
-                if first < len(self.methods)
-                else "resuming: all methods are trained"
+    def figures(self, learner, events):
+        """Sums and last values over the megabatches of a method."""
+        rows = [e for e in events if e["event"] == "megabatch"]
+        wrong = [row["misclassified"] for row in rows]
+        n_test = len(self.test[1])
+        last = rows[-1]
+        sums = {
+            f"cumulative_{name}": sum(row[name] for row in rows)
+            for name in (
+                "kept_parameters",
+                "training_examples",
+                "forward_flops",
+                "forward_flops_sparse",
             )
-        with self.session.terminal.bar(units, done):
-            for number in range(first, len(self.methods)):
-                self._train(number, state)
-                state = None
-        return self._finish()
-
-    def _train(self, number, state):
-        s = self.settings
-        method = self.methods[number]
-        devices.clear_session()
-        learner = _Learner(method, s)
-        model = learner.build_model()
-        pruner = learner.make_pruner()
-        chosen = _selection_without_data(pruner, model)
-        if method != "dense":
-            pruner.data = s.megabatches[0].scoring
-            pruner.set_model(model)
-        fresh = model_state(model)
-        best = BestWeights()
-        epoch, megabatch = 0, 0
-        if state is None:
-            prunable = sum(
-                int(np.prod(v.shape)) for v in chosen.variables.values()
-            )
-            self.session.terminal.line(
-                f"[bold]{method}[/bold]: {model.name}, "
-                f"{model.count_params():,} parameters, {prunable:,} prunable"
-            )
-        else:
-            arrays, meta = state
-            restore_model_state(model, arrays)
-            megabatch, epoch = meta["megabatch"], meta["epoch"]
-            _restore_best(best, arrays, meta["best"])
-            pruner.restore(_join(meta["pruner"], arrays))
-        self.session.open_events(method)
-        for index in range(megabatch, len(s.megabatches)):
-            self._train_megabatch(
-                number, model, pruner, chosen, best, fresh, index, epoch
-            )
-            epoch = 0
-
-    def _train_megabatch(
-        self, number, model, pruner, chosen, best, fresh, index, epoch
-    ):
-        s = self.settings
-        method = self.methods[number]
-        megabatch = s.megabatches[index]
-        if epoch == 0:
-            best.reset()
-            self._start_megabatch(model, fresh, index)
-        callbacks = []
-        if method != "dense":
-            pruner.data = megabatch.scoring
-            pruner.megabatch = index
-            callbacks.append(pruner)
-        rate = float(s.optimizer().get_config()["learning_rate"])
-        callbacks.append(
-            MilestoneLearningRate(rate, s.milestones, s.warmup_epochs)
-        )
-        callbacks.append(best)
-        callbacks.append(
-            Recorder(
-                self.session.folder,
-                lambda epoch, logs: self.epoch_done(
-                    number, index, epoch, logs, model, pruner, best
-                ),
-            )
-        )
-        if epoch < s.epochs:
-            model.fit(
-                megabatch.epochs(epoch, s.epochs),
-                steps_per_epoch=megabatch.steps_per_epoch,
-                initial_epoch=epoch,
-                epochs=s.epochs,
-                validation_data=megabatch.validation,
-                callbacks=callbacks,
-                verbose=0,
-                shuffle=False,
-            )
-        else:
-            # Killed after the last epoch and before the judgement: only the
-            # end of the training is left to do.
-            for callback in callbacks:
-                callback.set_model(model)
-                callback.on_train_end()
-        self._judge(number, model, pruner, chosen, best, megabatch)
-
-    def _start_megabatch(self, model, fresh, index):
-        """Resets what does not go on from the megabatch before.
-
-        `fresh` is the model's state before any training. Masks, counters and
-        the learning rate are never reset by it.
-        """
-        s = self.settings
-        if index == 0:
-            return
-        reset = {}
-        for name, value in fresh.items():
-            slot = name.startswith("optimizer/") and value.ndim > 0
-            if slot and value.dtype != bool and not s.carry_optimizer_state:
-                reset[name] = value
-            if name.startswith("model/") and s.init_from_scratch:
-                reset[name] = value
-        restore_model_state(model, {**model_state(model), **reset})
-        state = state_of(model)
-        if state is not None:
-            state.zero()
-
-    def _judge(self, number, model, pruner, chosen, best, megabatch):
-        s = self.settings
-        method = self.methods[number]
-        index = megabatch.index
-        report = report_lib.build(model, chosen)
-        masks = masks_of(model)
-        total = sum(row.parameters for row in report.rows if row.prunable)
-        kept = (
-            sum(int(np.count_nonzero(mask)) for mask in masks.values())
-            if masks
-            else total
-        )
-        logits = devices.predict(
-            model, s.test_images, batch_size=256, verbose=0
-        )
-        missed = int(np.sum(np.argmax(logits, -1) != s.test_labels))
-        n_test = len(s.test_labels)
-        epochs = [
-            event
-            for event in self.session.results[method]
-            if event["event"] == "epoch" and event["megabatch"] == index
-        ]
-        trained = len(megabatch.train_ids) * s.epochs
-        density = kept / total
-        row = {
-            "event": "megabatch",
-            "method": method,
-            "megabatch": index,
-            "target_density": _target(method, pruner, index),
-            "density": density,
-            "density_all": 1.0 - report.sparsity_all,
-            "sparsity_all": report.sparsity_all,
-            "kept_parameters": report.parameters - (total - kept),
-            "misclassified": missed,
-            "test_accuracy": (n_test - missed) / n_test,
-            "best_epoch": best.epoch,
-            "best_val_accuracy": best.best,
-            "generalization_gap_last": epochs[-1]["generalization_gap"],
-            "generalization_gap_best": epochs[best.epoch]["generalization_gap"],
-            "training_examples": trained,
-            "forward_flops": report.flops * trained,
-            "forward_flops_sparse": report.sparse_flops * trained,
-            "layers": {
-                row.path: row.density for row in report.rows if row.prunable
-            },
         }
-        self.session.log(row)
-        for name in ("test_accuracy", "density", "generalization_gap_last"):
-            self.session.scalar(f"megabatch/{name}", row[name], index + 1)
-        self.session.missed += [f"{method}: {text}" for text in pruner.missed]
-        last = index + 1 == len(s.megabatches)
-        if last:
-            # Before the checkpoint that says this method is done.
-            name = MODEL if number == 0 else f"model_{method}.keras"
-            self.session.folder.save_model(strip_pruning(model), name)
-            self.checkpoint(number + 1, 0, 0, {}, pruner, best)
-        else:
-            self.checkpoint(
-                number, index + 1, 0, model_state(model), pruner, best
-            )
-        self.session.terminal.line(
-            f"[bold]{method}[/bold] megabatch {index + 1}/{len(s.megabatches)}"
-            f"  density {density:.4f}"
-            f"  sparsity_all {report.sparsity_all:.4f}"
-            f"  test accuracy {row['test_accuracy']:.4f}"
-            f"  gap {row['generalization_gap_last']:.2f}"
-        )
-
-    def epoch_done(self, number, index, epoch, logs, model, pruner, best):
-        """Logs one epoch and takes a checkpoint."""
-        s = self.settings
-        method = self.methods[number]
-        gap = 100 * (logs["accuracy"] - logs["val_accuracy"])
-        event = {
-            "event": "epoch",
-            "method": method,
-            "megabatch": index,
-            "epoch": epoch,
-            "loss": logs["loss"],
-            "accuracy": logs["accuracy"],
-            "val_loss": logs["val_loss"],
-            "val_accuracy": logs["val_accuracy"],
-            "generalization_gap": gap,
-            "learning_rate": logs["learning_rate"],
-        }
-        self.session.log(event)
-        step = index * s.epochs + epoch + 1
-        for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
-            self.session.scalar(f"epoch/{name}", event[name], step)
-        self.session.check_losses(
-            event, f"epoch {epoch + 1} of megabatch {index + 1}"
-        )
-        self.checkpoint(
-            number, index, epoch + 1, model_state(model), pruner, best
-        )
-        self.session.terminal.line(
-            f"{method} megabatch {index + 1} epoch {epoch + 1}/{s.epochs}  "
-            f"loss {logs['loss']:.4f}  accuracy {logs['accuracy']:.4f}  "
-            f"val_accuracy {logs['val_accuracy']:.4f}"
-        )
-        self.session.terminal.advance(f"{method}, megabatch {index + 1}")
-
-    def checkpoint(self, number, index, epoch, state, pruner, best):
-        """Writes everything that `go` needs to continue from here.
-
-        `state` is the `model_state`, or empty at the start of a method.
-        """
-        arrays = dict(state)
-        plain_state, latent = _split(pruner.state())
-        if state:
-            arrays.update(latent)
-            for i, weight in enumerate(best.weights or ()):
-                arrays[f"best/{i}"] = weight
-        meta = {
-            "method": number,
-            "megabatch": index,
-            "epoch": epoch,
-            "best": {
-                "value": best.best if best.epoch is not None else None,
-                "epoch": best.epoch,
-                "count": len(best.weights or ()),
-            },
-            "pruner": plain_state,
-        }
-        self.session.checkpoint(arrays, meta)
-
-    def _finish(self):
-        s = self.settings
-        per_method = {m: self._summary_of(m) for m in self.methods}
-        main = per_method[self.methods[0]]
-        summary = {
-            "experiment": "anytime",
-            "method": self.methods[0],
-            "accuracy": main["accuracy"],
-            "effective_density": main["effective_density"],
-            "sparsity_all": main["sparsity_all"],
-            "cer": main["cer"],
-            "seed": s.seed,
-            "data": s.megabatches.name,
-            "model": self.session.settings["model"],
-            "num_megabatches": len(s.megabatches),
-            "epochs": s.epochs,
-            "level": float(s.level),
-            "target_density": float(s.base**s.level),
-            "test_examples": int(len(s.test_labels)),
-            "methods": per_method,
-        }
-        return self.session.finish(
-            summary,
-            f"{len(s.megabatches)} megabatches of {s.megabatches.name}",
-            ("method", "accuracy", "CER", "mean error", "gap", "density"),
-            [
-                (
-                    method,
-                    f"{row['accuracy']:.4f}",
-                    f"{row['cer']}",
-                    f"{row['mean_error_rate']:.4f}",
-                    f"{row['generalization_gap']:.2f}",
-                    f"{row['effective_density']:.4f}",
-                )
-                for method, row in per_method.items()
-            ],
-        )
-
-    def _summary_of(self, method):
-        n_test = len(self.settings.test_labels)
-        rows = [
-            e for e in self.session.results[method] if e["event"] == "megabatch"
-        ]
-        missed = [row["misclassified"] for row in rows]
+        gaps = [row["generalization_gap_last"] for row in rows]
         return {
-            "accuracy": rows[-1]["test_accuracy"],
-            "effective_density": rows[-1]["density"],
-            "density_all": rows[-1]["density_all"],
-            "sparsity_all": rows[-1]["sparsity_all"],
-            "cer": sum(missed),
-            "mean_error_rate": sum(missed) / (len(rows) * n_test),
+            "accuracy": last["test_accuracy"],
+            "effective_density": last["density"],
+            "density_all": last["density_all"],
+            "sparsity_all": last["sparsity_all"],
+            "cer": sum(wrong),
+            "mean_error_rate": sum(wrong) / (len(rows) * n_test),
             "anytime_relative_error": [
-                (now - before) / n_test
-                for before, now in zip(missed, missed[1:])
+                (now - before) / n_test for before, now in zip(wrong, wrong[1:])
             ],
-            "generalization_gap": rows[-1]["generalization_gap_last"],
-            "generalization_gap_best": rows[-1]["generalization_gap_best"],
-            "mean_generalization_gap": float(
-                np.mean([row["generalization_gap_last"] for row in rows])
-            ),
-            "cumulative_kept_parameters": sum(
-                row["kept_parameters"] for row in rows
-            ),
-            "cumulative_training_examples": sum(
-                row["training_examples"] for row in rows
-            ),
-            "cumulative_forward_flops": sum(
-                row["forward_flops"] for row in rows
-            ),
-            "cumulative_forward_flops_sparse": sum(
-                row["forward_flops_sparse"] for row in rows
-            ),
+            "generalization_gap": last["generalization_gap_last"],
+            "generalization_gap_best": last["generalization_gap_best"],
+            "mean_generalization_gap": float(np.mean(gaps)),
+            **sums,
             "megabatches": rows,
         }
 
+    def summary(self, learner, figures):
+        """The stream, the level and the main method's CER."""
+        return {
+            "cer": next(iter(figures.values()))["cer"],
+            "num_megabatches": len(self.megabatches),
+            "level": float(self.level),
+            "target_density": float(self.base**self.level),
+            "test_examples": len(self.test[1]),
+        }
 
-def _check_methods(methods):
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown or not methods or len(set(methods)) != len(methods):
-        raise ValueError(
-            f"`methods` must be different ones of {METHODS}. "
-            f"Received: methods={methods}"
+    def table(self, figures):
+        """Title, columns and rows of the closing table."""
+        columns = ("method", "accuracy", "CER", "mean error", "gap", "density")
+        rows = [
+            (
+                method,
+                f"{row['accuracy']:.4f}",
+                f"{row['cer']}",
+                f"{row['mean_error_rate']:.4f}",
+                f"{row['generalization_gap']:.2f}",
+                f"{row['effective_density']:.4f}",
+            )
+            for method, row in figures.items()
+        ]
+        stream = self.megabatches
+        return f"{len(stream)} megabatches of {stream.name}", columns, rows
+
+
+class _Learner(Learner):
+    """A model on its way through the megabatches."""
+
+    def __init__(self, experiment, method):
+        self.experiment = e = experiment
+        self.method = method
+        devices.clear_session()
+        self.model = e.build_model()
+        self.pruner = e.pruner_for(method)
+        self.chosen = _selection_without_data(self.pruner, self.model)
+        self.prunes = method != "dense"
+        if self.prunes:
+            self.pruner.data = e.megabatches[0].scoring
+            self.pruner.set_model(self.model)
+        self._fresh = model_state(self.model)
+        self._best = BestWeights()
+        variables = self.chosen.variables.values()
+        prunable = sum(int(np.prod(v.shape)) for v in variables)
+        self.introduction = (
+            f"[bold]{method}[/bold]: {self.model.name}, "
+            f"{self.model.count_params():,} parameters, {prunable:,} prunable"
         )
-    return methods
+
+    def settings(self):
+        """The stream and the pruner."""
+        stream = self.experiment.megabatches
+        config = self.experiment.pruner_for(self.method).get_config()
+        return {
+            "num_megabatches": len(stream),
+            "training_examples": sum(len(m.train_ids) for m in stream),
+            "steps_per_epoch": stream[0].steps_per_epoch,
+            "pruner": dict(sorted(config.items())),
+        }
+
+    def stages(self):
+        """One for each megabatch."""
+        e = self.experiment
+        rate = float(e.optimizer().get_config()["learning_rate"])
+        for index, megabatch in enumerate(e.megabatches):
+            yield Stage(
+                index,
+                e.epochs,
+                megabatch.epochs,
+                megabatch.steps_per_epoch,
+                megabatch.validation,
+                [
+                    *([self.pruner] if self.prunes else []),
+                    MilestoneLearningRate(rate, e.milestones, e.warmup_epochs),
+                    self._best,
+                ],
+                about={"megabatch": index},
+                title=f"megabatch {index + 1}",
+                details=megabatch,
+            )
+
+    def prepare(self, stage):
+        """Gives the pruner the samples to score on."""
+        self.pruner.data = stage.details.scoring
+        self.pruner.megabatch = stage.number
+
+    def begin(self, stage):
+        """Resets what does not go on from the megabatch before.
+
+        Masks, counters and the learning rate are never reset.
+        """
+        e = self.experiment
+        self._best.reset()
+        if stage.number == 0:
+            return
+        reset = {}
+        for name, value in self._fresh.items():
+            slot = name.startswith("optimizer/") and value.ndim > 0
+            if slot and value.dtype != bool and not e.carry_optimizer_state:
+                reset[name] = value
+            if name.startswith("model/") and e.init_from_scratch:
+                reset[name] = value
+        restore_model_state(self.model, {**model_state(self.model), **reset})
+        state = state_of(self.model)
+        if state is not None:
+            state.zero()
+
+    def epoch_done(self, stage, epoch, logs):
+        """The generalization gap, in points."""
+        gap = 100 * (logs["accuracy"] - logs["val_accuracy"])
+        return {"generalization_gap": gap}
+
+    def missed(self):
+        """What the pruner says."""
+        return [f"{self.method}: {text}" for text in self.pruner.missed]
+
+    def conclude(self, stage, epochs):
+        """Judges the network after a megabatch."""
+        e, megabatch = self.experiment, stage.details
+        report = report_lib.build(self.model, self.chosen)
+        total = sum(row.parameters for row in report.rows if row.prunable)
+        masks = self.pruner.masks if self.prunes else {}
+        pruned = sum(int(np.count_nonzero(~mask)) for mask in masks.values())
+        images, labels = e.test
+        logits = devices.predict(self.model, images, batch_size=256, verbose=0)
+        wrong = int(np.sum(np.argmax(logits, -1) != labels))
+        trained = len(megabatch.train_ids) * e.epochs
+        gaps = [event["generalization_gap"] for event in epochs]
+        target = self.pruner.schedule(stage.number)[1] if self.prunes else 0.0
+        return {
+            "event": "megabatch",
+            "method": self.method,
+            "megabatch": stage.number,
+            "target_density": 1.0 - target,
+            "density": (total - pruned) / total,
+            "density_all": 1.0 - report.sparsity_all,
+            "sparsity_all": report.sparsity_all,
+            "kept_parameters": report.parameters - pruned,
+            "misclassified": wrong,
+            "test_accuracy": (len(labels) - wrong) / len(labels),
+            "best_epoch": self._best.epoch,
+            "best_val_accuracy": self._best.best,
+            "generalization_gap_last": gaps[-1],
+            "generalization_gap_best": gaps[self._best.epoch],
+            "training_examples": trained,
+            "forward_flops": report.flops * trained,
+            "forward_flops_sparse": report.sparse_flops * trained,
+            "layers": {r.path: r.density for r in report.rows if r.prunable},
+        }
+
+    @property
+    def parts(self):
+        """The best weights of the megabatch."""
+        return {"best": self._best}
+
+    def state(self):
+        """What the pruner remembers."""
+        return self.pruner.state() if self.prunes else super().state()
+
+    def restore(self, plain, arrays):
+        """Continues where `state()` was taken."""
+        if self.prunes:
+            self.pruner.restore(plain, arrays)
 
 
 def _test_arrays(megabatches, test):
@@ -642,31 +404,3 @@ def _selection_without_data(pruner, model):
     chosen = pruner.select(model)
     pruner.data = data
     return chosen
-
-
-def _target(method, pruner, index):
-    if method == "dense":
-        return 1.0
-    return 1.0 - pruner.schedule(index)[1]
-
-
-def _split(state):
-    """Separates plain values from arrays: `(plain, {name: array})`."""
-    latent = {f"latent/{k}": v for k, v in state["latent"].items()}
-    return {k: v for k, v in state.items() if k != "latent"}, latent
-
-
-def _join(plain, arrays):
-    latent = {
-        name.removeprefix("latent/"): value
-        for name, value in arrays.items()
-        if name.startswith("latent/")
-    }
-    return {**plain, "latent": latent}
-
-
-def _restore_best(best, arrays, meta):
-    best.reset()
-    if meta["epoch"] is not None:
-        best.best, best.epoch = meta["value"], meta["epoch"]
-        best.weights = [arrays[f"best/{i}"] for i in range(meta["count"])]

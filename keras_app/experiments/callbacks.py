@@ -130,12 +130,12 @@ class PlateauLearningRate(keras.callbacks.Callback):
             )
 
     def state(self):
-        """Returns what `restore` needs."""
-        return {"best": self._best, "bad": self._bad}
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
+        return {"best": self._best, "bad": self._bad}, {}
 
-    def restore(self, state):
+    def restore(self, plain, arrays):
         """Continues where `state()` was taken."""
-        self._best, self._bad = state["best"], state["bad"]
+        self._best, self._bad = plain["best"], plain["bad"]
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -180,55 +180,13 @@ class BestWeights(keras.callbacks.Callback):
         if self.weights is not None:
             self.model.set_weights(self.weights)
 
+    def state(self):
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
+        weights = {str(i): w for i, w in enumerate(self.weights or ())}
+        return {"best": self.best, "epoch": self.epoch}, weights
 
-class Recorder(keras.callbacks.Callback):
-    """Tells a run of its first step and its epochs, after other callbacks.
-
-    Args:
-        folder: The `RunFolder`.
-        epoch_done: Called with an epoch's number and its logs.
-    """
-
-    def __init__(self, folder, epoch_done):
-        super().__init__()
-        self._folder = folder
-        self._epoch_done = epoch_done
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Notes that nothing has refused to train."""
-        self._folder.trained = True
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Hands the epoch over."""
-        self._epoch_done(epoch, logs)
-
-
-def model_state(model):
-    """Every variable of a model and its optimizer, `{name: array}`.
-
-    Masks, seeds and counters are among them: assigning these back restores a
-    training bit for bit.
-    """
-    variables = _state_variables(model)
-    return {name: ops.convert_to_numpy(v) for name, v in variables.items()}
-
-
-def restore_model_state(model, arrays):
-    """Assigns what `model_state` returned to a model built alike."""
-    variables = _state_variables(model)
-    for name, variable in variables.items():
-        if name not in arrays or arrays[name].shape != tuple(variable.shape):
-            raise ValueError(
-                f"The checkpoint does not fit the model at {variable.path}: "
-                "was it written with another configuration?"
-            )
-        variable.assign(arrays[name])
-
-
-def _state_variables(model):
-    return {
-        **{f"model/{i}": v for i, v in enumerate(model.variables)},
-        **{
-            f"optimizer/{i}": v for i, v in enumerate(model.optimizer.variables)
-        },
-    }
+    def restore(self, plain, arrays):
+        """Continues where `state()` was taken."""
+        self.best, self.epoch = plain["best"], plain["epoch"]
+        count = len(arrays)
+        self.weights = [arrays[str(i)] for i in range(count)] or None

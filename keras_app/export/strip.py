@@ -19,10 +19,10 @@ def strip_pruning(model):
     layers hold besides: vocabularies, tokenizers, adapted statistics, functions
     and the states of random generators. It has no optimizer, no masks and none
     of this package's regularizers: its file loads where the package is not
-    installed, unless it has layers of it (`experiments.models.SkipSum`). Classes
-    and functions that Keras does not know are taken as they are in memory; to
-    load a file they must be registered, as always. The model itself can go on
-    training. Pruned weights that came back after the training are zeroed in
+    installed, unless it has layers of it (`experiments.models.SkipSum`).
+    Classes and functions that Keras does not know are taken as they are in
+    memory; to load a file they must be registered, as always. The model itself
+    can go on training. Pruned weights that came back after the training are zeroed in
     both, with a `RuntimeWarning`.
 
     Args:

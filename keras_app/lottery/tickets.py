@@ -128,18 +128,19 @@ class MaskDistanceStop:
         return max(self.queue) < self.eps
 
     def state(self):
-        """Returns what `restore` needs, `{name: plain value}`."""
-        return {
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
+        plain = {
             "epoch": self._epoch,
             "recording": self.recording,
             "queue": list(self.queue),
         }
+        return plain, {}
 
-    def restore(self, state):
+    def restore(self, plain, arrays):
         """Continues where `state()` was taken."""
-        self._epoch = state["epoch"]
-        self.recording = state["recording"]
-        self.queue = collections.deque(state["queue"], maxlen=self.queue_length)
+        self._epoch = plain["epoch"]
+        self.recording = plain["recording"]
+        self.queue = collections.deque(plain["queue"], maxlen=self.queue_length)
 
     def get_config(self):
         """Returns the constructor's arguments."""

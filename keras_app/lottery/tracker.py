@@ -4,8 +4,8 @@ Private Keras name in use: `_metrics`, because a built model takes no metric
 in any other way.
 """
 
-import base64
 import contextlib
+import math
 import threading
 
 import keras
@@ -179,29 +179,30 @@ class ForgettingTracker(keras.callbacks.Callback):
     # ---- configuration and state ---------------------------------------
 
     def state(self):
-        """Returns what `restore` needs, `{name: plain value}`.
+        """Returns `(plain values, {name: array})`, what `restore` needs.
 
-        Two bits for each example and epoch, as text.
+        Two bits for each example and epoch.
         """
-        return {
-            "num_examples": self.num_examples,
-            "epochs": [_to_text(outcomes) for outcomes in self._epochs],
-        }
+        history = self.history
+        bits = np.packbits([history != ABSENT, history == 1])
+        plain = {"num_examples": self.num_examples, "epochs": history.shape[1]}
+        return plain, {"history": bits}
 
-    def restore(self, state):
+    def restore(self, plain, arrays):
         """Continues where `state()` was taken.
 
         Raises:
             ValueError: The state is of another number of examples.
         """
-        if state["num_examples"] != self.num_examples:
+        if plain["num_examples"] != self.num_examples:
             raise ValueError(
-                "`state` must be of a tracker with num_examples="
-                f"{self.num_examples}. Received: {state['num_examples']}"
+                "`plain` must be of a tracker with num_examples="
+                f"{self.num_examples}. Received: {plain['num_examples']}"
             )
-        self._epochs = [
-            _from_text(text, self.num_examples) for text in state["epochs"]
-        ]
+        shape = (2, self.num_examples, plain["epochs"])
+        bits = np.unpackbits(arrays["history"], count=math.prod(shape))
+        present, right = bits.reshape(shape).astype("int8")
+        self._epochs = list(np.where(present == 1, right, np.int8(ABSENT)).T)
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -440,15 +441,3 @@ def _are_right(y_true, y_pred, threshold):
         "(batch, 1), and labels that are classes or one-hot. Received: shapes "
         f"{shapes[: len(y_true)]} and {shapes[len(y_true) :]}"
     )
-
-
-def _to_text(outcomes):
-    bits = np.packbits([outcomes != ABSENT, outcomes == 1])
-    return base64.b64encode(bits).decode("ascii")
-
-
-def _from_text(text, num_examples):
-    bits = np.frombuffer(base64.b64decode(text), "uint8")
-    bits = np.unpackbits(bits, count=2 * num_examples)
-    present, right = bits.reshape(2, num_examples).astype("int8")
-    return np.where(present == 1, right, np.int8(ABSENT))

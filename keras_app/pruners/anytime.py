@@ -205,22 +205,22 @@ class AnytimeProgressivePruner(Pruner):
         self.megabatch += 1
 
     def state(self):
-        """Returns what `restore` needs, `{name: plain value or array}`."""
-        return {
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
+        plain = {
             "megabatch": self.megabatch,
             "pruned": self._pruned,
             "sparsity": self._sparsity,
             "density": self._density,
-            "latent": dict(self._latent),
         }
+        return plain, dict(self._latent)
 
-    def restore(self, state):
+    def restore(self, plain, arrays):
         """Continues where `state()` was taken, within a megabatch too."""
-        self.megabatch = state["megabatch"]
-        self._pruned = state["pruned"]
-        self._sparsity = state["sparsity"]
-        self._density = state["density"]
-        self._latent = dict(state["latent"])
+        self.megabatch = plain["megabatch"]
+        self._pruned = plain["pruned"]
+        self._sparsity = plain["sparsity"]
+        self._density = plain["density"]
+        self._latent = dict(arrays)
 
     # ---- scores and masks ----------------------------------------------
 

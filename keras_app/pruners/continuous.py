@@ -383,19 +383,12 @@ class ContinuousSparsifier(keras.callbacks.Callback):
     # ---- resuming ------------------------------------------------------
 
     def state(self):
-        """Returns what `restore` needs, `{name: plain value}`."""
-        return {"history": self.history}
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
+        return {"history": self.history}, dict(self._checkpoint)
 
-    def arrays(self):
-        """Returns what `restore_arrays` needs, `{name: array}`."""
-        return dict(self._checkpoint)
-
-    def restore(self, state):
+    def restore(self, plain, arrays):
         """Continues where `state()` was taken."""
-        self.history = list(state["history"])
-
-    def restore_arrays(self, arrays):
-        """Continues where `arrays()` was taken."""
+        self.history = list(plain["history"])
         self._checkpoint = dict(arrays)
 
     # ---- inside --------------------------------------------------------

@@ -49,11 +49,11 @@ class StrengthController(keras.callbacks.Callback, abc.ABC):
 
     @abc.abstractmethod
     def state(self):
-        """Returns what `restore` needs, `{name: plain value}`."""
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
 
-    def restore(self, state):
+    def restore(self, plain, arrays):
         """Continues where `state()` was taken."""
-        for name, value in state.items():
+        for name, value in plain.items():
             setattr(self, f"_{name}", value)
 
     # ---- the callback --------------------------------------------------
@@ -218,8 +218,8 @@ class LambdaController(StrengthController):
         super().on_epoch_end(epoch, logs)
 
     def state(self):
-        """Returns what `restore` needs, `{name: plain value}`."""
-        return {"warmup": self._warmup, "cooldown": self._cooldown}
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
+        return {"warmup": self._warmup, "cooldown": self._cooldown}, {}
 
     def get_config(self):
         """Returns the constructor's arguments, serialized."""
@@ -324,12 +324,13 @@ class DensityController(StrengthController):
         self._steps += self._stride
 
     def state(self):
-        """Returns what `restore` needs, `{name: plain value}`."""
-        return {
+        """Returns `(plain values, {name: array})`, what `restore` needs."""
+        plain = {
             "sign": self._sign,
             "crossings": self._crossings,
             "steps": self._steps,
         }
+        return plain, {}
 
     def get_config(self):
         """Returns the constructor's arguments, serialized."""

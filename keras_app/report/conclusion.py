@@ -338,18 +338,18 @@ def _way_to_dense(run):
         return f'To get one: `--gin_param="{text}"`'
     both = "then show both folders with `python -m keras_app.report`"
     if experiment == "train" and "rounds" not in run.summary:
-        bindings = ["experiments.train.pruner=None"]
+        bindings = ["experiments.Train.pruner=None"]
         if " + " not in run.main:
             bindings = [
-                "experiments.train.optimizer='adam'",
-                "experiments.train.sparsify=None",
-                "experiments.train.callbacks=[]",
+                "experiments.Train.optimizer='adam'",
+                "experiments.Train.sparsify=None",
+                "experiments.Train.callbacks=[]",
             ]
         shown = " ".join(f'--gin_param="{binding}"' for binding in bindings)
         return f"To get one: the same run with `{shown}`, {both}"
     return (
         "To get one: train the same model on the same data with "
-        f"`experiments.train` and no pruner, {both}"
+        f"`experiments.Train` and no pruner, {both}"
     )
 
 

@@ -18,10 +18,10 @@ from absl import flags
 from keras_app import cli
 from keras_app import configuration
 from keras_app import gin_files
-from keras_app import interruption
 from keras_app import mistakes
 from keras_app.configuration import CONFIG
-from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run import interruption
+from keras_app.experiments.run.folder import RunFolder
 from keras_app.sweep import grid
 from keras_app.sweep import parallel
 from keras_app.sweep.results import SWEEP

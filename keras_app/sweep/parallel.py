@@ -14,8 +14,8 @@ import sys
 import time
 
 from keras_app import cli
-from keras_app import interruption
 from keras_app.cli import GIN_TRACE
+from keras_app.experiments.run import interruption
 
 # The smallest that Ray takes: nothing but a few words travels through it.
 _STORE_BYTES = 10**8

@@ -11,9 +11,9 @@ from rich.markup import escape
 from keras_app import cli
 from keras_app import report
 from keras_app.configuration import CONFIG
-from keras_app.experiments.progress import Terminal
-from keras_app.experiments.run_folder import RunFolder
-from keras_app.experiments.run_folder import SUMMARY
+from keras_app.experiments.run.folder import RunFolder
+from keras_app.experiments.run.folder import SUMMARY
+from keras_app.experiments.run.progress import Terminal
 from keras_app.report.runs import number
 from keras_app.sweep import grid
 from keras_app.sweep import parallel

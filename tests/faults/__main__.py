@@ -190,7 +190,7 @@ def _minutes():
 
 
 def _versions():
-    from keras_app.experiments.run_folder import versions
+    from keras_app.experiments.run.folder import versions
 
     return {**versions(), "python": sys.version.split()[0]}
 

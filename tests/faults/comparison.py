@@ -7,7 +7,7 @@ import zipfile
 import h5py
 import numpy as np
 
-from keras_app.experiments.run_folder import RunFolder
+from keras_app.experiments.run.folder import RunFolder
 
 # Times differ, and what draws or measures them.
 _NOT_COMPARED = ("report.html", "native.log", "tensorboard", ".lock")

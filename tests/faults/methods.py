@@ -7,7 +7,7 @@ _HOLDOUT = (
 )
 _TRAIN = (
     *_HOLDOUT,
-    "experiments.train.epochs=4",
+    "experiments.Train.epochs=4",
     "models.mlp.hidden=(60, 30)",
 )
 # Nine steps an epoch: an update comes right behind each checkpoint.
@@ -21,9 +21,9 @@ _DYNAMIC = (
 METHODS = {
     "app": (
         "app.gin",
-        "experiments.anytime.methods=('app',)",
-        "experiments.anytime.epochs=2",
-        "experiments.anytime.milestones=(1,)",
+        "experiments.Anytime.methods=('app',)",
+        "experiments.Anytime.epochs=2",
+        "experiments.Anytime.milestones=(1,)",
         "data.Megabatches.num_megabatches=2",
         "data.Megabatches.megabatch_size=200",
     ),
@@ -37,28 +37,28 @@ METHODS = {
     "ticket_search": (
         "cs.gin",
         *_HOLDOUT,
-        "experiments.ticket_search.rounds=2",
-        "experiments.ticket_search.epochs=2",
-        "experiments.ticket_search.rewind_epoch=1",
-        "experiments.ticket_search.milestones=(1,)",
+        "experiments.TicketSearch.rounds=2",
+        "experiments.TicketSearch.epochs=2",
+        "experiments.TicketSearch.rewind_epoch=1",
+        "experiments.TicketSearch.milestones=(1,)",
     ),
     "lottery": (
         "prac.gin",
         *_HOLDOUT,
-        "experiments.lottery.methods=('prac',)",
-        "experiments.lottery.rounds=2",
-        "experiments.lottery.epochs=2",
-        "experiments.lottery.milestones=(1,)",
-        "experiments.lottery.rewind_epoch=0",
-        "experiments.lottery.evaluate=(1,)",
+        "experiments.Lottery.methods=('prac',)",
+        "experiments.Lottery.rounds=2",
+        "experiments.Lottery.epochs=2",
+        "experiments.Lottery.milestones=(1,)",
+        "experiments.Lottery.rewind_epoch=0",
+        "experiments.Lottery.evaluate=(1,)",
     ),
     # As a callback it is given no data: it grows by the gradients of its steps.
     "rigl": (
         "rigl.gin",
         *_DYNAMIC,
         "pruners.RigL.batches_per_update=None",
-        "experiments.train.pruner=None",
-        "experiments.train.callbacks=[@pruners.RigL()]",
+        "experiments.Train.pruner=None",
+        "experiments.Train.callbacks=[@pruners.RigL()]",
     ),
     "set": ("set.gin", *_DYNAMIC),
 }

@@ -15,9 +15,9 @@ from keras_app import cli
 from keras_app import experiments
 from keras_app import train
 from keras_app.experiments import data
-from keras_app.experiments.run_folder import RunFolder
-from keras_app.experiments.session import open_folder
-from keras_app.experiments.session import Session
+from keras_app.experiments.run.folder import RunFolder
+from keras_app.experiments.run.session import open_folder
+from keras_app.experiments.run.session import Session
 from keras_app.masks import DegenerateScores
 from keras_app.pruners import MagnitudePruner
 from keras_app.schedules import ConstantSparsity
@@ -27,38 +27,44 @@ pytestmark = pytest.mark.backend_free
 # ---- the command line, around an experiment that trains nothing ------------
 
 
-def tiny(run_dir, resume, on_start, seed=0, steps=2, sigterm_after=None):
+class Tiny:
     """Takes checkpoints as every experiment does."""
-    folder, _ = open_folder(run_dir, resume)
-    with Session(folder, {"seed": seed}, resume, verbose=False) as session:
-        session.begin(on_start)
-        for step in range(steps):
-            session.log({"event": "epoch", "method": "tiny", "epoch": step})
-            session.checkpoint({"a": np.full(9, step)}, {"step": step})
-            if step == sigterm_after:
-                os.kill(os.getpid(), signal.SIGTERM)
-    return {}
+
+    def __init__(self, seed=0, steps=2, sigterm_after=None):
+        self.seed, self.steps, self.sigterm_after = seed, steps, sigterm_after
+
+    def run(self, run_dir, resume, on_start):
+        folder, _ = open_folder(run_dir, resume)
+        settings = {"seed": self.seed}
+        with Session(folder, settings, resume, verbose=False) as session:
+            session.begin(on_start)
+            for step in range(self.steps):
+                session.log({"event": "epoch", "method": "tiny", "epoch": step})
+                session.checkpoint({"a": np.full(9, step)}, {"step": step})
+                if step == self.sigterm_after:
+                    os.kill(os.getpid(), signal.SIGTERM)
+        return {}
 
 
-tiny.__module__ = "keras_app.experiments"  # where gin looks
+Tiny.__module__ = "keras_app.experiments"  # where gin looks
 
 
 @pytest.fixture
 def call(tmp_path, monkeypatch):
-    """Calls the command line on `tiny` in a folder named run."""
-    monkeypatch.setattr(experiments, "tiny", tiny, raising=False)
+    """Calls the command line on `Tiny` in a folder named run."""
+    monkeypatch.setattr(experiments, "Tiny", Tiny, raising=False)
     file = tmp_path / "tiny.gin"
     file.write_text(
         "from __gin__ import dynamic_registration\n"
         "from keras_app import experiments\n"
         "from keras_app import train\n"
-        "train.run.experiment = @experiments.tiny\n"
+        "train.run.experiment = @experiments.Tiny()\n"
     )
 
     def call(*arguments, **parameters):
         gin.clear_config()
         parameters = [
-            f"--gin_param=experiments.tiny.{name}={value}"
+            f"--gin_param=experiments.Tiny.{name}={value}"
             for name, value in parameters.items()
         ]
         first = ["t", f"--gin_file={file}", f"--run_dir={tmp_path / 'run'}"]
@@ -182,24 +188,23 @@ def holdout(batch_size=16, augment=False):
     )
 
 
-def anytime(path, batch_size=16, **kwargs):
+def anytime(batch_size=16, **kwargs):
     stream = data.Megabatches(arrays(), 2, batch_size=batch_size)
-    return experiments.anytime(stream, model, path, test=arrays(), **kwargs)
+    return experiments.Anytime(stream, model, test=arrays(), **kwargs)
 
 
-def training(path, batch_size=16, augment=False, sparsity=0.5, **kwargs):
+def training(batch_size=16, augment=False, sparsity=0.5, **kwargs):
     pruner = MagnitudePruner(ConstantSparsity(sparsity, 0, frequency=1))
     kwargs = {"pruner": pruner, **kwargs}
-    parts = holdout(batch_size, augment)
-    return experiments.train(parts, model, path, **kwargs)
+    return experiments.Train(holdout(batch_size, augment), model, **kwargs)
 
 
-def lottery(path, batch_size=16, **kwargs):
-    return experiments.lottery(holdout(batch_size), model, path, **kwargs)
+def lottery(batch_size=16, **kwargs):
+    return experiments.Lottery(holdout(batch_size), model, **kwargs)
 
 
-def ticket_search(path, batch_size=16, **kwargs):
-    return experiments.ticket_search(holdout(batch_size), model, path, **kwargs)
+def ticket_search(batch_size=16, **kwargs):
+    return experiments.TicketSearch(holdout(batch_size), model, **kwargs)
 
 
 def exploding():
@@ -219,9 +224,8 @@ def test_a_loss_that_is_no_number_ends_each_experiment(
 ):
     words = "`loss` is (nan|inf) in epoch 1.*There is no checkpoint yet"
     with pytest.raises(FloatingPointError, match=words):
-        experiment(
-            tmp_path, optimizer=exploding, epochs=2, verbose=False, **method
-        )
+        run = experiment(optimizer=exploding, epochs=2, **method)
+        run.run(tmp_path, verbose=False)
 
 
 def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
@@ -229,19 +233,15 @@ def test_a_loss_that_is_no_number_names_the_last_good_checkpoint(tmp_path):
     # The optimizer's first update of the third epoch comes before its loss.
     words = "loss` is (nan|inf) in epoch 3.*checkpoint is .*/000001.ckpt"
     with pytest.raises(FloatingPointError, match=words):
-        training(
-            tmp_path,
-            pruner=None,
-            callbacks=[explodes],
-            epochs=4,
-            verbose=False,
-        )
+        run = training(pruner=None, callbacks=[explodes], epochs=4)
+        run.run(tmp_path, verbose=False)
     assert (tmp_path / "checkpoints" / "000001.ckpt").exists()
 
 
 def test_scores_of_a_training_that_diverged_are_refused(tmp_path):
     with pytest.raises(DegenerateScores, match="did the training diverge"):
-        training(tmp_path, optimizer=exploding, epochs=2, verbose=False)
+        run = training(optimizer=exploding, epochs=2)
+        run.run(tmp_path, verbose=False)
 
 
 class Killed(BaseException):
@@ -278,6 +278,7 @@ def test_each_experiment_knows_another_configuration(
     with monkeypatch.context() as patched:
         patched.setattr(Session, "begin", begin)
         with pytest.raises(Killed):
-            experiment(tmp_path, verbose=False, **before)
+            experiment(**before).run(tmp_path, verbose=False)
     with pytest.raises(ValueError, match=f"another configuration.*{words}"):
-        experiment(tmp_path, verbose=False, resume=True, **{**before, **after})
+        again = experiment(**{**before, **after})
+        again.run(tmp_path, resume=True, verbose=False)

@@ -6,13 +6,13 @@ import time
 
 import keras
 
-from keras_app import interruption
 from keras_app import report as report_lib
 from keras_app.experiments import devices
-from keras_app.experiments.progress import Terminal
-from keras_app.experiments.run_folder import RunFolder
-from keras_app.experiments.run_folder import SUMMARY
-from keras_app.experiments.run_folder import versions
+from keras_app.experiments.run import interruption
+from keras_app.experiments.run.folder import RunFolder
+from keras_app.experiments.run.folder import SUMMARY
+from keras_app.experiments.run.folder import versions
+from keras_app.experiments.run.progress import Terminal
 
 
 def open_folder(run_dir, resume):
@@ -145,7 +145,7 @@ class Session:
             # A launcher may end all processes with the first that leaves.
             devices.anywhere(False)
             raise interruption.Interrupted(
-                "stopped by SIGTERM behind a checkpoint; go on with "
+                "stopped by SIGTERM after a checkpoint; go on with "
                 f"--run_dir={self.folder.path} --resume"
             )
 
@@ -221,14 +221,13 @@ class Session:
         return summary
 
 
-def settings_of(data, mean=None, std=None):
-    """The `settings` of a data set, and how the model normalizes it.
+def settings_of(data):
+    """The `settings` of a data set, as JSON can hold them.
 
     A data set without `settings` is known by its name and size alone.
     """
     own = plain(getattr(data, "settings", {}))  # NumPy's numbers too
-    own = {f"data.{name}": value for name, value in own.items()}
-    return {**own, "mean": plain(mean), "std": plain(std)}
+    return {f"data.{name}": value for name, value in own.items()}
 
 
 def plain(value):

@@ -1,0 +1,149 @@
+"""Tickets by continuous sparsification: search, rewind, retrain."""
+
+import dataclasses
+
+import numpy as np
+from keras import ops
+
+from keras_app.checks import check_choice
+from keras_app.checks import check_int
+from keras_app.experiments.callbacks import MilestoneLearningRate
+from keras_app.experiments.experiment import Experiment
+from keras_app.experiments.training import Train
+from keras_app.optimizers import ContinuousSparsification
+from keras_app.pruners import ContinuousSparsifier
+
+MODES = ("ticket", "prune")
+STRATEGIES = ("sequential", "iterative")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TicketSearch(Experiment):
+    """Searches which weights to keep, and judges the network that is left.
+
+    Rounds of training with a growing temperature decide which weights stay.
+    Then, with the mask fixed, `mode="ticket"` rewinds the weights to those
+    after `rewind_epoch` epochs and trains them as a lottery ticket;
+    `mode="prune"` keeps the weights found, measures the moving statistics of
+    batch normalization again, and fine-tunes. The learning rate starts over in
+    every round and for the retraining.
+
+    The density that results is steered by the optimizer's `s_init`. Searches
+    with several `s_init` or `lam` from the same initial weights run side by
+    side with `python -m keras_app.sweep`.
+
+    Args:
+        data: See `Train`, with classes.
+        model: See `Train`.
+        optimizer: A callable without arguments that makes a
+            `ContinuousSparsification`. Its learning rate is that of the first
+            epochs. Defaults to the class.
+        mode: `"ticket"` or `"prune"`. Defaults to `"ticket"`.
+        strategy: `"sequential"`: a round goes on with the weights of the one
+            before; `"iterative"`: each starts from those of `rewind_epoch`.
+            Defaults to `"sequential"`.
+        rounds: R, >= 1. Defaults to `3`.
+        epochs: Epochs of each round, >= 2. Defaults to `85`.
+        rewind_epoch: Epochs of the first round after which the weights to go
+            back to are kept, in [0, epochs). Defaults to `2`.
+        retrain_epochs: Epochs with the mask fixed, >= 0. Defaults to `epochs`
+            for a ticket and to `0` for pruning.
+        final_temperature, granularity, reference_code_prune,
+            reset_momentum_between_rounds, min_density: See
+            `keras_app.pruners.ContinuousSparsifier`.
+        milestones: Epochs of a round at which the learning rate falls to a
+            tenth. Defaults to `(56, 71)`.
+        label: Name of the method in tables. Defaults to mode and strategy.
+        mean, std, seed: See `Train`.
+
+    Its summary lists in `rounds` the densities, and soft and hard validation
+    accuracies, after each round.
+
+    Raises:
+        ValueError: Bad arguments, here or when it is run, before anything is
+            written or trained.
+
+    Example:
+
+    ```python
+    data = keras_app.experiments.data.Holdout("fashion_mnist_mini")
+    search = TicketSearch(data, "convnet", rounds=2, epochs=5, milestones=(3,))
+    summary = search.run("runs/ticket")
+    ```
+
+    Reference: [Savarese et al., 2020](https://arxiv.org/abs/1912.04427),
+    algorithms 1 and 2. Differs: moving statistics are measured again in
+    `mode="prune"`.
+    """
+
+    data: object
+    model: object
+    _: dataclasses.KW_ONLY
+    optimizer: object = ContinuousSparsification
+    mode: str = "ticket"
+    strategy: str = "sequential"
+    rounds: int = 3
+    epochs: int = 85
+    rewind_epoch: int = 2
+    retrain_epochs: int | None = None
+    final_temperature: float = 200.0
+    milestones: tuple = (56, 71)
+    granularity: str = "epoch"
+    reference_code_prune: bool = False
+    reset_momentum_between_rounds: bool = False
+    min_density: float = 0.0
+    mean: object = None
+    std: object = None
+    label: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        """Raises on arguments out of their range."""
+        super().__post_init__()
+        check_choice("mode", self.mode, MODES)
+        check_choice("strategy", self.strategy, STRATEGIES)
+        check_int("rewind_epoch", self.rewind_epoch, 0)
+
+    def resolved(self):
+        """Returns the training that the search comes down to."""
+        ready = super().resolved()
+        ready.check_classes()
+        data, optimizer = ready.data, self.optimizer()
+        ticket = self.mode == "ticket"
+        retrain_epochs = self.retrain_epochs
+        if retrain_epochs is None:
+            retrain_epochs = self.epochs if ticket else 0
+        total = self.rounds * self.epochs + retrain_epochs
+        pruner = ContinuousSparsifier(
+            final_temperature=self.final_temperature,
+            rounds=self.rounds,
+            retrain_epochs=retrain_epochs,
+            ticket=ticket,
+            rewind_epoch=self.rewind_epoch,
+            rewind_between_rounds=self.strategy == "iterative",
+            granularity=self.granularity,
+            reference_code_prune=self.reference_code_prune,
+            reset_momentum_between_rounds=self.reset_momentum_between_rounds,
+            min_density=self.min_density,
+            batch_norm_data=None if ticket else data.epochs(0, 1),
+            validation_data=data.validation,
+        )
+        pruner.epochs_per_round(total)
+        rate = float(np.asarray(ops.convert_to_numpy(optimizer.learning_rate)))
+        return Train(
+            data,
+            ready.model,
+            optimizer=lambda: optimizer,
+            pruner=pruner,
+            callbacks=(
+                MilestoneLearningRate(
+                    rate, self.milestones, period=self.epochs
+                ),
+            ),
+            epochs=total,
+            mean=self.mean,
+            std=self.std,
+            discover=lambda model: {"rounds": pruner.history},
+            label=self.label or f"{self.mode}, {self.strategy}",
+            seed=self.seed,
+        )

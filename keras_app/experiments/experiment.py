@@ -1,0 +1,262 @@
+"""The base of all experiments: from arguments to a run folder.
+
+An `Experiment` holds the arguments. For each of its methods it makes a
+`Learner`, which owns the model; a learner trains in `Stage`s, each one call of
+`fit`. The `Runner` takes the learners through their stages, records every
+epoch and goes on where a killed run stopped.
+"""
+
+import dataclasses
+
+import keras
+
+from keras_app import host
+from keras_app.checks import check_int
+from keras_app.experiments import data as data_lib
+from keras_app.experiments import models
+from keras_app.experiments.run import session as session_lib
+from keras_app.experiments.run.runner import Runner
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """What the command line runs; `run` writes a run folder.
+
+    A child is a frozen dataclass. Its fields are the arguments, what gin
+    binds, and what a run must have in common with the one that it resumes.
+    """
+
+    #: What `summary.json` calls it.
+    kind = None
+
+    #: Fields that name objects; `settings` describes what came of them.
+    _objects = frozenset({"data", "model", "optimizer", "pruner"})
+
+    def __post_init__(self):
+        """Raises on arguments out of their range; children add theirs."""
+        check_int("epochs", self.epochs, 1)
+        check_int("seed", self.seed, 0)
+
+    def run(self, run_dir, resume=False, *, on_start=None, verbose=True):
+        """Runs the experiment and writes its run folder.
+
+        Args:
+            run_dir: Folder to write; see `docs/run_folder.md`.
+            resume: Whether to continue what is in `run_dir`. Defaults to
+                `False`.
+            on_start: Called with the `RunFolder` when everything is checked
+                and before anything is trained. Defaults to `None`.
+            verbose: Whether to print progress. Defaults to `True`.
+
+        Returns:
+            The summary, as in `summary.json`: a dict.
+
+        Raises:
+            ValueError: Bad arguments, before anything is written or trained.
+        """
+        folder, finished = session_lib.open_folder(run_dir, resume)
+        if finished is not None:
+            return finished
+        keras.utils.set_random_seed(self.seed)
+        data_lib.make_deterministic()
+        ready = self.resolved()
+        # Everything that can be wrong shows before the first file is written.
+        learner = ready.learner(ready.methods[0])
+        ready.check(learner)
+        settings = ready.settings(learner)
+        with session_lib.Session(folder, settings, resume, verbose) as session:
+            return Runner(ready, learner, session).go(on_start)
+
+    # ---- what an experiment says ---------------------------------------
+
+    def resolved(self):
+        """Returns the experiment with its data and its model made ready."""
+        data = self.data(seed=self.seed) if callable(self.data) else self.data
+        model = models.factory(self.model)
+        return dataclasses.replace(self, data=data, model=model)
+
+    def learner(self, method):
+        """Returns the `Learner` of a method, at its start."""
+        raise NotImplementedError
+
+    def check(self, learner):
+        """Raises what the learners of further methods would raise."""
+
+    @property
+    def total_epochs(self):
+        """Epochs of all methods, for the progress bar; `None`: unknown."""
+        return None
+
+    def figures(self, learner, events):
+        """Returns the figures of one method, a dict of plain values.
+
+        Args:
+            learner: Its learner, or `None` for a method that an earlier
+                session of the run has finished.
+            events: Everything that was logged about it.
+        """
+        raise NotImplementedError
+
+    def summary(self, learner, figures):
+        """Returns what the summary holds beyond what all of them hold."""
+        return {}
+
+    def table(self, figures):
+        """Returns title, columns and rows of the closing table."""
+        raise NotImplementedError
+
+    # ---- shared --------------------------------------------------------
+
+    def build_model(self, loss=None, metrics=("accuracy",)):
+        """Returns the compiled, built model; equal for equal seeds."""
+        keras.utils.set_random_seed(self.seed)
+        model = self.model(
+            input_shape=tuple(self.data.image_shape),
+            num_classes=self.data.num_classes,
+            mean=self.mean,
+            std=self.std,
+            seed=self.seed,
+        )
+        self.prepare_weights(model)
+        if loss is None:
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        optimizer = self.optimizer
+        model.compile(
+            optimizer if isinstance(optimizer, str) else optimizer(),
+            loss,
+            metrics=list(metrics),
+        )
+        host.check_model(model)
+        model.optimizer.build(model.trainable_variables)
+        return model
+
+    def prepare_weights(self, model):
+        """Changes the initial weights."""
+
+    def check_classes(self):
+        """Raises unless the data have classes."""
+        if self.data.num_classes is None:
+            raise ValueError(
+                "`data` must have classes, which predictions are right or "
+                f"wrong about. Received: {self.data.name}, whose targets are "
+                "images"
+            )
+
+    def settings(self, learner):
+        """Plain values that must be equal for a run to be continued."""
+        plain = session_lib.plain
+        own = {
+            field.name: plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in self._objects
+        }
+        return {
+            "backend": keras.backend.backend(),
+            "data": self.data.name,
+            **session_lib.settings_of(self.data),
+            "model": learner.model.name,
+            "parameters": int(learner.model.count_params()),
+            "optimizer": plain(learner.model.optimizer.get_config()),
+            **own,
+            **plain(learner.settings()),
+        }
+
+
+class Learner:
+    """What one method trains: a model, and everything it has found so far.
+
+    Attributes:
+        method: Its name.
+        model: The compiled, built model.
+        introduction: A line for the terminal.
+    """
+
+    #: Which figures of an epoch the terminal shows.
+    shown = ("loss", "accuracy", "val_accuracy")
+
+    def stages(self):
+        """Yields every `Stage`, in order; lazily."""
+        raise NotImplementedError
+
+    def settings(self):
+        """What must be equal for a run to be continued, beyond the fields."""
+        return {}
+
+    def prepare(self, stage):
+        """Makes ready for a stage, one that a checkpoint was taken in too."""
+
+    def begin(self, stage):
+        """Before the first epoch of a stage."""
+
+    def epoch_done(self, stage, epoch, logs):
+        """After an epoch; returns further figures of it."""
+        return {}
+
+    def conclude(self, stage, epochs):
+        """After a stage; returns an event to log, or `None`.
+
+        Args:
+            stage: The `Stage`.
+            epochs: The logged events of its epochs.
+        """
+        raise NotImplementedError
+
+    def missed(self):
+        """Sentences on targets that the last stage did not reach."""
+        return []
+
+    def close(self, folder):
+        """After the last stage: writes what the method found."""
+
+    # ---- resuming ------------------------------------------------------
+
+    def state(self):
+        """Returns `(plain values, {name: array})`, besides the model's."""
+        return {}, {}
+
+    def restore(self, plain, arrays):
+        """Continues where `state()` was taken."""
+
+    @property
+    def parts(self):
+        """`{name: object with state and restore}`, as of the stage."""
+        return {}
+
+
+@dataclasses.dataclass
+class Stage:
+    """One training of a learner, a call of `fit`.
+
+    Attributes:
+        number: Its place among the learner's stages, from 0.
+        epochs: For how many epochs.
+        batches: A callable `(first, last) -> dataset` of these epochs.
+        steps_per_epoch: Batches of one epoch.
+        validation: A dataset.
+        callbacks: Keras callbacks, in order.
+        about: What the events of its epochs say about it.
+        title: What people call it, such as `"megabatch 2"`.
+        details: What else the learner keeps about it.
+    """
+
+    number: int
+    epochs: int
+    batches: object
+    steps_per_epoch: int
+    validation: object
+    callbacks: list
+    about: dict = dataclasses.field(default_factory=dict)
+    title: str = ""
+    details: object = None
+
+
+def check_methods(methods, known):
+    """Returns a tuple of different ones of `known`, or raises."""
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    unknown = [method for method in methods if method not in known]
+    if unknown or not methods or len(set(methods)) != len(methods):
+        raise ValueError(
+            f"`methods` must be different ones of {known}. "
+            f"Received: methods={methods}"
+        )
+    return methods

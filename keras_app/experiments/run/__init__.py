@@ -1,0 +1,1 @@
+"""What every run does: its folder, log, checkpoints, and the terminal."""
