@@ -16,12 +16,14 @@ import numpy as np
 from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
+from keras_app.config import Configured
 
 
-class PruningSchedule(abc.ABC):
+class PruningSchedule(Configured, abc.ABC):
     """Maps a step to whether to prune there, and to which sparsity.
 
-    Subclasses implement `__call__` and `get_config`. `end_step` is the last
+    Subclasses implement `__call__`, and keep each argument of their
+    constructor as an attribute of its name. `end_step` is the last
     step at which the schedule prunes, or -1 for a schedule without an end;
     pruners use it to refuse a training that stops too early.
     """
@@ -31,15 +33,6 @@ class PruningSchedule(abc.ABC):
     @abc.abstractmethod
     def __call__(self, step):
         """Returns `(should_prune, sparsity)` for a step counted from 0."""
-
-    @abc.abstractmethod
-    def get_config(self):
-        """Returns the constructor's arguments as a dict of plain values."""
-
-    @classmethod
-    def from_config(cls, config):
-        """Builds the schedule that `get_config` described."""
-        return cls(**config)
 
     # The name that schedules written for tfmot call.
     def _should_prune_in_step(self, step, begin_step, end_step, frequency):
@@ -85,15 +78,6 @@ class ConstantSparsity(PruningSchedule):
         )
         return due, self.target_sparsity
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "target_sparsity": self.target_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "frequency": self.frequency,
-        }
-
 
 class _Ramp(PruningSchedule):
     """From one sparsity to another; subclasses say along which curve."""
@@ -135,16 +119,6 @@ class _Ramp(PruningSchedule):
             return due, self.final_sparsity
         progress = (step - self.begin_step) / (self.end_step - self.begin_step)
         return due, self._sparsity_at(progress)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "initial_sparsity": self.initial_sparsity,
-            "final_sparsity": self.final_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "frequency": self.frequency,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -202,10 +176,6 @@ class PolynomialDecay(_Ramp):
         return self.final_sparsity + (
             self.initial_sparsity - self.final_sparsity
         ) * math.pow(1.0 - progress, self.power)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "power": self.power}
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -324,10 +294,6 @@ class PiecewiseConstant(PruningSchedule):
             return False, 0.0
         return self.steps[reached - 1] == step, self.sparsities[reached - 1]
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {"steps": list(self.steps), "sparsities": list(self.sparsities)}
-
 
 def _listed(name, values):
     if np.ndim(values) != 1:
@@ -426,17 +392,6 @@ class CyclicSparsity(PruningSchedule):
             self.final_sparsity if is_sparse else self.initial_sparsity,
         )
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "initial_sparsity": self.initial_sparsity,
-            "final_sparsity": self.final_sparsity,
-            "begin_step": self.begin_step,
-            "end_step": self.end_step,
-            "period": self.period,
-            "sparse_fraction": self.sparse_fraction,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_app")
 class OneShot(PruningSchedule):
@@ -459,10 +414,6 @@ class OneShot(PruningSchedule):
 
     def __call__(self, step):
         return step == self.step, self.sparsity
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {"sparsity": self.sparsity, "step": self.step}
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -537,13 +488,3 @@ class AnytimeSchedule(PruningSchedule):
         inside = 0 <= step < self.num_megabatches
         last = self.num_megabatches - 1
         return inside, 1.0 - self.densities[min(max(step, 0), last)]
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "num_megabatches": self.num_megabatches,
-            "level": self.level,
-            "base": self.base,
-            "progressive": self.progressive,
-            "reference_compatible": self.reference_compatible,
-        }

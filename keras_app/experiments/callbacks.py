@@ -4,8 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app.config import Configured
 
-class MilestoneLearningRate(keras.callbacks.Callback):
+
+class MilestoneLearningRate(Configured, keras.callbacks.Callback):
     """Step decay with warm-up, restarted by every `fit`.
 
         lr_e = learning_rate * factor ^ (number of milestones <= e)
@@ -60,21 +62,11 @@ class MilestoneLearningRate(keras.callbacks.Callback):
         rate = self.model.optimizer.learning_rate
         logs["learning_rate"] = float(ops.convert_to_numpy(rate))
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "learning_rate": self.learning_rate,
-            "milestones": list(self.milestones),
-            "warmup_epochs": self.warmup_epochs,
-            "factor": self.factor,
-            "period": self.period,
-        }
-
     def _set(self, rate):
         self.model.optimizer.learning_rate = rate
 
 
-class PlateauLearningRate(keras.callbacks.Callback):
+class PlateauLearningRate(Configured, keras.callbacks.Callback):
     """Lowers the learning rate when the training loss stops falling.
 
         lr <- factor * lr  after more than `patience` epochs in a row without
@@ -136,14 +128,6 @@ class PlateauLearningRate(keras.callbacks.Callback):
     def restore(self, plain, arrays):
         """Continues where `state()` was taken."""
         self._best, self._bad = plain["best"], plain["bad"]
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "factor": self.factor,
-            "patience": self.patience,
-            "threshold": self.threshold,
-        }
 
 
 class BestWeights(keras.callbacks.Callback):

@@ -9,6 +9,7 @@ from keras import ops
 from keras_app import enforcement
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
+from keras_app.config import Configured
 from keras_app.masks import mask_from_scores
 from keras_app.selection import paths_of
 
@@ -50,7 +51,7 @@ def mask_distance(a, b, remaining):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class MaskDistanceStop:
+class MaskDistanceStop(Configured):
     """Stops a round once the mask that pruning would give has settled.
 
     Each epoch the weights are pruned on trial; what is given to `update` is
@@ -141,20 +142,6 @@ class MaskDistanceStop:
         self._epoch = plain["epoch"]
         self.recording = plain["recording"]
         self.queue = collections.deque(plain["queue"], maxlen=self.queue_length)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "eps": self.eps,
-            "queue_length": self.queue_length,
-            "warmup_epochs": self.warmup_epochs,
-            "require_first_exceed": self.require_first_exceed,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Builds the rule that `get_config` described."""
-        return cls(**config)
 
 
 def prune_remaining(weights, masks, rate):

@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
+from keras_app.config import Configured
 from keras_app.lottery.prac import ABSENT
 from keras_app.lottery.prac import forgetting_counts
 
@@ -23,7 +24,7 @@ _RIGHT = 2
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class ForgettingTracker(keras.callbacks.Callback):
+class ForgettingTracker(Configured, keras.callbacks.Callback):
     """Records for each example whether training got it right, epoch by epoch.
 
     What counts is the forward pass that trains: training mode, augmented
@@ -203,15 +204,6 @@ class ForgettingTracker(keras.callbacks.Callback):
         bits = np.unpackbits(arrays["history"], count=math.prod(shape))
         present, right = bits.reshape(shape).astype("int8")
         self._epochs = list(np.where(present == 1, right, np.int8(ABSENT)).T)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {"num_examples": self.num_examples, "threshold": self.threshold}
-
-    @classmethod
-    def from_config(cls, config):
-        """Builds the tracker that `get_config` described."""
-        return cls(**config)
 
 
 class _Recorder(keras.metrics.Metric):

@@ -12,6 +12,7 @@ from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
+from keras_app.config import Configured
 from keras_app.optimizers.continuous_sparsification import (
     ContinuousSparsification,
 )
@@ -20,7 +21,7 @@ GRANULARITIES = ("epoch", "step")
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class ContinuousSparsifier(keras.callbacks.Callback):
+class ContinuousSparsifier(Configured, keras.callbacks.Callback):
     """Anneals the masks of `ContinuousSparsification` and makes them final.
 
     With E epochs a round, R rounds, and e the epoch within its round:
@@ -80,8 +81,10 @@ class ContinuousSparsifier(keras.callbacks.Callback):
     10
 
     Reference: [Savarese et al., 2020](https://arxiv.org/abs/1912.04427),
-    algorithms 1 and 2. Differs: moving statistics can be measured anew.
+    algorithms 1 and 2. Differs: moving statistics can be measured again.
     """
+
+    not_configured = ("batch_norm_data", "validation_data")
 
     def __init__(
         self,
@@ -401,23 +404,3 @@ class ContinuousSparsifier(keras.callbacks.Callback):
         # Inside a fit on JAX the variables are empty until asked for.
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
-
-    def get_config(self):
-        """Returns the constructor's arguments, without the data."""
-        return {
-            "final_temperature": self.final_temperature,
-            "rounds": self.rounds,
-            "retrain_epochs": self.retrain_epochs,
-            "ticket": self.ticket,
-            "rewind_epoch": self.rewind_epoch,
-            "rewind_between_rounds": self.rewind_between_rounds,
-            "granularity": self.granularity,
-            "reference_code_prune": self.reference_code_prune,
-            "reset_momentum_between_rounds": self.reset_momentum_between_rounds,
-            "min_density": self.min_density,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Builds the pruner that `get_config` described, without data."""
-        return cls(**config)

@@ -6,11 +6,12 @@ import keras
 
 from keras_app import shares
 from keras_app.checks import check_number
+from keras_app.config import Configured
 from keras_app.optimizers.bregman import ON_CHANGE
 from keras_app.regularizers import SparsityRegularizer
 
 
-class StrengthController(keras.callbacks.Callback, abc.ABC):
+class StrengthController(Configured, keras.callbacks.Callback, abc.ABC):
     """Measures the density of a regularizer's weights and moves its `lam`.
 
     Args:
@@ -107,26 +108,6 @@ class StrengthController(keras.callbacks.Callback, abc.ABC):
         optimizer = self.model.optimizer
         return getattr(optimizer, "inner_optimizer", optimizer)
 
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            "regularizer": keras.saving.serialize_keras_object(
-                self.regularizer
-            ),
-            "target_density": self.target_density,
-            "on_change": self.on_change,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Builds the controller, with a regularizer of its own."""
-        config = dict(config)
-        config["regularizer"] = keras.saving.deserialize_keras_object(
-            config["regularizer"]
-        )
-        return cls(**config)
-
 
 @keras.saving.register_keras_serializable(package="keras_app")
 class LambdaController(StrengthController):
@@ -220,15 +201,6 @@ class LambdaController(StrengthController):
     def state(self):
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         return {"warmup": self._warmup, "cooldown": self._cooldown}, {}
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            **super().get_config(),
-            "increment": self.increment,
-            "warmup": self.warmup,
-            "cooldown": self.cooldown,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -331,12 +303,3 @@ class DensityController(StrengthController):
             "steps": self._steps,
         }
         return plain, {}
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            **super().get_config(),
-            "frequency": self.frequency,
-            "gain": self.gain,
-            "decay": self.decay,
-        }
