@@ -22,8 +22,8 @@ def strip_pruning(model):
     installed, unless it has layers of it (`experiments.models.SkipSum`).
     Classes and functions that Keras does not know are taken as they are in
     memory; to load a file they must be registered, as always. The model itself
-    can go on training. Pruned weights that came back after the training are zeroed in
-    both, with a `RuntimeWarning`.
+    can go on training. Pruned weights that came back after the training are
+    zeroed in both, with a `RuntimeWarning`.
 
     Args:
         model: A built `keras.Model`.
