@@ -40,13 +40,21 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
 
     What sparsity brings depends on its pattern. `Dense` kernels whose zeros
     come in blocks of 4 inputs (`masks.Block((4, 1))`; for int8 `(16, 1)`) are
-    computed without them on every processor. All other zeros make the file
-    smaller and are put back when it is loaded; on ARM and in browsers 1x1
-    convolutions can skip them, on conditions that the report names. Channels
-    that are zero are best cut out before, by `shrink`.
+    computed without them on every processor; in int8 that is slower than
+    computing all of them, unless the weights are far larger than the caches:
+    the report says which. All other zeros make the file smaller and are put
+    back when it is loaded; on ARM and in browsers 1x1 convolutions can skip
+    them, on conditions that the report names. Channels that are zero are
+    best cut out before, by `shrink`.
 
-    The file computes one sample at a time. From the JAX and PyTorch backends
-    the conversion runs in a process with the TensorFlow backend.
+    The file computes one sample at a time, and layers in half or double
+    precision in float32. Recurrent layers are unrolled for int8. The report
+    says what was changed for the file; the model stays as it is.
+
+    The converter and the runtime work in a process of their own, which may
+    crash: that is a `ValueError`. From the JAX and PyTorch backends the model
+    is loaded there under TensorFlow; classes and functions must then be those
+    of modules that can be imported.
 
     Args:
         model: A built `keras.Model`. Masked weights are zero afterwards.
@@ -69,8 +77,10 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
     Raises:
         ValueError: What cannot be exported correctly: `quantize="dynamic"`
             with `sparse=True`, int8 without data, an operation that LiteRT
-            does not have, a file that differs from the model; custom classes
-            on the JAX and PyTorch backends.
+            does not have, inputs of strings, states that go from call to call,
+            a crash, a file that differs from the model; classes of a script or
+            notebook on the JAX and PyTorch backends.
+        ImportError: LiteRT's runtime or TensorFlow is not installed.
 
     Example:
 

@@ -173,7 +173,15 @@ def _refusal(text, layers):
     faults = re.findall(r"'tf\.(\w+)' op is neither a custom op", text)
     found = {name: _layer(name, text, layers) for name in faults}
     if not found:
-        return f"TensorFlow's converter does not take this model: {text[:300]}"
+        operation = re.search(r'fused\["(\w+):"', text)
+        place = _layer(operation[1], text, layers) if operation else ""
+        # What stands between the first place and the next.
+        reason = re.search(r"\]\)+: (.*?)(?: <unknown>|$)", text)
+        reason = reason[1] if reason else text
+        return (
+            "TensorFlow's converter does not take this model"
+            f"{place.replace(' of', ', at')}: {reason[:300]}"
+        )
     places = ", ".join(f"{name}{place}" for name, place in found.items())
     return (
         "TensorFlow's converter does not take this model: LiteRT cannot "

@@ -45,6 +45,12 @@ def export_onnx(model, path, data=None):
     out first, by `shrink`, which is faster everywhere. Needs the extra
     `onnx`, on the JAX backend `onnx-jax`.
 
+    Layers in half or double precision compute in float32 in the file, and
+    layers that augment data pass them on. The exporter and ONNX Runtime work in
+    a process of their own, which may crash: that is a `ValueError`. Only a
+    model of JAX or PyTorch with classes of a script or notebook is traced in
+    this one.
+
     Args:
         model: A built `keras.Model`. Masked weights are zero afterwards.
         path: File to write. Its folder must exist.
@@ -55,8 +61,9 @@ def export_onnx(model, path, data=None):
         An `ExportReport`, also written to `<path>.report.json`.
 
     Raises:
-        ValueError: The exporter refuses the model, or ONNX Runtime's outputs
-            differ from the model's by more than 1e-5 of the largest one.
+        ValueError: The exporter or ONNX Runtime refuses the model, or crashes;
+            states go from call to call; outputs differ from the model's by
+            more than 1e-5 of the largest one.
         ImportError: The extra `onnx` (on JAX `onnx-jax`) is not installed.
 
     Example:

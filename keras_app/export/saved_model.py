@@ -49,9 +49,11 @@ def export_saved_model(model, path, data=None):
 
     The folder is loaded again and its outputs are compared with
     `model(x, training=False)`. A folder that passes takes the place of a
-    SavedModel at `path`; otherwise all is left as it was. From the JAX and
-    PyTorch backends the work is done in a process with the TensorFlow backend,
-    which knows the layers of Keras and of this package.
+    SavedModel at `path`; otherwise all is left as it was. Look-up tables go
+    with it, and the states of stateful layers, which start as they are in the
+    model. From the JAX and PyTorch backends the work is done in a process with
+    the TensorFlow backend, which knows the layers and functions of Keras, of
+    this package, and of modules that can be imported.
 
     Choose it to serve a model with TensorFlow, not for its size: zeros are
     stored like any other number, and only compression makes use of them.
@@ -62,8 +64,9 @@ def export_saved_model(model, path, data=None):
             folder around it must exist.
         data: Sample inputs in the structure that the model takes, first axis
             the samples, of which the first 32 serve to compare. A subclassed
-            model's inputs get their shapes and types from them. Defaults to
-            random inputs.
+            model's inputs get their shapes and types from them. Strings are
+            arrays, too. Defaults to random inputs, and to words that look-up
+            layers know.
 
     Returns:
         An `ExportReport`, also written to `<path>.report.json`.
@@ -73,8 +76,8 @@ def export_saved_model(model, path, data=None):
             built, that TensorFlow cannot save, or with several arguments;
             outputs with NaN; outputs that differ by more than 1e-5 of the
             largest one (1e-2 where layers compute in half precision, or an
-            accelerator, which rounds factors to as many bits); custom classes
-            on the JAX and PyTorch backends.
+            accelerator, which rounds factors to as many bits); classes of a
+            script or notebook on the JAX and PyTorch backends.
         ImportError: TensorFlow is not installed.
 
     Example:
