@@ -11,6 +11,7 @@ stopped by SIGTERM, and its runs after their next checkpoints.
 
 import pathlib
 import re
+import signal
 import sys
 
 from absl import flags
@@ -112,7 +113,8 @@ def main(argv):
         return sweep.finish()
     ray = parallel.import_ray()
     try:
-        with interruption.raising_at_sigterm():
+        # The one exception that Ray lets a signal's handler raise.
+        with interruption.noticing_sigterm(then=signal.default_int_handler):
             with parallel.started(ray, options.address):
                 sweep.run(
                     ray,
@@ -121,20 +123,15 @@ def main(argv):
                     retries=options.retries,
                     may_grow=options.address is not None,
                 )
-    except interruption.Interrupted as error:
-        return _stopped(sweep, error, EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        return _stopped(sweep, "stopped", EXIT_BY_HAND)
+        by_sigterm = interruption.was_asked()
+        print(
+            f"{NAME}: stopped{' by SIGTERM' * by_sigterm}. It goes on with "
+            f"--resume --sweep_dir={sweep.path}",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED if by_sigterm else EXIT_BY_HAND
     return sweep.finish()
-
-
-def _stopped(sweep, how, status):
-    """Says how to go on; returns the exit status."""
-    print(
-        f"{NAME}: {how}. It goes on with --resume --sweep_dir={sweep.path}",
-        file=sys.stderr,
-    )
-    return status
 
 
 # ---- the plan ----------------------------------------------------------
