@@ -18,7 +18,6 @@ from absl import flags
 
 from keras_app import cli
 from keras_app import configuration
-from keras_app import gin_files
 from keras_app import interruption
 from keras_app import mistakes
 from keras_app.configuration import CONFIG
@@ -143,7 +142,7 @@ def _planned(gin, options):
         raise cli.UsageError(
             "--resume needs --sweep_dir, the folder to continue."
         )
-    files = [gin_files.find(name) for name in options.gin_file]
+    files = [configuration.find(name) for name in options.gin_file]
     grids = [grid.parse(text) for text in options.grid]
     stored = None
     if options.sweep_dir is not None:
