@@ -93,6 +93,22 @@ def import_gin():
     return gin
 
 
+def find(name):
+    """Returns the path of a gin file, which may lie in gin/.
+
+    Raises:
+        cli.UsageError: There is no such file.
+    """
+    places = [folder / name for folder in gin_files.search_path()]
+    for path in places:
+        if path.is_file():
+            return path
+    what = "there is no such file." + gin_files.nearest(name)
+    if any(path.is_dir() for path in places):
+        what = f"it is a folder.{gin_files.SEE_LIST}"
+    raise cli.UsageError(f"--gin_file={name}: {what}")
+
+
 def parse(gin, paths, params):
     """Binds what gin files, and then single bindings, say.
 

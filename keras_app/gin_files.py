@@ -8,7 +8,7 @@ import textwrap
 from keras_app import cli
 
 _NAME_WIDTH, _LINE_WIDTH = 26, 80
-_SEE_LIST = " --list shows the gin files."
+SEE_LIST = " --list shows the gin files."
 
 
 def search_path():
@@ -25,22 +25,6 @@ def search_path():
     ]
 
 
-def find(name):
-    """Returns the path of a gin file, which may lie in gin/.
-
-    Raises:
-        cli.UsageError: There is no such file.
-    """
-    places = [folder / name for folder in search_path()]
-    for path in places:
-        if path.is_file():
-            return path
-    what = "there is no such file." + nearest(name)
-    if any(path.is_dir() for path in places):
-        what = f"it is a folder.{_SEE_LIST}"
-    raise cli.UsageError(f"--gin_file={name}: {what}")
-
-
 def nearest(name):
     """The hint at the nearest gin file, by its path or by its name alone."""
     known = {}
@@ -51,7 +35,7 @@ def nearest(name):
             known.setdefault(spelling.removesuffix(".gin"), path)
     found = cli.nearest(name.replace("\\", "/"), known)
     if found is None:
-        return _SEE_LIST
+        return SEE_LIST
     return f" Did you mean {known[found]}?"
 
 

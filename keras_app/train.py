@@ -23,7 +23,6 @@ from absl import flags
 
 from keras_app import cli
 from keras_app import configuration
-from keras_app import gin_files
 from keras_app import mistakes
 from keras_app.configuration import CONFIG
 from keras_app.experiments import devices
@@ -118,7 +117,7 @@ def main(argv):
             files = [str(stored)]
     if not files:
         raise cli.UsageError("name a configuration with --gin_file=app.gin.")
-    paths = [gin_files.find(name) for name in files]
+    paths = [configuration.find(name) for name in files]
     run_dir = options.run_dir or configuration.new_folder(paths[0].stem)
     started = []
     lost = []

@@ -1073,6 +1073,49 @@ def test_command_writes_the_page_and_prints_where(tmp_path, command):
     assert path.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_command_never_writes_over_the_page_of_one_of_several(
+    tmp_path, command
+):
+    first, second, third = (
+        a_run(tmp_path / name, a_summary({"dense": figures(0.5, 9)}))
+        for name in ("a", "b", "of/c")
+    )
+    for folder in (first, second, third):
+        (folder / "report.html").write_text("own")
+    path = tmp_path.resolve() / "comparison.html"
+    for folders in ([first, second], [third, first], [first, first]):
+        assert command(*folders) == (0, f"{path}\n", "")
+    for folder in (first, second, third):
+        assert (folder / "report.html").read_text() == "own"
+    # Named, it is what was asked for.
+    page = first / "report.html"
+    assert command(first, second, f"--output={page}")[0] == 0
+    assert page.read_text() != "own"
+
+
+def test_command_shows_the_runs_of_a_sweep(tmp_path, command):
+    sweep = tmp_path / "sweep"
+    a_run(sweep / "lam=1", a_summary({"dense": figures(0.5, 9)}))
+    rows = [
+        {"label": "lam=1", "status": "done", "message": None},
+        {"label": "lam=2", "status": "failed", "message": "exit status 1: x"},
+        {"label": "lam=3", "status": "waiting", "message": None},
+    ]
+    (sweep / "sweep.json").write_text(json.dumps({"grids": [], "runs": rows}))
+    assert command(sweep) == (0, f"{sweep / 'report.html'}\n", "")
+    written = (sweep / "report.html").read_text()
+    assert "lam=2 failed: exit status 1: x" in written
+    assert "lam=3 has not begun" in written and "lam=1" in written
+    other = a_run(tmp_path / "run", a_summary({"dense": figures(0.5, 9)}))
+    status, told, _ = command(sweep, other)
+    path = tmp_path.resolve() / "comparison.html"
+    assert (status, told) == (0, f"{path}\n")
+    assert "lam=1" in path.read_text() and ">run" in path.read_text()
+    (sweep / "sweep.json").write_text("{")
+    status, _, error = command(sweep)
+    assert status == 2 and "sweep.json cannot be read" in error
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -1082,7 +1125,8 @@ def test_command_writes_the_page_and_prints_where(tmp_path, command):
             "metrics.jsonl",
         ),
         ([], "RUN_DIR"),
-        (["run", "--outptu=x"], "--outptu=x"),
+        (["run", "--outptu=x"], "--outptu=x. Did you mean --output?"),
+        (["run", "--output="], "output must not be empty"),
         (["run", "--output=none/page.html"], "No such file or directory"),
     ],
 )

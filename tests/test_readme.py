@@ -22,6 +22,18 @@ def test_the_python_example_runs_as_pasted(tmp_path, monkeypatch, capsys):
     assert "conv3/kernel" in capsys.readouterr().out
 
 
+def test_the_times_are_those_of_the_gin_files():
+    text = (ROOT / "README.md").read_text()
+    told = re.findall(r"--gin_file=(\w+\.gin) +# ([^:]+):", text)
+    assert len(told) == text.count("python -m keras_app.train --gin_file") - 1
+    told.append(("app.gin", "1 minute 40 seconds"))
+    assert "on two cores 1 minute 40 seconds and" in text
+    for name, time in told:
+        header = (ROOT / "gin" / name).read_text()
+        assert f"\n# Time: {time}.\n" in header
+        assert "\n# Hardware: 2 CPU cores.\n" in header
+
+
 def test_there_are_exactly_two_set_up_commands():
     text = (ROOT / "README.md").read_text()
     commands = [x for x in text.splitlines() if x.startswith("python3 -m venv")]

@@ -4,7 +4,10 @@ import contextlib
 import json
 import os
 import pathlib
+import signal
 import sys
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -137,6 +140,9 @@ def test_long_labels_are_cut_and_stay_different():
         (["--gin_file=bregmann.gin", LAM], "Did you mean bregman.gin"),
         ([BASE, "--grid=experiments.Train.sed=[1]"], "parameter named 'sed'"),
         ([BASE, "--grid=nowhere.lam=[1]"], "No configurable matching"),
+        ([BASE, "--grid=regularizers.L2.lam=[1]"], "mean regularizers.L1?"),
+        ([BASE, "--grid=experiments.Train.sed=[1]"], "Did you mean seed?"),
+        ([BASE, LAM, "--grid=BATCH=[1]"], "BATCH is bound, but nothing"),
         ([BASE, "--grid=regularizers.L1.lam=0.1"], "lam=0.1"),
         ([BASE, LAM, "--grid=L1.lam=[1]"], "--grid=L1.lam: it is bound"),
         ([BASE, LAM, "--gin_param=L1.lam = 1"], "it is bound already"),
@@ -447,6 +453,36 @@ def search(lam, run_dir, resume, on_start):
         on_start=on_start,
     )
 """
+# It waits in its first epoch until it is told to stop, or not to wait.
+WAITING = """
+import pathlib
+import time
+
+import keras
+
+from keras_app.experiments import data
+from keras_app import experiments
+from keras_app.experiments.run import interruption
+
+
+class Wait(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        pathlib.Path("begun").touch()
+        while not pathlib.Path("go").exists() and not interruption.was_asked():
+            time.sleep(0.1)
+
+
+def search(lam, run_dir, resume, on_start):
+    return experiments.Train(
+        data.Holdout("fashion_mnist_mini", batch_size=1024),
+        "mlp",
+        run_dir,
+        epochs=2,
+        callbacks=[Wait()],
+        resume=resume,
+        on_start=on_start,
+    )
+"""
 CONFIG = """
 from __gin__ import dynamic_registration
 import work
@@ -481,3 +517,39 @@ def test_a_sweep_on_a_local_ray_retries_reports_and_resumes(
     page = (tmp_path / "s" / "report.html").read_text()
     assert "Density and accuracy" in page and "failed" not in page
     assert "2 of 2 runs" in capsys.readouterr().out
+
+
+def test_sigterm_stops_a_sweep_after_checkpoints_and_resume_goes_on(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    (tmp_path / "work.py").write_text(WAITING)
+    (tmp_path / "work.gin").write_text(CONFIG)
+    sys.modules.pop("work", None)
+
+    def stop():
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    # As in a script's background, where Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        threading.Thread(target=stop, daemon=True).start()
+        grid = "--grid=work.search.lam=[1]"
+        assert sweep("--gin_file=work.gin", grid, "--sweep_dir=s") == 75
+    finally:
+        signal.signal(signal.SIGINT, before)
+    [line] = capsys.readouterr().err.splitlines()
+    folder = tmp_path / "s"
+    assert line.endswith(
+        f"stopped by SIGTERM. It goes on with --resume --sweep_dir={folder}"
+    )
+    assert "stopped by SIGTERM" in (folder / "logs" / "lam=1.log").read_text()
+    assert [run["status"] for run in state(folder)] == ["waiting"]
+    (tmp_path / "go").touch()
+    assert sweep("--resume", f"--sweep_dir={folder}") == 0
+    assert "resuming at epoch 2" in (folder / "logs" / "lam=1.log").read_text()

@@ -144,6 +144,14 @@ def test_an_unprepared_data_set_offline_is_one_line_and_status_2(tmp_path):
         (["--resume"], "--run_dir"),
         ([*SHORT, "--gin_param=Anytime.level=0.5"], "level=0.5"),
         ([*SHORT, "--gin_param=anytime.lev"], "parse"),
+        (["--gin_file=app"], "Did you mean app.gin?"),
+        (["--gin_file=convnt.gin"], "Did you mean models/convnet.gin?"),
+        (["--gin_file=models\\mlp.gin"], "Did you mean models/mlp.gin?"),
+        (["--gin_file=zzz"], "no such file. --list shows"),
+        (["--gin_file=gin"], "--gin_file=gin: it is a folder."),
+        (["--gin_file="], "gin_file must not be empty."),
+        (["--gin_file=models/mlp.gin"], "Nothing binds `train.run.experiment`"),
+        ([*SHORT, "--gin_param=train.run.experiment=3"], "Received: 3."),
         ([*SHORT, "--gin_param=anytime.model='resnet21'"], "resnet20"),
         (
             [*SHORT, "--gin_param=data.Megabatches.name_or_arrays='fashon'"],
@@ -158,6 +166,141 @@ def test_mistakes_name_what_is_wrong(tmp_path, arguments, words):
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "param, words",
+    [
+        ("Anytime.level==", "Couldn't parse statement"),
+        ("Anytime.level=", "Unable to parse value"),
+        ("Anytime.level", "Couldn't parse statement"),
+        ("Anytime.level=[1,", "A bracket or a quotation mark is not closed"),
+        ("Anytime.level=abc", "Failed to parse token 'abc'"),
+        ("=3", "Unexpected token"),
+        ("# 3", "Nothing is bound"),
+        ("anytime.levl=3", "Did you mean level?"),
+        ("experiments.anytme.level=3", "Did you mean experiments.Anytime?"),
+        ("anytime.pruner=@anytme", "Did you mean anytime?"),
+        ("pruners.RigL.scope='global'", "What the gin files name: data."),
+        (
+            "from keras_app import modles",
+            "Did you mean keras_app.experiments.models?",
+        ),
+        ("include 'models/convnt.gin'", "Did you mean models/convnet.gin?"),
+    ],
+)
+def test_a_binding_that_is_wrong_is_named(tmp_path, param, words):
+    arguments = [*SHORT, f"--gin_param={param}", f"--run_dir={tmp_path / 'r'}"]
+    with pytest.raises(cli.UsageError) as error:
+        train.main(["train", *arguments])
+    assert str(error.value).startswith(f"--gin_param={param}: ")
+    assert words in str(error.value)
+    assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("experiments.Anytime.levl = 3", "Did you mean level?"),
+        ("experiments.anytme.level = 3", "Did you mean anytime?"),
+        ("experimnts.anytime.level = 3", "Did you mean experiments?"),
+        ("models.mlp.hidden = (3,)", "Add the line: from keras_app import mod"),
+        (
+            "from keras_app import modles",
+            "Did you mean keras_app.experiments.models?",
+        ),
+        ("import kera", "Did you mean keras?"),
+        ("include 'models/convnt.gin'", "Did you mean models/convnet.gin?"),
+        ("experiments.Anytime.level ==", "Couldn't parse statement"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path, line, words):
+    path = tmp_path / "own.gin"
+    # Files of Windows are read as well.
+    path.write_bytes(
+        b"from __gin__ import dynamic_registration\r\n"
+        b"from keras_app import experiments\r\n" + line.encode() + b"\r\n"
+    )
+    with pytest.raises(cli.UsageError) as error:
+        train.main(["train", f"--gin_file={path}"])
+    assert str(error.value).startswith(f"{path}, line 3: ")
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_macro_that_is_misspelt_is_not_passed_over(tmp_path):
+    path = tmp_path / "own.gin"
+    path.write_text("include 'app.gin'\nEPOCHS = 3\nanytime.epochs = %EPOCHS\n")
+    for param, words in (
+        (
+            "EPOCS=1",
+            "EPOCS is bound, but nothing uses it. Did you mean EPOCH",
+        ),
+        ("Anytime.epochs=%EPOCS", "'EPOCS/gin.macro'. Did you mean EPOCHS?"),
+    ):
+        gin.clear_config()
+        with pytest.raises(cli.UsageError) as error:
+            train.main(["train", f"--gin_file={path}", f"--gin_param={param}"])
+        assert words in str(error.value)
+
+
+def test_the_configs_are_listed_a_line_each(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.gin").write_text(
+        "# What I tried: one\n# line. And two.\n#\n# Time: long.\na.b = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert train.main(["train", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    names = [line.split(" ")[0] for line in lines if line[:1] not in ("", "#")]
+    assert sorted(names) == sorted(["own.gin", *map(str, gin_files())])
+    assert f"{'own.gin':26} What I tried" in lines
+    # Runs come first, then their parts.
+    assert lines.index("# models/: parts") > names.index("wanda.gin")
+
+
+def test_a_backend_that_is_none_is_one_line_and_status_2():
+    for backend in ("jaxx", "numpy"):
+        result = call("--list", KERAS_BACKEND=backend)
+        assert (result.returncode, result.stdout) == (2, "")
+        [line] = result.stderr.splitlines()
+        assert "one of tensorflow, jax, torch" in line
+        assert f"KERAS_BACKEND={backend}" in line
+
+
+def test_a_backend_that_is_not_installed_is_one_line(tmp_path):
+    (tmp_path / "jax.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'jax'\", name='jax')"
+    )
+    found = call("--list", KERAS_BACKEND="jax", PYTHONPATH=str(tmp_path))
+    assert found.returncode == 2
+    [line] = found.stderr.splitlines()
+    assert "JAX is not installed: `pip install jax`" in line
+
+
+def test_a_schedule_that_cannot_end_is_refused_before_training(tmp_path):
+    arguments = ["--gin_file=magnitude.gin", f"--run_dir={tmp_path / 'r'}"]
+    short = "--gin_param=experiments.Train.epochs=1"
+    with pytest.raises(cli.UsageError, match="schedule ends at step 2025"):
+        train.main(["train", *arguments, short])
+    # Another try finds nothing in its way.
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("trained", [True, False, None])
+def test_an_error_is_a_mistake_only_where_nothing_was_trained(
+    trained, status_of, tmp_path
+):
+    def other(run_dir, resume, on_start):
+        folder = RunFolder(run_dir)
+        folder.begin()
+        folder.trained = trained
+        on_start(folder)
+        raise ValueError("no luck")
+
+    expected = cli.UsageError if trained is False else ValueError
+    with pytest.raises(expected, match="no luck"):
+        status_of(other)
+    assert (tmp_path / "r").exists() == (trained is not False)
 
 
 @pytest.fixture

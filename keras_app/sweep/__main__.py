@@ -11,13 +11,13 @@ stopped by SIGTERM, and its runs after their next checkpoints.
 
 import pathlib
 import re
+import signal
 import sys
 
 from absl import flags
 
 from keras_app import cli
 from keras_app import configuration
-from keras_app import gin_files
 from keras_app import mistakes
 from keras_app.configuration import CONFIG
 from keras_app.experiments.run import interruption
@@ -112,7 +112,8 @@ def main(argv):
         return sweep.finish()
     ray = parallel.import_ray()
     try:
-        with interruption.raising_at_sigterm():
+        # The one exception that Ray lets a signal's handler raise.
+        with interruption.noticing_sigterm(then=signal.default_int_handler):
             with parallel.started(ray, options.address):
                 sweep.run(
                     ray,
@@ -121,20 +122,15 @@ def main(argv):
                     retries=options.retries,
                     may_grow=options.address is not None,
                 )
-    except interruption.Interrupted as error:
-        return _stopped(sweep, error, EXIT_INTERRUPTED)
     except KeyboardInterrupt:
-        return _stopped(sweep, "stopped", EXIT_BY_HAND)
+        by_sigterm = interruption.was_asked()
+        print(
+            f"{NAME}: stopped{' by SIGTERM' * by_sigterm}. It goes on with "
+            f"--resume --sweep_dir={sweep.path}",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED if by_sigterm else EXIT_BY_HAND
     return sweep.finish()
-
-
-def _stopped(sweep, how, status):
-    """Says how to go on; returns the exit status."""
-    print(
-        f"{NAME}: {how}. It goes on with --resume --sweep_dir={sweep.path}",
-        file=sys.stderr,
-    )
-    return status
 
 
 # ---- the plan ----------------------------------------------------------
@@ -146,7 +142,7 @@ def _planned(gin, options):
         raise cli.UsageError(
             "--resume needs --sweep_dir, the folder to continue."
         )
-    files = [gin_files.find(name) for name in options.gin_file]
+    files = [configuration.find(name) for name in options.gin_file]
     grids = [grid.parse(text) for text in options.grid]
     stored = None
     if options.sweep_dir is not None:

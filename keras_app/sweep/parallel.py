@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -72,8 +73,8 @@ def started(ray, address=None):
                 _knock(address)
                 where += " (if it asks for a token, set RAY_AUTH_MODE=token)"
                 ray.init(address, **quiet)
-    except SystemExit as error:
-        raise interruption.Interrupted("stopped by SIGTERM") from error
+    except SystemExit:
+        signal.raise_signal(signal.SIGTERM)
     except refusals as error:
         raise cli.UsageError(f"{where}: {cli.one_line(error)}") from error
     try:
@@ -115,9 +116,8 @@ def run_all(ray, jobs, cpus, gpus, ended):
             these are 0, `None` and why. Returns whether to run it again.
 
     Raises:
-        interruption.Interrupted, KeyboardInterrupt: As the signal's handler
-            raised it. SIGTERM was handed on to the commands, and they have
-            ended; a second signal does not wait for that.
+        KeyboardInterrupt: A signal's handler raised it. The commands were
+            sent SIGTERM and have ended; a second signal does not wait for it.
     """
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     # A worker that is lost counts as a failure like any other.
@@ -144,7 +144,7 @@ def run_all(ray, jobs, cpus, gpus, ended):
         while going:
             (reference,), _ = ray.wait(list(going))
             take(reference)
-    except (interruption.Interrupted, KeyboardInterrupt):
+    except KeyboardInterrupt:
         for reference in going:
             ray.cancel(reference)
         if going:
@@ -165,6 +165,9 @@ def attempt(arguments, log, cwd, environment):
         `(seconds, exit status, last line of the output)`.
     """
     clock = time.monotonic()
+    # Ray cancels a task as Ctrl-C would. A launcher in the background ignores
+    # that, and so would this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "ab") as file:
         # The command inherits the lock. Should it outlive its worker, another
         # attempt waits for it instead of writing to the same files. Some
@@ -187,7 +190,6 @@ def attempt(arguments, log, cwd, environment):
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         status = process.wait(_GLANCE_SECONDS)
             except KeyboardInterrupt:
-                # Ray's word for a task that is cancelled.
                 process.terminate()
                 process.wait()
                 raise

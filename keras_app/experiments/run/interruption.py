@@ -17,23 +17,21 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def noticing_sigterm():
-    """Inside, SIGTERM is noted instead of ending the process."""
+def noticing_sigterm(then=lambda *_: None):
+    """Inside, SIGTERM is noted instead of ending the process.
+
+    Args:
+        then: What else to do when it comes, a handler as `signal.signal`
+            takes it; may raise. Defaults to nothing.
+    """
+
+    def note(*signal_and_frame):
+        _noted.set()
+        then(*signal_and_frame)
+
     _noted.clear()
     with keeping_handler():
-        _handle(lambda *_: _noted.set())
-        yield
-
-
-@contextlib.contextmanager
-def raising_at_sigterm():
-    """Inside, SIGTERM raises `Interrupted`, as Ctrl-C raises its exception."""
-
-    def stop(*_):
-        raise Interrupted("stopped by SIGTERM")
-
-    with keeping_handler():
-        _handle(stop)
+        _handle(note)
         yield
 
 
