@@ -478,7 +478,7 @@ def test_configurations_decide_what_differs_only_by_seed(
     tmp_path, rates, averaged
 ):
     configs = [
-        f"SGD.learning_rate = {rate}\nexperiments.anytime.seed = {seed}\n"
+        f"SGD.learning_rate = {rate}\nexperiments.Anytime.seed = {seed}\n"
         for seed, rate in enumerate(rates)
     ]
     written = write_page(seeds(tmp_path, configs)).read_text()
@@ -774,7 +774,7 @@ def test_how_to_get_a_dense_network_is_said(tmp_path, methods, binding):
     told = {method: figures(0.5, 9, 0.5) for method in methods}
     (text,) = conclusion(page_of(tmp_path, told))
     assert "No dense network was trained" in text
-    assert f'--gin_param="experiments.anytime.{binding.split(".")[-1]}"' in text
+    assert f'--gin_param="experiments.Anytime.{binding.split(".")[-1]}"' in text
 
 
 def test_a_dense_run_of_the_same_task_is_what_others_are_compared_to(tmp_path):

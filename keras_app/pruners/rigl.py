@@ -33,7 +33,7 @@ class RigL(DynamicPruner):
             of the training itself.
         batches_per_update: How many of them, counted from the first, each
             update looks at, >= 1; without `data` an error when `fit` starts,
-            and in `keras_app.experiments.train` a request for the training
+            and in `keras_app.experiments.Train` a request for the training
             part. Defaults to `None`: all of `data`.
         schedule, scope, structure, distribution, filters, custom_sparsity,
             on_miss, drop_fraction, seed: See
