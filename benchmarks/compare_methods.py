@@ -143,12 +143,14 @@ class Cell:
             "model": functools.partial(
                 getattr(self.ka.experiments.models, name), **arguments
             ),
-            "run_dir": self.folder,
             "mean": self.task.mean,
             "std": self.task.std,
             "seed": self.seed,
-            "verbose": False,
         }
+
+    def run(self, experiment):
+        summary = experiment.run(self.folder, verbose=False)
+        return summary["accuracy"], summary["effective_density"]
 
     def sgd(self):
         return self.ka.optimizers.CoupledSGD(self.task.learning_rate)
@@ -196,7 +198,7 @@ class Cell:
             rate, self.task.milestones
         )
         callbacks = [falling, *kwargs.pop("callbacks", ())]
-        summary = self.ka.experiments.train(
+        experiment = self.ka.experiments.Train(
             self.data,
             optimizer=optimizer or self.sgd,
             pruner=pruner,
@@ -205,7 +207,7 @@ class Cell:
             **kwargs,
             **self.common,
         )
-        return summary["accuracy"], summary["effective_density"]
+        return self.run(experiment)
 
     def bregman(self, kind, rate, lam, **arguments):
         regularizer = self.ka.regularizers.L1(lam)
@@ -228,7 +230,7 @@ class Cell:
         )
 
     def soft_masks(self):
-        summary = self.ka.experiments.ticket_search(
+        experiment = self.ka.experiments.TicketSearch(
             self.data,
             optimizer=lambda: self.ka.optimizers.ContinuousSparsification(
                 self.task.learning_rate, s_init=0.0
@@ -238,12 +240,12 @@ class Cell:
             milestones=self.task.milestones,
             **self.common,
         )
-        return summary["accuracy"], summary["effective_density"]
+        return self.run(experiment)
 
     def tickets(self, method, rounds=5):
         """Four prunings of equal rate, then the ticket's own training."""
         rate = 1 - (1 - self.sparsity) ** (1 / (rounds - 1))
-        summary = self.ka.experiments.lottery(
+        experiment = self.ka.experiments.Lottery(
             self.data,
             methods=(method,),
             optimizer=self.sgd,
@@ -258,14 +260,14 @@ class Cell:
             iteration_scaling="linear",
             **self.common,
         )
-        return summary["accuracy"], summary["effective_density"]
+        return self.run(experiment)
 
     def anytime(self, method, megabatches=8):
         """Megabatches with replay, an epoch each: 4.5 passes over all."""
         data = {**self.task.data}
         data.pop("validation_fraction")
         pruner = self.ka.pruners.AnytimeProgressivePruner
-        summary = self.ka.experiments.anytime(
+        experiment = self.ka.experiments.Anytime(
             self.ka.experiments.data.Megabatches(
                 num_megabatches=megabatches, seed=self.seed, **data
             ),
@@ -278,7 +280,7 @@ class Cell:
             milestones=(),
             **self.common,
         )
-        return summary["accuracy"], summary["effective_density"]
+        return self.run(experiment)
 
 
 def _pruner(name, schedule, with_data=False, **arguments):
