@@ -1,4 +1,4 @@
-"""Moving statistics of batch normalization, measured anew."""
+"""Moving statistics of batch normalization, measured again."""
 
 import keras
 import numpy as np

@@ -2,7 +2,7 @@
 
 The weights a mask prunes are exactly zero in the kernel variable itself. The
 optimizer's collective update is wrapped, per instance, so that the zeros are
-restored inside the compiled step. That one place lies behind weight decay,
+restored inside the compiled step. That one place comes after weight decay,
 clipping, gradient accumulation and loss scaling, and before the moving average
 of the weights, which therefore averages zeros.
 
@@ -385,7 +385,7 @@ class MaskState(keras.layers.Layer):
         apply_rule(held.optimizer, rule, [slot, gradient, weight], [slot])
 
     def after(self, variable):
-        """Comes behind the update of a variable: its weights fall asleep."""
+        """Comes after the update of a variable: its weights fall asleep."""
         held = self._held
         index = held.optimizer._get_variable_index(variable)
         if index in held.learning:

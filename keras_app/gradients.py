@@ -84,7 +84,7 @@ class PureLoss:
         return self._run(_hessian_vector_product, values, x, y, vector)
 
     def _forget_what_is_stale(self, variables):
-        """Empties `compiled` if the model was compiled anew, or is another."""
+        """Empties `compiled` if the model was compiled again, or is another."""
         model = self.model
         # Each `compile` makes a metric for its loss.
         compiled_for = [

@@ -88,7 +88,7 @@ def select(model, filters=None):
 
     Returns:
         A `Selection`. A variable that several layers share appears once. Two
-        variables with one path get `#2`, `#3`, ... behind it.
+        variables with one path get `#2`, `#3`, ... after it.
 
     Raises:
         ValueError: The model is not built, or nothing is selected.

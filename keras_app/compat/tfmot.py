@@ -415,7 +415,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
     """Prunes what `prune_low_magnitude` marked, while the model trains.
 
     Steps are updates of the optimizer, counted from 0; compiling a model again
-    that was pruned already does not start the count anew. After `fit`,
+    that was pruned already does not start the count again. After `fit`,
     `report` says what was asked, what was reached, and what was skipped and
     why. In a training loop of your own let `keras_app.pruners.CustomLoop` call
     it.
@@ -679,7 +679,7 @@ def _two_integers(name, value):
 
 
 def _marked_weights(root, mark=None):
-    """What the marks in a built model, or layer, come to.
+    """What the marks in a built model, or layer, amount to.
 
     Args:
         root: The model or layer.

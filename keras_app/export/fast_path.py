@@ -154,7 +154,7 @@ class _Region:
         if kernel[1:3] != [1, 1] or stride != 1:
             return (
                 f"a {kernel[1]}x{kernel[2]} convolution of stride {stride} "
-                "lies behind the first: only 1x1 of stride 1 may"
+                "comes after the first: only 1x1 of stride 1 may"
             )
         self._pointwise.append(self._stored(operator.inputs[1]))
         return None

@@ -30,7 +30,7 @@ _CALIBRATION = 200
 
 
 def export_litert(model, path, data=None, quantize=None, sparse="auto"):
-    """Writes a LiteRT (TFLite) file, verified, and says what it came to.
+    """Writes a LiteRT (TFLite) file, verified, and says what it is worth.
 
     The converter's file is read back. Weights that it stored in a way that the
     runtime computes wrongly, or refuses, are stored otherwise; then the file is
@@ -207,7 +207,7 @@ def _samples(model, data, count):
     if "string" in dtypes:
         raise ValueError(
             "The model must take numbers to become a LiteRT file, and takes "
-            "strings. Cut it behind its look-up layers, and look up before."
+            "strings. Cut it after its look-up layers, and look up before."
         )
     names = saved_model.input_names(model)
     return {

@@ -178,7 +178,7 @@ class LiteRTFile:
         self._drop_densify(weight)
 
     def store_unblocked(self, weight):
-        """Stores a blocked weight by single entries, behind a `DENSIFY`."""
+        """Stores a blocked weight by single entries, before a `DENSIFY`."""
         tensor = self._tensor(weight)
         rows = weight.values.reshape(-1, weight.values.shape[-1])
         kept = rows != 0

@@ -46,7 +46,7 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
 
     Works with shuffling, several calls of `fit`, `steps_per_execution`,
     `MirroredStrategy` and `keras.distribution`. Every call of `fit` compiles
-    its step anew.
+    its step again.
 
     Args:
         num_examples: Ids are in [0, num_examples). All examples that exist
@@ -137,8 +137,8 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Reads what the epoch recorded."""
         codes, seen = self._recorder.take(self.model)
-        codes, strangers = codes[:-1], codes[-1]
-        if strangers:
+        codes, unknown = codes[:-1], codes[-1]
+        if unknown:
             self.detach()
             raise ValueError(
                 f"ids must be in [0, num_examples={self.num_examples}). "

@@ -27,7 +27,7 @@ class BregmanOptimizer(RegularizedOptimizer):
 
     Weights that were replaced since the last step (loaded, set, sparsified)
     are noticed at the next one, which then starts from them with a dual
-    variable made anew. That goes for compiled steps too.
+    variable made again. That goes for compiled steps too.
 
     Args:
         delta: Elastic-net parameter, > 0.
@@ -113,7 +113,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         }
 
     def reset_subgradients(self):
-        """Makes the dual variables anew from the weights as they are.
+        """Makes the dual variables again from the weights as they are.
 
         A step does it by itself where weights were replaced; call it to look
         at `subgradients` before.
@@ -141,7 +141,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         Args:
             regularizer: A regularizer of this optimizer.
             lam: The new strength, >= 0.
-            on_change: `"reset"`: dual variables are made anew, dormant weights
+            on_change: `"reset"`: dual variables are made again, dormant weights
                 lose what they have accumulated. `"rescale"`: dormant ones keep
                 their progress, `v <- v * lam / old lam`. `"keep"`: dual
                 variables stay, and active weights jump at the next step.
@@ -210,7 +210,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         return self.step(g, tau, *slots)
 
     def _dual(self, index, variable, theta):
-        """v, made anew if the weights are not those of the last step."""
+        """v, made again if the weights are not those of the last step."""
         replaced = self._watch.replaced(index, variable)
         if replaced is False:
             return self._duals[index]

@@ -10,7 +10,7 @@ from keras_app.pruners.pruner import Pruner
 
 @keras.saving.register_keras_serializable(package="keras_app")
 class ACDC(Pruner):
-    """Alternates sparse and dense phases: score = `|w|`, of all weights anew.
+    """Alternates sparse and dense phases: score = `|w|`, of all weights again.
 
     Where the schedule's sparsity rises, the largest weights are kept and their
     mask is fixed; where it falls, pruned weights come back and train on, from

@@ -46,7 +46,7 @@ class AnytimeProgressivePruner(Pruner):
             were pruned. Defaults to `"nested"`.
         ties: See `keras_app.masks.mask_from_scores`. Defaults to `"exact"`.
         score_weights: `"trained"`, or `"reference_fresh"`: from the second
-            megabatch on the kernels are drawn anew for the scoring, as the
+            megabatch on the kernels are drawn again for the scoring, as the
             authors' code does. Defaults to `"trained"`.
         bn_mode: See `keras_app.scorers.score`.
         scoring_passes: Number of scoring passes T; pass e prunes to density

@@ -58,7 +58,7 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
             code. An iterative search always resets it.
         min_density: Share of every masked weight that is kept whatever its
             logits, in [0, 1]. Defaults to `0.0`.
-        batch_norm_data: Batches to measure moving statistics on anew once the
+        batch_norm_data: Batches to measure moving statistics on again once the
             mask is final, since those of the soft weights are not those of the
             hard ones; see `keras_app.batch_norm.reestimate_batch_norm`.
             Defaults to `None`: they are kept.

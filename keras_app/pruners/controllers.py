@@ -125,7 +125,7 @@ class LambdaController(StrengthController):
             Defaults to `0`.
         cooldown: Updates to sit out after each change; an integer >= 0.
             Defaults to `0`.
-        on_change: `"reset"`: dual variables are made anew, so that weights
+        on_change: `"reset"`: dual variables are made again, so that weights
             stay and dormant ones start over; with a small learning rate and a
             change at every epoch nothing may ever wake up. `"rescale"`:
             dormant ones keep their progress. `"keep"`: active weights jump.

@@ -7,7 +7,7 @@ from keras_app.pruners.pruner import Pruner
 
 
 class DormantPruner(Pruner):
-    """Chooses the masks anew at each update, from what all weights are worth.
+    """Chooses the masks again at each update, from what all weights are worth.
 
     Between updates the kernel is zero where it is pruned, as under every
     pruner. What a pruned weight held is kept beside it, and a weight that comes

@@ -35,7 +35,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
 
     `EarlyStopping(restore_best_weights=True)` brings back the weights of an
     epoch in which fewer may have been pruned: give it a `start_from_epoch`
-    behind the schedule's end.
+    after the schedule's end.
 
     Args:
         schedule: A `keras_app.schedules.PruningSchedule`, or any callable
@@ -436,8 +436,8 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
             raise ValueError(
                 f"The schedule ended at step {end}, but the optimizer is at "
                 f"step {self._updates()} already and nothing is pruned. Move "
-                "the schedule's steps behind that, or call `model.compile` "
-                "again, which starts the count anew."
+                "the schedule's steps after that, or call `model.compile` "
+                "again, which starts the count over."
             )
         self._warn_if_late(begin)
 

@@ -27,7 +27,7 @@ class RigL(DynamicPruner):
 
     Args:
         data: Re-iterable of `(x, y)` batches whose gradients, taken in
-            training mode, say where to grow. A data set that mixes itself anew
+            training mode, say where to grow. A data set that mixes itself again
             shows others at each update. Not part of the configuration: set
             `pruner.data` after `from_config`. Defaults to `None`: the gradients
             of the training itself.
@@ -122,7 +122,7 @@ class RigL(DynamicPruner):
             self._watch(self._is_due_next())
 
     def _is_due_next(self):
-        """Whether an update comes right behind the steps that now begin."""
+        """Whether an update comes right after the steps that now begin."""
         first = self._next_step
         return any(
             bool(self.schedule(step)[0])
@@ -178,7 +178,7 @@ class RigL(DynamicPruner):
         warnings.warn(
             f"RigL: {problem}. Either all gradients were zero, or the step was "
             "compiled (`tf.function`, `jax.jit`) before RigL was there: make "
-            "it anew after `CustomLoop.begin`, or pass `data`.",
+            "it again after `CustomLoop.begin`, or pass `data`.",
             RuntimeWarning,
         )
 

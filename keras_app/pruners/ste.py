@@ -23,9 +23,9 @@ class STE(DormantPruner):
     weights in each step.
 
     Args:
-        schedule: When the masks are chosen anew, and at which sparsity.
+        schedule: When the masks are chosen again, and at which sparsity.
             `frequency=1` does so at every step, as the references do. Between
-            two updates dormant weights grow and nothing answers: at high
+            two updates dormant weights grow unchecked: at high
             sparsity and with momentum, rare updates can ruin the network.
         lam: Strength of the decay of dormant weights, >= 0. Defaults to `0.0`.
         scope, structure, distribution, filters, custom_sparsity, on_miss: See

@@ -28,9 +28,9 @@ class TopKAST(DormantPruner):
     bool beside each weight, and three passes over the weights in each step.
 
     Args:
-        schedule: When the sets are chosen anew, and the sparsity of A. Usually
+        schedule: When the sets are chosen again, and the sparsity of A. Usually
             `ConstantSparsity`, with a small `frequency`: between two updates
-            what is in B and not in A grows and nothing answers, which at high
+            what is in B and not in A grows unchecked, which at high
             sparsity and with momentum can ruin the network.
         backward_sparsity: Sparsity of B, in [0, 1). Where it is not below
             that of A, B is A. Defaults to `0.5`.

@@ -71,7 +71,7 @@ class WandaPruner(Pruner):
     Reference: [Sun et al., 2023](https://arxiv.org/abs/2306.11695), eq. 1.
     Differs: all layers are scored on the activations of the network before the
     update, where the authors prune one transformer block after the other and
-    calibrate each behind those already pruned. Convolutions are not in the
+    calibrate each after those already pruned. Convolutions are not in the
     paper.
     """
 

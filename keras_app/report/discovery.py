@@ -115,5 +115,5 @@ def _weights(model, pattern, weight, network):
 
 
 def _square(rows):
-    """As many columns as rows, those behind the end of a row `None`."""
+    """As many columns as rows, those after the end of a row `None`."""
     return [row + [None] * (len(rows) - len(row)) for row in rows]

@@ -1,4 +1,4 @@
-"""What an export came to, measured on the file itself."""
+"""What an export is worth, measured on the file itself."""
 
 import dataclasses
 import io

@@ -187,7 +187,7 @@ class Megabatches(source.InMemory):
             rng=random.Random(seed),
             replay_fraction=replay_fraction,
         )
-        # Validation parts lie behind all training parts.
+        # Validation parts come after all training parts.
         needed = 1 + max(int(part["validation"].max()) for part in positions)
         if needed > len(ids):
             raise ValueError(

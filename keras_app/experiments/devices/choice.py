@@ -6,8 +6,8 @@ def choose(devices, best, known, hint):
     if devices is None:
         return best
     if isinstance(devices, (list, tuple)) and devices:
-        strangers = [device for device in devices if device not in known]
-        if not strangers and len(set(devices)) == len(devices):
+        unknown = [device for device in devices if device not in known]
+        if not unknown and len(set(devices)) == len(devices):
             return list(devices)
         rule = f"different ones of {known}"
     else:
