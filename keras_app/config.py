@@ -1,6 +1,5 @@
 """Configurations read off the signature of the constructor."""
 
-import functools
 import inspect
 
 import keras
@@ -11,11 +10,17 @@ class Configured:
 
     Each argument of the constructor is an attribute of the same name. A
     constructor that takes `**kwargs` hands them to the next class, whose
-    arguments count too.
+    arguments then show in its signature too.
     """
 
     #: Arguments that are no settings, such as data; left out.
     not_configured = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        init = vars(cls).get("__init__")
+        if init is not None:
+            init.__signature__ = _whole_signature(cls, init)
 
     def get_config(self):
         """Returns the constructor's arguments, serialized."""
@@ -31,26 +36,27 @@ class Configured:
         return cls(**{name: _restored(config[name]) for name in config})
 
 
-@functools.cache
 def arguments_of(cls):
-    """Names of all arguments of a constructor, in a tuple.
+    """Names of all arguments of a constructor, in a tuple."""
+    return tuple(inspect.signature(cls.__init__).parameters)[1:]
 
-    Args:
-        cls: A class whose constructor may hand `**kwargs` to its base.
+
+def _whole_signature(cls, init):
+    """With the arguments of the next class in the place of `**kwargs`.
+
+    Help, completion and gin then know all arguments by name.
     """
-    names = {}
-    for each in cls.__mro__:
-        if "__init__" not in vars(each):
-            continue
-        parameters = list(inspect.signature(each.__init__).parameters.values())
-        names.update(
-            (p.name, None)
-            for p in parameters[1:]
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        )
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return tuple(names)
+    signature = inspect.signature(init)
+    own = dict(signature.parameters)
+    rest = [p for p in own.values() if p.kind is p.VAR_KEYWORD]
+    if not rest:
+        return signature
+    del own[rest[0].name]
+    for name, each in inspect.signature(
+        super(cls, cls).__init__
+    ).parameters.items():
+        own.setdefault(name, each.replace(kind=each.KEYWORD_ONLY))
+    return signature.replace(parameters=own.values())
 
 
 def _serialized(value):

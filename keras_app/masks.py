@@ -14,6 +14,7 @@ import numpy as np
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_sparsity
+from keras_app.config import Configured
 
 # Entries handled at a time. The temporaries of one chunk stay in the cache
 # and far below the size of the scores, whatever the model's size.
@@ -72,7 +73,7 @@ def mask_from_scores(
             f"`ties` must be 'exact' or 'le'. Received: ties={ties!r}"
         )
     structure = Unstructured() if structure is None else structure
-    if not isinstance(structure, _Structure) or isinstance(structure, _OfModel):
+    if not isinstance(structure, Structure) or isinstance(structure, _OfModel):
         raise TypeError(
             "`structure` must be None, or one of NM, Block, Channel; what is "
             "pruned together in a model only a pruner knows. "
@@ -297,17 +298,31 @@ def _gather(flats, plays, low, high):
     return below, inside, candidates
 
 
-class _Structure:
-    """What is pruned together. Value objects: equal if their configs are."""
+class Structure(Configured):
+    """What is pruned together. Value objects: equal if their configs are.
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {}
+    A structure of one's own says what the units of an array are, by three
+    methods:
 
-    @classmethod
-    def from_config(cls, config):
-        """Builds the structure that `get_config` described."""
-        return cls(**config)
+        pool(scores)              the score of each unit, an array
+        pool_mask(mask)           which units still keep anything, a bool array
+        expand(unit_mask, shape)  the mask of an array of that shape
+
+    Each argument of its constructor is an attribute of the same name.
+
+    Example:
+
+    >>> class Rows(Structure):
+    ...     def pool(self, scores):
+    ...         return scores.sum(-1)
+    ...     def pool_mask(self, mask):
+    ...         return mask.any(-1)
+    ...     def expand(self, unit_mask, shape):
+    ...         return np.broadcast_to(unit_mask[..., None], shape).copy()
+    >>> mask_from_scores(np.array([[1, 1], [3, 0]]), 0.5, structure=Rows())
+    array([[False, False],
+           [ True,  True]])
+    """
 
     def check(self, shape, path="a weight"):
         """Raises unless a weight of this shape has the structure's axis."""
@@ -340,7 +355,7 @@ def _as_axis(axis, rule="an integer"):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class Unstructured(_Structure):
+class Unstructured(Structure):
     """Every weight by itself."""
 
     def pool(self, scores):
@@ -357,7 +372,7 @@ class Unstructured(_Structure):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class Channel(_Structure):
+class Channel(Structure):
     """Whole channels, scored by the sum of the scores over the channel.
 
     Each weight by itself: `GraphChannel` prunes the channels of all layers that
@@ -377,10 +392,6 @@ class Channel(_Structure):
 
     def __init__(self, axis=-1):
         self.axis = _as_axis(axis)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {"axis": self.axis}
 
     def _other_axes(self, shape):
         self.check(shape)
@@ -404,7 +415,7 @@ class Channel(_Structure):
         return np.broadcast_to(unit_mask.reshape(view), shape).copy()
 
 
-class _OfModel(_Structure):
+class _OfModel(Structure):
     """What only a model can tell: pruners find the units, in `units.py`."""
 
 
@@ -527,10 +538,6 @@ class TargetBlock(_OfModel):
         self.target = target
         self.pooling = pooling
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {"target": self.target, "pooling": self.pooling}
-
     @property
     def of_matrix(self):
         """The `Block` of a matrix `(inputs, outputs)`."""
@@ -547,7 +554,7 @@ _TARGETS = {"litert": (4, 4), "litert_int8": (16, 1)}
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class Block(_Structure):
+class Block(Structure):
     """Blocks over the last two axes of a kernel.
 
     Blocks at a ragged edge are smaller and are pooled over the entries that
@@ -581,10 +588,6 @@ class Block(_Structure):
                 f"`pooling` must be 'avg' or 'max'. Received: {pooling!r}"
             )
         self.pooling = pooling
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {"block_shape": list(self.block_shape), "pooling": self.pooling}
 
     def _starts(self, shape):
         if len(shape) < 2:
@@ -625,7 +628,7 @@ class Block(_Structure):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class NM(_Structure):
+class NM(Structure):
     """Keeps `n` of every `m` consecutive entries along an axis.
 
     The ratio is fixed: any sparsity above 0 gives n:m, 0 keeps everything.
@@ -701,15 +704,6 @@ class NM(_Structure):
             )
         self.axis = axis
         self.transposable = transposable
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            "n": self.n,
-            "m": self.m,
-            "axis": self.axis,
-            "transposable": self.transposable,
-        }
 
     @property
     def of_matrix(self):

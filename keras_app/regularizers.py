@@ -25,6 +25,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app.config import Configured
+
 GROUPINGS = ("auto", "filter", "in_channel")
 
 
@@ -56,7 +58,7 @@ class _Strength:
             held[self._name] = value
 
 
-class SparsityRegularizer(keras.regularizers.Regularizer, abc.ABC):
+class SparsityRegularizer(Configured, keras.regularizers.Regularizer, abc.ABC):
     """What all regularizers here share. Subclasses give the three formulas.
 
     Attributes:
@@ -124,10 +126,6 @@ class SparsityRegularizer(keras.regularizers.Regularizer, abc.ABC):
                     name=name,
                 )
         return list(self.strengths.values())
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {name: getattr(self, name) for name in self.strengths}
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -251,10 +249,6 @@ class _Grouped(SparsityRegularizer):
         if self.axes == "in_channel":
             return (*range(rank - 2), rank - 1)
         return tuple(axis % rank for axis in self.axes)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "axes": self.axes}
 
     def _norms(self, x):
         """Norm of each group and sqrt(n), the weight of groups of n entries."""
@@ -401,13 +395,6 @@ class SparseGroup(_Grouped):
         x = _float32_or_more(x)
         lam_1, lam_2 = self._acting()
         return lam_1 * ops.sign(x) + self._group_subgradient(x, lam_2)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "reference_double_lambda": self.reference_double_lambda,
-        }
 
     def _acting(self):
         lam_1, lam_2 = self.live("lam_1"), self.live("lam_2")

@@ -106,8 +106,16 @@ def score(
     ]
     names, variables = list(variables), list(variables.values())
     if callable(scorer):
-        scores = scorer(model, variables, data, masks)
-        return dict(zip(names, [np.asarray(s) for s in scores]))
+        scores = [np.asarray(s) for s in scorer(model, variables, data, masks)]
+        name = getattr(scorer, "__name__", type(scorer).__name__)
+        if len(scores) != len(names):
+            raise ValueError(
+                "`scorer` must return an array for each of the variables. "
+                f"Received: {len(scores)} arrays of {name} for {len(names)}"
+            )
+        scores = dict(zip(names, scores))
+        check_scores(name, scores, dict(zip(names, variables)))
+        return scores
     check_data(scorer, data)
     check_model(scorer, model, loss)
     effective = [
@@ -157,6 +165,25 @@ def score(
 
 NAMES = ("magnitude", "random", "snip", "taylor", "grasp", "synflow")
 NEEDS_DATA = ("snip", "taylor", "grasp")
+
+
+def check_scores(name, scores, variables):
+    """Raises unless there are scores of its shape for every variable.
+
+    Args:
+        name: Who gave them, for the message.
+        scores: `{path: array}`.
+        variables: `{path: variable}`.
+    """
+    for path, variable in variables.items():
+        shape = tuple(variable.shape)
+        found = np.shape(scores[path]) if path in scores else None
+        if found != shape:
+            raise ValueError(
+                f"Scores must have the shapes of their weights. Received: "
+                f"{'none' if found is None else found} of {name} for {path}, "
+                f"whose shape is {shape}"
+            )
 
 
 def check_scorer(scorer, bn_mode=None):

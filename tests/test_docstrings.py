@@ -87,6 +87,8 @@ def test_every_public_object_has_an_example(module):
     known = {
         "DegenerateScores",
         "ExportReport",
+        "Pruner",
+        "PruningMissed",
         "PruningReport",
         "PruningSchedule",
         "SparsityRegularizer",
@@ -97,6 +99,7 @@ def test_every_public_object_has_an_example(module):
         "check_data",
         "check_int",
         "check_scorer",
+        "check_scores",
         "check_sparsity",
         "export_litert",
         "export_onnx",

@@ -23,7 +23,7 @@ BACKEND = keras.backend.backend()
 METHODS = [
     cls
     for cls in (getattr(pruners, name) for name in pruners.__all__)
-    if issubclass(cls, Pruner)
+    if issubclass(cls, Pruner) and cls is not Pruner
 ]
 NESTED = [cls for cls in METHODS if not cls.revives]
 KERNELS = ["conv/kernel", "dense/kernel"]

@@ -22,6 +22,18 @@ def test_the_python_example_runs_as_pasted(tmp_path, monkeypatch, capsys):
     assert "conv3/kernel" in capsys.readouterr().out
 
 
+def test_what_one_writes_oneself_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 5
+    names = {}
+    for block in blocks:
+        lines = [line for line in block.splitlines() if line.strip()]
+        assert len(lines) <= 22
+        exec(compile(block, "extending.md", "exec"), names)
+
+
 def test_the_times_are_those_of_the_gin_files():
     text = (ROOT / "README.md").read_text()
     told = re.findall(r"--gin_file=(\w+\.gin) +# ([^:]+):", text)

@@ -8,7 +8,8 @@ from keras_app.pruners.controllers import LambdaController
 from keras_app.pruners.custom_loop import CustomLoop
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.pruners.movement import MovementPruner
-from keras_app.pruners.pruner import PruningMissed as PruningMissed
+from keras_app.pruners.pruner import Pruner
+from keras_app.pruners.pruner import PruningMissed
 from keras_app.pruners.random import RandomPruner
 from keras_app.pruners.rigl import RigL
 from keras_app.pruners.saliency import SaliencyPruner
@@ -26,6 +27,8 @@ __all__ = [
     "LambdaController",
     "MagnitudePruner",
     "MovementPruner",
+    "Pruner",
+    "PruningMissed",
     "RandomPruner",
     "RigL",
     "SET",

@@ -73,17 +73,15 @@ class AnytimeProgressivePruner(Pruner):
     nested.
     """
 
+    not_configured = ("data",)
+
     def __init__(
         self,
         schedule,
         scorer="snip",
         data=None,
+        *,
         scope="global",
-        structure=None,
-        distribution="uniform",
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
         mask_update="nested",
         ties="exact",
         score_weights="trained",
@@ -92,17 +90,10 @@ class AnytimeProgressivePruner(Pruner):
         on_degenerate="raise",
         samples_per_class=10,
         seed=0,
+        **kwargs,
     ):
         self.revives = mask_update == "replace"
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-        )
+        super().__init__(schedule, scope, **kwargs)
         scorers.check_scorer(scorer, bn_mode)
         for name, value, known in (
             ("mask_update", mask_update, ("nested", "intersect", "replace")),
@@ -302,21 +293,6 @@ class AnytimeProgressivePruner(Pruner):
         return {
             path: _he_normal(generator, variable)
             for path, variable in variables.items()
-        }
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized, without `data`."""
-        return {
-            **super().get_config(),
-            "scorer": self.scorer,
-            "mask_update": self.mask_update,
-            "ties": self.ties,
-            "score_weights": self.score_weights,
-            "bn_mode": self.bn_mode,
-            "scoring_passes": self.scoring_passes,
-            "on_degenerate": self.on_degenerate,
-            "samples_per_class": self.samples_per_class,
-            "seed": self.seed,
         }
 
 

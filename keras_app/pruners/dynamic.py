@@ -63,26 +63,16 @@ class DynamicPruner(Pruner):
     def __init__(
         self,
         schedule,
-        scope="layer",
-        structure=None,
+        *,
         distribution=None,
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
         drop_fraction=0.3,
         seed=0,
+        **kwargs,
     ):
         if distribution is None:
-            distribution = "erk" if scope == "layer" else "uniform"
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-        )
+            by_layer = kwargs.get("scope", "layer") == "layer"
+            distribution = "erk" if by_layer else "uniform"
+        super().__init__(schedule, distribution=distribution, **kwargs)
         self.drop_fraction = check_number(
             "drop_fraction", drop_fraction, lambda x: 0 <= x < 1, "in [0, 1)"
         )
@@ -167,14 +157,6 @@ class DynamicPruner(Pruner):
 
     def _is_dense(self):
         return all(mask.all() for mask in self.masks.values())
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            **super().get_config(),
-            "drop_fraction": self.drop_fraction,
-            "seed": self.seed,
-        }
 
 
 def drop_and_grow(kept, magnitudes, grow, fraction, sparsity, structure=None):

@@ -11,11 +11,13 @@ from keras import ops
 from keras_app import enforcement
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
+from keras_app import scorers
 from keras_app import selection
 from keras_app import shares
 from keras_app import units
 from keras_app.checks import check_schedule
 from keras_app.checks import check_sparsity
+from keras_app.config import Configured
 from keras_app.distributions import DISTRIBUTIONS
 
 
@@ -23,7 +25,7 @@ class PruningMissed(RuntimeError):
     """A pruner ended without the sparsity it was asked for."""
 
 
-class Pruner(keras.callbacks.Callback, abc.ABC):
+class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     """A Keras callback that prunes on a schedule. Subclasses give the scores.
 
     Masks go into the optimizer's state when `fit` starts; at every step the
@@ -672,6 +674,7 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         scores = self.scores(self._selection.variables)
         if scores is None:
             return None
+        scorers.check_scores(type(self).__name__, scores, self.variables)
         return self.by_units(self.combine, sparsity, scores, old)
 
     def by_units(self, combine, sparsity, scores, old, scope=None):
@@ -786,36 +789,6 @@ class Pruner(keras.callbacks.Callback, abc.ABC):
         # Inside a fit on JAX the variables are empty until asked for.
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
-
-    # ---- configuration -------------------------------------------------
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "schedule": serialize(self.schedule),
-            "scope": self.scope,
-            "structure": serialize(self.structure),
-            "distribution": serialize(self.distribution)
-            if callable(self.distribution)
-            else self.distribution,
-            "filters": serialize(self.filters)
-            if callable(self.filters)
-            else self.filters,
-            "custom_sparsity": self.custom_sparsity,
-            "on_miss": self.on_miss,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        """Builds the pruner that `get_config` described."""
-        config = dict(config)
-        for name in ("schedule", "structure", "distribution", "filters"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(
-                    config[name]
-                )
-        return cls(**config)
 
 
 def _exact(sparsity):

@@ -27,30 +27,14 @@ class RandomPruner(Pruner):
     def __init__(
         self,
         schedule,
-        scope="layer",
-        structure=None,
-        distribution="uniform",
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
+        *,
         seed=0,
+        **kwargs,
     ):
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-        )
+        super().__init__(schedule, **kwargs)
         self.seed = seed
 
     def scores(self, variables):
         """Returns `{path: standard normal draws}`."""
         # What is pruned stays pruned, so that one draw ranks for all time.
         return scorers.score("random", self.model, variables, seed=self.seed)
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {**super().get_config(), "seed": self.seed}

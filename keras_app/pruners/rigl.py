@@ -59,31 +59,17 @@ class RigL(DynamicPruner):
     magnitudes.
     """
 
+    not_configured = ("data",)
+
     def __init__(
         self,
         schedule,
         data=None,
-        scope="layer",
-        structure=None,
-        distribution=None,
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
-        drop_fraction=0.3,
-        seed=0,
+        *,
         batches_per_update=None,
+        **kwargs,
     ):
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-            drop_fraction,
-            seed,
-        )
+        super().__init__(schedule, **kwargs)
         if batches_per_update is not None:
             check_int("batches_per_update", batches_per_update, 1)
         self.data = data
@@ -181,10 +167,3 @@ class RigL(DynamicPruner):
             "it again after `CustomLoop.begin`, or pass `data`.",
             RuntimeWarning,
         )
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized, without `data`."""
-        return {
-            **super().get_config(),
-            "batches_per_update": self.batches_per_update,
-        }

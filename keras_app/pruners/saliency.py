@@ -32,30 +32,20 @@ class SaliencyPruner(Pruner):
     'synflow'
     """
 
+    not_configured = ("data",)
+
     def __init__(
         self,
         schedule,
         scorer="snip",
         data=None,
-        scope="layer",
-        structure=None,
-        distribution="uniform",
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
+        *,
         bn_mode=None,
         samples_per_class=10,
         seed=0,
+        **kwargs,
     ):
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-        )
+        super().__init__(schedule, **kwargs)
         scorers.check_scorer(scorer, bn_mode)
         self._compiled = {}
         self.scorer = scorer
@@ -88,13 +78,3 @@ class SaliencyPruner(Pruner):
             compiled=self._compiled,
             seed=self.seed,
         )
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized, without `data`."""
-        return {
-            **super().get_config(),
-            "scorer": self.scorer,
-            "bn_mode": self.bn_mode,
-            "samples_per_class": self.samples_per_class,
-            "seed": self.seed,
-        }

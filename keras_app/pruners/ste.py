@@ -55,28 +55,11 @@ class STE(DormantPruner):
         self,
         schedule,
         lam=0.0,
-        scope="layer",
-        structure=None,
-        distribution="uniform",
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
+        **kwargs,
     ):
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-        )
+        super().__init__(schedule, **kwargs)
         self.lam = check_number("lam", lam, lambda x: x >= 0)
 
     def decay(self):
         """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
         return 0.0, self.lam
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {**super().get_config(), "lam": self.lam}

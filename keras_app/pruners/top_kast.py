@@ -65,27 +65,14 @@ class TopKAST(DormantPruner):
         schedule,
         backward_sparsity=0.5,
         lam=1e-4,
-        scope="layer",
-        structure=None,
-        distribution="uniform",
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
+        **kwargs,
     ):
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-        )
-        if isinstance(structure, masks_lib.NM):
+        super().__init__(schedule, **kwargs)
+        if isinstance(self.structure, masks_lib.NM):
             raise ValueError(
                 "`structure` must be None, Block or Channel: the groups of n:m "
                 "leave no room for a larger backward set. "
-                f"Received: structure={structure!r}"
+                f"Received: structure={self.structure!r}"
             )
         self.backward_sparsity = check_sparsity(
             "backward_sparsity", backward_sparsity
@@ -127,11 +114,3 @@ class TopKAST(DormantPruner):
                 for path, variable in variables.items()
             ]
         )
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            **super().get_config(),
-            "backward_sparsity": self.backward_sparsity,
-            "lam": self.lam,
-        }

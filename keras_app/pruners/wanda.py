@@ -75,27 +75,16 @@ class WandaPruner(Pruner):
     paper.
     """
 
+    not_configured = ("data",)
+
     def __init__(
         self,
         schedule,
         data=None,
-        scope="layer",
-        structure=None,
-        distribution="uniform",
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
+        **kwargs,
     ):
-        super().__init__(
-            schedule,
-            scope,
-            structure,
-            distribution,
-            filters,
-            custom_sparsity,
-            on_miss,
-        )
-        if scope == "global":
+        super().__init__(schedule, **kwargs)
+        if self.scope == "global":
             raise ValueError(
                 "`scope` must be 'layer': Wanda compares the inputs of one "
                 "output, and scores of two layers have different units. "
