@@ -23,16 +23,11 @@ class Parts(source.InMemory):
         # gin and `help` shall see the arguments that `**parts` stands for.
         own = inspect.signature(cls.__init__).parameters
         shared = inspect.signature(Parts.__init__).parameters
-        cls.__init__.__signature__ = inspect.Signature(
-            [
-                *(own[name] for name in own if name != "parts"),
-                *(
-                    shared[name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
-                    for name in shared
-                    if name not in own
-                ),
-            ]
-        )
+        kind = inspect.Parameter.KEYWORD_ONLY
+        named = {name: shared[name].replace(kind=kind) for name in shared}
+        named |= own
+        del named["parts"]
+        cls.__init__.__signature__ = inspect.Signature(list(named.values()))
 
     def __init__(
         self,
