@@ -335,6 +335,17 @@ def test_the_signature_names_what_every_kind_takes(kind):
     with pytest.raises(TypeError, match="batchsize"):
         kind(arrays(), batchsize=2)
 
+    class Child(kind):
+        pass
+
+    assert inspect.signature(Child) == inspect.signature(kind)
+
+    class Fixed(kind):
+        def __init__(self, seed):
+            super().__init__(arrays(), seed=seed)
+
+    assert list(inspect.signature(Fixed).parameters) == ["seed"]
+
 
 @pytest.mark.parametrize(
     "changes, message",

@@ -21,18 +21,14 @@ class Parts(source.InMemory):
 
     def __init_subclass__(cls):
         # gin and `help` shall see the arguments that `**parts` stands for.
-        own = inspect.signature(cls.__init__).parameters
+        own = dict(inspect.signature(cls.__init__).parameters)
+        if own.pop("parts", None) is None:
+            return
         shared = inspect.signature(Parts.__init__).parameters
-        cls.__init__.__signature__ = inspect.Signature(
-            [
-                *(own[name] for name in own if name != "parts"),
-                *(
-                    shared[name].replace(kind=inspect.Parameter.KEYWORD_ONLY)
-                    for name in shared
-                    if name not in own
-                ),
-            ]
-        )
+        kind = inspect.Parameter.KEYWORD_ONLY
+        named = {name: shared[name].replace(kind=kind) for name in shared}
+        named |= own
+        cls.__init__.__signature__ = inspect.Signature(list(named.values()))
 
     def __init__(
         self,
