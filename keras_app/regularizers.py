@@ -71,6 +71,7 @@ class SparsityRegularizer(Configured, keras.regularizers.Regularizer, abc.ABC):
     """
 
     elementwise = False
+    lam = _Strength()
 
     def __init__(self, **strengths):
         self.strengths = {}
@@ -147,7 +148,6 @@ class L1(SparsityRegularizer):
     """
 
     elementwise = True
-    lam = _Strength()
 
     def __init__(self, lam):
         super().__init__(lam=lam)
@@ -188,7 +188,6 @@ class NonNegativeL1(SparsityRegularizer):
     """
 
     elementwise = True
-    lam = _Strength()
 
     def __init__(self, lam):
         super().__init__(lam=lam)
@@ -303,8 +302,6 @@ class GroupL2(_Grouped):
     [[2.4 0. ]
      [3.2 0. ]]
     """
-
-    lam = _Strength()
 
     def __init__(self, lam, axes="auto"):
         super().__init__(axes, lam=lam)
@@ -427,8 +424,6 @@ class Nuclear(SparsityRegularizer):
     Differs: the subgradient is restricted to the rank, since the full `U V^T`
     would lie on the threshold in arbitrary null directions.
     """
-
-    lam = _Strength()
 
     def __init__(self, lam):
         super().__init__(lam=lam)

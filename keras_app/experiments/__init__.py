@@ -1,5 +1,8 @@
 """What the command line runs: each experiment writes a run folder."""
 
+from keras_app.experiments import data
+from keras_app.experiments import devices
+from keras_app.experiments import models
 from keras_app.experiments.anytime import Anytime
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import PlateauLearningRate
@@ -14,4 +17,7 @@ __all__ = [
     "PlateauLearningRate",
     "TicketSearch",
     "Train",
+    "data",
+    "devices",
+    "models",
 ]

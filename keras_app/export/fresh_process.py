@@ -185,9 +185,6 @@ def _read(folder):
 
 
 def _load(folder, definitions):
-    # A class of the package is known once it is imported, and models are not
-    # imported with the package.
-    importlib.import_module("keras_app.experiments.models")
     try:
         # The file is our own: a function in it is as safe as the model was.
         return keras.saving.load_model(
@@ -220,7 +217,7 @@ def _definitions(model):
             if not (saved or isinstance(value, types.FunctionType)):
                 continue
             module, name = thing.__module__, thing.__qualname__
-            known = module.partition(".")[0] in ("keras", "keras_app")
+            known = module.partition(".")[0] == "keras"
             here = getattr(sys.modules.get(module), name, None)
             if not known and module != "__main__" and here is thing:
                 registered = keras.saving.get_registered_name(thing)
