@@ -92,9 +92,6 @@ def test_the_doors_are_needed():
         )
     }
     assert doors == DOORS
-    for name in BY_NAME:
-        names = imports_by_name(modules()[name])
-        assert any(each.startswith(EXPERIMENTS) for each in names)
 
 
 def test_importing_the_package_loads_no_experiments():
