@@ -38,7 +38,12 @@ class Configured:
 
 def arguments_of(cls):
     """Names of all arguments of a constructor, in a tuple."""
-    return tuple(inspect.signature(cls.__init__).parameters)[1:]
+    parameters = inspect.signature(cls.__init__).parameters.values()
+    return tuple(
+        each.name
+        for each in list(parameters)[1:]
+        if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    )
 
 
 def _whole_signature(cls, init):

@@ -74,6 +74,12 @@ def run(
         The experiment's summary. What an export refuses is added to its
         `missed`.
     """
+    if isinstance(experiment, type) or not hasattr(experiment, "run"):
+        raise TypeError(
+            "`train.run.experiment` must be an experiment, with its "
+            "parentheses: @experiments.Train(). "
+            f"Received: experiment={experiment!r}"
+        )
     with distribution():
         summary = experiment.run(run_dir, resume, on_start=on_start)
         chief = devices.is_chief()

@@ -9,8 +9,8 @@ import pytest
 from keras_app import batch_norm
 from keras_app import experiments
 from keras_app import pruners
-from keras_app.experiments import training
 from keras_app.experiments.data import Holdout
+from keras_app.experiments.run.folder import RunFolder
 from keras_app.optimizers import ContinuousSparsification
 from tests.test_bregman import compiled
 from tests.test_bregman import examples
@@ -336,16 +336,15 @@ def tiny_model(input_shape, num_classes, mean, std, seed):
 def search(folder, **kwargs):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*layer collapse")
+        resume = kwargs.pop("resume", False)
         return experiments.TicketSearch(
             tiny_data,
             tiny_model,
-            folder,
             optimizer=lambda: ContinuousSparsification(0.1, s_init=0.02),
             milestones=(2,),
             rewind_epoch=1,
-            verbose=False,
             **{"rounds": 2, "epochs": 3, **kwargs},
-        )
+        ).run(folder, resume, verbose=False)
 
 
 def test_a_ticket_search_tells_what_each_round_left(tmp_path):
@@ -382,15 +381,15 @@ def whole(tmp_path_factory):
 def test_a_search_that_was_cut_off_ends_bit_for_bit_alike(
     whole, stop_after, tmp_path, monkeypatch
 ):
-    checkpoint = training._Run._checkpoint
+    save = RunFolder.save_checkpoint
 
-    def cut(run, epoch):
-        checkpoint(run, epoch)
-        if epoch == stop_after:
+    def cut(folder, arrays, meta):
+        save(folder, arrays, meta)
+        if meta["epoch"] == stop_after:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Run, "_checkpoint", cut)
+        patch.setattr(RunFolder, "save_checkpoint", cut)
         with pytest.raises(KeyboardInterrupt):
             search(tmp_path)
     resumed = search(tmp_path, resume=True)
@@ -425,7 +424,6 @@ def test_a_bad_search_is_refused_before_anything_is_written(
         experiments.TicketSearch(
             tiny_data,
             tiny_model,
-            tmp_path / "run",
             **{"rounds": 2, "epochs": 3, **arguments},
-        )
+        ).run(tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -372,17 +372,16 @@ def trained(folder, **arguments):
             "masks": [mask.tolist() for mask in masks],
         }
 
+    resume = arguments.pop("resume", False)
     return experiments.Train(
         parts,
         network,
-        folder,
         **{"epochs": 2, **arguments},
         pruner=pruners.MagnitudePruner(
             schedules.PolynomialDecay(0.0, 0.7, 0, 4, frequency=2)
         ),
         discover=weights_and_masks,
-        verbose=True,
-    )
+    ).run(folder, resume)
 
 
 def refusal_of(call, *arguments, **keywords):

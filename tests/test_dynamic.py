@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_app import enforcement
 from keras_app import masks
-from keras_app.experiments import train
+from keras_app.experiments import Train
 from keras_app.experiments.data import Holdout
 from keras_app.experiments.models import mlp
 from keras_app.experiments.run.folder import RunFolder
@@ -557,18 +557,15 @@ def experiment(path, **kwargs):
     x = np.random.default_rng(1).normal(size=(60, 4, 4, 1)).astype("float32")
     y = np.arange(60) % 3
     pruner = RigL(ConstantSparsity(0.5, 0, end_step=8, frequency=1))
-    summary = train(
+    training = Train(
         Holdout((x, y), test=(x, y), validation_fraction=0.2, batch_size=12),
         lambda input_shape, num_classes, mean, std, seed: mlp(
             input_shape, num_classes, hidden=(20,), seed=seed
         ),
-        path,
         pruner=pruner,
         epochs=2,
-        verbose=False,
-        **kwargs,
     )
-    return pruner, summary
+    return pruner, training.run(path, verbose=False, **kwargs)
 
 
 class Killed(Exception):

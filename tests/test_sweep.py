@@ -441,16 +441,13 @@ from keras_app.experiments import data
 from keras_app import experiments
 
 
-def search(lam, run_dir, resume, on_start):
+def search(lam):
     if lam == 2 and not pathlib.Path("repaired").exists():
         raise ArithmeticError("no luck")
     return experiments.Train(
         data.Holdout("fashion_mnist_mini", batch_size=1024),
         "mlp",
-        run_dir,
         epochs=1,
-        resume=resume,
-        on_start=on_start,
     )
 """
 # It waits in its first epoch until it is told to stop, or not to wait.
@@ -472,22 +469,19 @@ class Wait(keras.callbacks.Callback):
             time.sleep(0.1)
 
 
-def search(lam, run_dir, resume, on_start):
+def search(lam):
     return experiments.Train(
         data.Holdout("fashion_mnist_mini", batch_size=1024),
         "mlp",
-        run_dir,
         epochs=2,
         callbacks=[Wait()],
-        resume=resume,
-        on_start=on_start,
     )
 """
 CONFIG = """
 from __gin__ import dynamic_registration
 import work
 from keras_app import train
-train.run.experiment = @work.search
+train.run.experiment = @work.search()
 """
 
 

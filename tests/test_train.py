@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -305,18 +306,22 @@ def test_an_error_is_a_mistake_only_where_nothing_was_trained(
 
 @pytest.fixture
 def status_of(tmp_path, monkeypatch):
-    """The status of a command line that runs a function as its experiment."""
+    """The status of a command line whose experiment runs a function."""
     from keras_app import experiments
 
     def status(experiment):
         name = tmp_path.name  # gin knows a name for good
-        monkeypatch.setattr(experiments, name, experiment, raising=False)
+
+        def make():
+            return types.SimpleNamespace(run=experiment)
+
+        monkeypatch.setattr(experiments, name, make, raising=False)
         file = tmp_path / "other.gin"
         file.write_text(
             "from __gin__ import dynamic_registration\n"
             "from keras_app import experiments\n"
             "from keras_app import train\n"
-            f"train.run.experiment = @experiments.{name}\n"
+            f"train.run.experiment = @experiments.{name}()\n"
         )
         return train.main(
             ["train", f"--gin_file={file}", f"--run_dir={tmp_path / 'r'}"]
