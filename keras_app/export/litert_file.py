@@ -117,16 +117,17 @@ class LiteRTFile:
         return self._values(tensor) if self._is_constant(tensor) else None
 
     def stored_bytes(self, weight):
-        """Returns what a weight takes in the file, with all it needs."""
+        """Returns what a weight takes in the file, with what unpacks it.
+
+        The tensor behind a `DENSIFY` is left out: it stays when that goes.
+        """
         tensor = self._tensor(weight)
         size = len(self.model.buffers[tensor.buffer].data)
         if tensor.sparsity is not None:
             size += _packed_bytes(tensor.sparsity)
-        graph = self.model.subgraphs[weight.graph]
         for name, operator in self.operations(weight.graph):
             if name == "DENSIFY" and operator.inputs[0] == weight.index:
                 size += _packed_bytes(operator)
-                size += _packed_bytes(graph.tensors[operator.outputs[0]])
         return size
 
     def _is_constant(self, tensor):
@@ -346,10 +347,12 @@ def _index_vector(values):
 
 
 def _packed_bytes(part):
-    """What a part of the model takes in a file."""
+    """What a part of the model takes in a file that has others of its kind."""
     builder = flatbuffers.Builder()
-    builder.Finish(part.Pack(builder))
-    return len(builder.Output())
+    part.Pack(builder)
+    first = builder.Offset()
+    part.Pack(builder)
+    return builder.Offset() - first
 
 
 def _array(values):

@@ -265,7 +265,7 @@ class Mended:
             self.dense[weight.name] = fault
         if (blocked_halves or not fault) and not keep_all:
             size = file.stored_bytes(weight)
-            if size >= weight.values.nbytes:
+            if size > weight.values.nbytes:
                 file.store_dense(weight)
                 self.dense[weight.name] = "its zeros are too few to save bytes"
 

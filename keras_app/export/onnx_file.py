@@ -227,9 +227,11 @@ def compare(path, samples, expected):
         ) from error
     if len(names) != len(samples):
         raise ValueError(
-            "Keras's exporter made inputs of the constants "
-            f"{', '.join(names[len(samples) :])}. Keep them in weights. "
-            "Nothing was written."
+            "The file must take the inputs of the model. Received: "
+            f"{len(names)} inputs ({', '.join(names)}) for {len(samples)}. A "
+            "layer keeps constants outside of its weights, or computes with "
+            "another library: change it, or leave it to the code around the "
+            "file. Nothing was written."
         )
     return verification.largest_difference(
         expected, [np.asarray(each, "float32") for each in received]
@@ -243,10 +245,13 @@ def _as_declared(sample, declared):
 
 
 def _refusal(error):
+    # Keras prints in bold.
+    text = re.sub(r"\x1b\[\d*m", "", one_line(error))[:300].rstrip(". ")
     return (
         "Keras's exporter to ONNX does not take the model on the "
-        f"{keras.backend.backend()} backend: {one_line(error)[:300]} Nothing "
-        "was written."
+        f"{keras.backend.backend()} backend: {text}. Express it by other "
+        "operations, or leave it to the code around the file. Nothing was "
+        "written."
     )
 
 
