@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import pathlib
+import re
 import sys
 import tempfile
 import warnings
@@ -29,8 +30,9 @@ class UsageError(Exception):
 
 
 def one_line(error):
-    """Returns an exception's message without its line breaks."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    """Returns an exception's message without line breaks and colours."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in plain.splitlines()]
     text = " ".join(x for x in lines if x and not x.startswith(GIN_TRACE))
     return text or type(error).__name__
 

@@ -466,6 +466,7 @@ class MaskState(keras.layers.Layer):
                     )
             if f"watched_{index}" in keys:
                 self._make_room(variable)
+                held.stored.add(index)
                 held.watched[index].assign(
                     np.asarray(store[f"watched_{index}"])
                 )

@@ -33,7 +33,7 @@ _PLACE = re.compile(
 )
 _BINDING = (
     "A binding is a name, = and a Python literal, such as Anytime.level=3.0 "
-    "or anytime.model='mlp'"
+    "or Anytime.model='mlp'"
 )
 _UNREADABLE = SyntaxError, tokenize.TokenError
 
@@ -94,7 +94,8 @@ def _configurable(gin, file, name):
 
 def _attribute(gin, file, owner, name):
     found = pydoc.locate(owner)
-    return cli.did_you_mean(name, [x for x in dir(found) if x[0] != "_"])
+    public = getattr(found, "__all__", None) or dir(found)
+    return cli.did_you_mean(name, [x for x in public if x[0] != "_"])
 
 
 def _parameter(gin, file, name, parameter):
@@ -115,15 +116,19 @@ def _import(gin, file, name):
 
 
 def _symbol(gin, file, name):
-    ours = sys.modules["keras_app"].__all__
-    if name in ours:
-        return f" Add the line: from keras_app import {name}"
+    places = {
+        each: package
+        for package in ("keras_app.experiments", "keras_app")
+        for each in getattr(sys.modules.get(package), "__all__", ())
+    }
+    if name in places:
+        return f" Add the line: from {places[name]} import {name}"
     imported = re.findall(
         r"^ *(?:from +\S+ +)?import +(?:\S+ +as +)?(\w+)",
         pathlib.Path(file).read_text() if file else "",
         re.MULTILINE,
     )
-    return cli.did_you_mean(name, imported or ours)
+    return cli.did_you_mean(name, imported or places)
 
 
 def _include(gin, file, name):

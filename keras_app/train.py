@@ -122,7 +122,12 @@ def main(argv):
             configuration.check_own(stored)
             files = [str(stored)]
     if not files:
-        raise cli.UsageError("name a configuration with --gin_file=app.gin.")
+        where = (
+            f"{options.run_dir} holds no run to continue: " if resume else ""
+        )
+        raise cli.UsageError(
+            f"{where}name a configuration with --gin_file=app.gin."
+        )
     paths = [configuration.find(name) for name in files]
     run_dir = options.run_dir or configuration.new_folder(paths[0].stem)
     started = []

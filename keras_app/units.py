@@ -35,9 +35,21 @@ def units_of(structure, model, chosen):
     if isinstance(structure, GRAPH_STRUCTURES):
         return GraphUnits(structure, model, chosen)
     if isinstance(structure, masks_lib.NM):
-        if structure.axis == masks_lib.INPUTS:
-            return InputUnits(structure, model, chosen)
-        return AxisUnits(structure, model, chosen)
+        along_inputs = structure.axis == masks_lib.INPUTS
+        kind = InputUnits if along_inputs else AxisUnits
+        units = kind(structure, model, chosen)
+        dense = [
+            path
+            for path, shape in units.shapes.items()
+            if structure.sparsity_of(shape) == 0
+        ]
+        if dense:
+            units.notes = [
+                *units.notes,
+                f"{structure!r} leaves {selection.some(dense)} dense: fewer "
+                f"than {structure.m} weights lie along the axis",
+            ]
+        return units
     return ArrayUnits(structure, chosen)
 
 

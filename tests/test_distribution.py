@@ -233,7 +233,7 @@ def from_gin(folder, name):
                 "--gin_file=models/mlp.gin",
                 f"--gin_file=distribution/{name}.gin",
                 "--gin_param=Anytime.epochs=1",
-                "--gin_param=anytime.milestones=()",
+                "--gin_param=Anytime.milestones=()",
                 "--gin_param=Anytime.methods=('app',)",
                 "--gin_param=data.Megabatches.num_megabatches=2",
                 "--gin_param=data.Megabatches.megabatch_size=200",

@@ -157,21 +157,22 @@ def test_a_file_that_is_no_model_is_named(tmp_path):
 def test_a_run_ends_with_its_exports(run_dir):
     summary = {"missed": ["a target"]}
 
-    def experiment(run_dir, resume, on_start):
-        return summary
+    class Told:
+        def run(self, run_dir, resume, on_start):
+            return summary
 
     def fails(folder, resume):
         raise ValueError("not this one")
 
-    found = train.run(experiment, run_dir, False, None, export=fails)
+    found = train.run(Told(), run_dir, False, None, export=fails)
     assert found["missed"] == ["a target", "export: not this one"]
 
     def exports(folder, resume):
         return export_run(folder, ("sparse",), resume=resume)
 
     file = run_dir / "exports" / "model.sparse"
-    found = train.run(experiment, run_dir, False, None, export=exports)
+    found = train.run(Told(), run_dir, False, None, export=exports)
     assert found == summary
     before = file.stat().st_mtime_ns
-    assert train.run(experiment, run_dir, True, None, export=exports) == summary
+    assert train.run(Told(), run_dir, True, None, export=exports) == summary
     assert file.stat().st_mtime_ns == before

@@ -423,7 +423,7 @@ def test_another_sweep_is_not_mixed_into_a_folder(launched, tmp_path):
     for arguments, words in (
         ([BASE, LAM], "holds a sweep already"),
         ([BASE, "--grid=L1.lam=[1]", "--resume"], "another configuration"),
-        (["--gin_param=train.epochs=9", "--resume"], "another configuration"),
+        (["--gin_param=Train.epochs=9", "--resume"], "another configuration"),
     ):
         with pytest.raises(cli.UsageError, match=words):
             sweep(*arguments, folder)
@@ -546,4 +546,6 @@ def test_sigterm_stops_a_sweep_after_checkpoints_and_resume_goes_on(
     assert [run["status"] for run in state(folder)] == ["waiting"]
     (tmp_path / "go").touch()
     assert sweep("--resume", f"--sweep_dir={folder}") == 0
-    assert "resuming at epoch 2" in (folder / "logs" / "lam=1.log").read_text()
+    assert (
+        "resuming Adam epoch 2" in (folder / "logs" / "lam=1.log").read_text()
+    )

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 SHORT = [
     "--gin_file=app.gin",
     "--gin_param=Anytime.epochs=1",
-    "--gin_param=anytime.milestones=()",
+    "--gin_param=Anytime.milestones=()",
     "--gin_param=data.Megabatches.num_megabatches=2",
     "--gin_param=data.Megabatches.megabatch_size=200",
 ]
@@ -111,7 +111,7 @@ def test_the_config_is_whole_before_the_run_counts_as_finished(
 
 def test_a_mistake_is_one_line_and_status_2_and_no_folder(tmp_path):
     result = call(
-        *SHORT, "--gin_param=anytime.levle=3.0", f"--run_dir={tmp_path / 'r'}"
+        *SHORT, "--gin_param=Anytime.levle=3.0", f"--run_dir={tmp_path / 'r'}"
     )
     assert result.returncode == 2
     assert result.stdout == ""
@@ -144,7 +144,7 @@ def test_an_unprepared_data_set_offline_is_one_line_and_status_2(tmp_path):
         (["--gin_file=app.gin", "extra"], "unexpected argument: extra"),
         (["--resume"], "--run_dir"),
         ([*SHORT, "--gin_param=Anytime.level=0.5"], "level=0.5"),
-        ([*SHORT, "--gin_param=anytime.lev"], "parse"),
+        ([*SHORT, "--gin_param=Anytime.lev"], "parse"),
         (["--gin_file=app"], "Did you mean app.gin?"),
         (["--gin_file=convnt.gin"], "Did you mean models/convnet.gin?"),
         (["--gin_file=models\\mlp.gin"], "Did you mean models/mlp.gin?"),
@@ -153,7 +153,7 @@ def test_an_unprepared_data_set_offline_is_one_line_and_status_2(tmp_path):
         (["--gin_file="], "gin_file must not be empty."),
         (["--gin_file=models/mlp.gin"], "Nothing binds `train.run.experiment`"),
         ([*SHORT, "--gin_param=train.run.experiment=3"], "Received: 3."),
-        ([*SHORT, "--gin_param=anytime.model='resnet21'"], "resnet20"),
+        ([*SHORT, "--gin_param=Anytime.model='resnet21'"], "resnet20"),
         (
             [*SHORT, "--gin_param=data.Megabatches.name_or_arrays='fashon'"],
             "fashon",
@@ -179,12 +179,15 @@ def test_mistakes_name_what_is_wrong(tmp_path, arguments, words):
         ("Anytime.level=abc", "Failed to parse token 'abc'"),
         ("=3", "Unexpected token"),
         ("# 3", "Nothing is bound"),
-        ("anytime.levl=3", "Did you mean level?"),
+        ("Anytime.levl=3", "Did you mean level?"),
         ("experiments.anytme.level=3", "Did you mean experiments.Anytime?"),
-        ("anytime.pruner=@anytme", "Did you mean anytime?"),
-        ("pruners.RigL.scope='global'", "What the gin files name: data."),
+        ("Anytime.pruner=@anytme", "Did you mean Anytime?"),
         (
-            "from keras_app import modles",
+            "pruners.RigL.scope='global'",
+            "What the gin files name: experiments.Anytime",
+        ),
+        (
+            "from keras_app.experiments import modles",
             "Did you mean keras_app.experiments.models?",
         ),
         ("include 'models/convnt.gin'", "Did you mean models/convnet.gin?"),
@@ -203,11 +206,14 @@ def test_a_binding_that_is_wrong_is_named(tmp_path, param, words):
     "line, words",
     [
         ("experiments.Anytime.levl = 3", "Did you mean level?"),
-        ("experiments.anytme.level = 3", "Did you mean anytime?"),
+        ("experiments.anytme.level = 3", "Did you mean Anytime?"),
         ("experimnts.anytime.level = 3", "Did you mean experiments?"),
-        ("models.mlp.hidden = (3,)", "Add the line: from keras_app import mod"),
         (
-            "from keras_app import modles",
+            "models.mlp.hidden = (3,)",
+            "Add the line: from keras_app.experiments",
+        ),
+        (
+            "from keras_app.experiments import modles",
             "Did you mean keras_app.experiments.models?",
         ),
         ("import kera", "Did you mean keras?"),
@@ -230,7 +236,9 @@ def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path, line, words):
 
 def test_a_macro_that_is_misspelt_is_not_passed_over(tmp_path):
     path = tmp_path / "own.gin"
-    path.write_text("include 'app.gin'\nEPOCHS = 3\nanytime.epochs = %EPOCHS\n")
+    path.write_text(
+        "include 'app.gin'\nEPOCHS = 3\nexperiments.Anytime.epochs = %EPOCHS\n"
+    )
     for param, words in (
         (
             "EPOCS=1",

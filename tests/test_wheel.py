@@ -19,7 +19,7 @@ SHORT = [
     "--gin_file=app.gin",
     "--gin_param=include 'models/mlp.gin'",
     "--gin_param=Anytime.epochs=1",
-    "--gin_param=anytime.milestones=()",
+    "--gin_param=Anytime.milestones=()",
     "--gin_param=Anytime.methods=('app',)",
     "--gin_param=data.Megabatches.num_megabatches=1",
     "--gin_param=data.Megabatches.megabatch_size=200",

@@ -293,7 +293,7 @@ class _Learner(Learner):
                     self._best,
                 ],
                 about={"megabatch": index},
-                title=f"megabatch {index + 1}",
+                title=f"megabatch {index + 1}/{len(e.megabatches)}",
                 details=megabatch,
             )
 

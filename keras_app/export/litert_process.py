@@ -73,7 +73,8 @@ def make(
         quantize, sparse: As for `export_litert`.
         layers: Names of the layers, for errors.
         nonzeros: `[(size, non-zeros)]` of the model's weights.
-        expected: What the model gives, flat, one batch after the other.
+        expected: What the model gives, flat; of each output, all batches in
+            one array.
         tolerance: `(to the model, to dense int8)`.
 
     Returns:
@@ -94,9 +95,7 @@ def make(
     check_structure(mended.content, dense, nonzeros)
     batches = [
         {name: x[i : i + batch_size] for name, x in samples.items()}
-        for i in range(
-            0, len(expected) // len(outputs) * batch_size, batch_size
-        )
+        for i in range(0, len(expected[0]) * batch_size, batch_size)
     ]
     received = _run(mended.content, batches, outputs)
     notes = []
@@ -409,11 +408,12 @@ def _interpreter(content):
 
 
 def _run(content, batches, outputs):
-    """What a file gives, flat, one batch after the other."""
+    """What a file gives, flat; of each output, all batches in one array."""
     run = _interpreter(content).get_signature_runner()
     found = [run(**batch) for batch in batches]
     return [
-        np.asarray(each[name], "float32") for each in found for name in outputs
+        np.stack([np.asarray(each[name], "float32") for each in found])
+        for name in outputs
     ]
 
 

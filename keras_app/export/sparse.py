@@ -148,7 +148,7 @@ def load_sparse(path, safe_mode=True):
     except Exception as error:
         raise ValueError(
             f"{path} is whole, but cannot be loaded (written with "
-            f"{described['versions']}): {error}"
+            f"{described['versions']}): {copies.reason(error)}"
         ) from error
 
 

@@ -334,7 +334,7 @@ def _way_to_dense(run):
     if experiment in ("anytime", "lottery"):
         more = "dense" if experiment == "anytime" else "vanilla"
         methods = tuple(dict.fromkeys([*run.figures, more]))
-        text = f"experiments.{experiment}.methods={methods}"
+        text = f"experiments.{experiment.capitalize()}.methods={methods}"
         return f'To get one: `--gin_param="{text}"`'
     both = "then show both folders with `python -m keras_app.report`"
     if experiment == "train" and "rounds" not in run.summary:

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import io
-import itertools
 import math
 import textwrap
 import zlib
@@ -19,6 +18,8 @@ from keras_app.report.runs import settings
 _COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#332288", "#882255", "#999933", "#AA4499", "#44AA99", "#8C564B"),
+    *("#7570B3", "#E7298A", "#66A61E", "#A6761D", "#17BECF", "#BCBD22"),
+    *("#4363D8", "#B15928", "#6A3D9A", "#F58231", "#1B7837", "#FB6A4A"),
 )
 _MARKS = ("o", "s", "^", "v", "P", "X", "<", ">", "h", "p", "*")
 _DENSE = {"color": "#4d4d4d", "marker": "D"}
@@ -27,8 +28,9 @@ _KNOWN = (
     *("RigL", "SET", "TopKAST", "ACDC", "MagnitudePruner", "MovementPruner"),
     *("AdaBreg", "LinBreg", "ProxSGD", "STE", "WandaPruner", "RandomPruner"),
     *("ticket, sequential", "ticket, iterative", "prune, sequential"),
-    *("SaliencyPruner", "prune, iterative", "AnytimeProgressivePruner"),
+    *("SaliencyPruner", "prune, iterative"),
 )
+_ALIKE = {"AnytimeProgressivePruner": "app"}
 # Settings differ by their dashes.
 _DASHES = (
     "-",
@@ -122,6 +124,7 @@ def look(method, dense=None):
     if method == dense:
         return dict(_DENSE)
     name = method.rpartition(" + ")[2]
+    name = _ALIKE.get(name, name)
     if name in _KNOWN:
         place = _KNOWN.index(name)
     else:
@@ -133,19 +136,22 @@ def look(method, dense=None):
 
 
 def styles(runs):
-    """`[(equal runs, style), ...]` by name: settings differ by their dashes.
+    """`[(equal runs, style), ...]` by name.
 
-    Where dashes do not suffice, by their tone too, from light to dark.
+    Settings of one method differ by their dashes and, where these do not
+    suffice, by their tone too, from light to dark.
     """
     found = sorted(settings(runs), key=group_name)
-    last = len(found) - 1
-    tones = [0.0] * len(found)
-    if len(found) > len(_DASHES):
-        tones = [0.6 * (1 - i / last) for i in range(len(found))]
-    return [
-        (group, {"ls": dashes, "tone": tone})
-        for group, dashes, tone in zip(found, itertools.cycle(_DASHES), tones)
-    ]
+    mains = [group[0].main for group in found]
+    styled = []
+    for i, (group, main) in enumerate(zip(found, mains)):
+        place, count = mains[:i].count(main), mains.count(main)
+        tone = 0.0
+        if count > len(_DASHES):
+            tone = 0.6 * (1 - place / (count - 1))
+        dashes = _DASHES[place % len(_DASHES)]
+        styled.append((group, {"ls": dashes, "tone": tone}))
+    return styled
 
 
 def toned(look, style):

@@ -151,7 +151,13 @@ def _planned(gin, options):
         files = files or [pathlib.Path(options.sweep_dir) / CONFIG]
         grids = grids or [grid.parse(text) for text in stored["grids"]]
     if not files:
-        raise cli.UsageError("name a configuration with --gin_file=app.gin.")
+        place = options.sweep_dir
+        where = (
+            f"{place} holds no sweep to continue: " if options.resume else ""
+        )
+        raise cli.UsageError(
+            f"{where}name a configuration with --gin_file=app.gin."
+        )
     if not grids:
         raise cli.UsageError(
             'name what to vary with --grid="regularizers.L1.lam=[0.1, 0.3]".'
