@@ -41,7 +41,7 @@ def units_of(structure, model, chosen):
         dense = [
             path
             for path, shape in units.shapes.items()
-            if structure.sparsity_of(shape) == 0
+            if units.structure.sparsity_of(shape) == 0
         ]
         if dense:
             units.notes = [

@@ -520,9 +520,10 @@ def test_sigterm_stops_a_sweep_after_checkpoints_and_resume_goes_on(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    (tmp_path / "work.py").write_text(WAITING)
-    (tmp_path / "work.gin").write_text(CONFIG)
-    sys.modules.pop("work", None)
+    # gin knows a name for good.
+    (tmp_path / "waiting.py").write_text(WAITING)
+    config = CONFIG.replace("work", "waiting")
+    (tmp_path / "waiting.gin").write_text(config)
 
     def stop():
         while not (tmp_path / "begun").exists():
@@ -533,8 +534,8 @@ def test_sigterm_stops_a_sweep_after_checkpoints_and_resume_goes_on(
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         threading.Thread(target=stop, daemon=True).start()
-        grid = "--grid=work.search.lam=[1]"
-        assert sweep("--gin_file=work.gin", grid, "--sweep_dir=s") == 75
+        grid = "--grid=waiting.search.lam=[1]"
+        assert sweep("--gin_file=waiting.gin", grid, "--sweep_dir=s") == 75
     finally:
         signal.signal(signal.SIGINT, before)
     [line] = capsys.readouterr().err.splitlines()
