@@ -677,3 +677,14 @@ def test_padding_same_at_stride_2_does_not_qualify(tmp_path):
     export_litert(model, path)
     found = fast_path.failing_rule(LiteRTFile(path.read_bytes()))
     assert "padded by 1 on all sides" in found
+
+
+@converts
+def test_an_output_near_zero_is_judged_by_the_largest_of_all(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.set_weights([np.array([[0.1], [-0.3]]), np.zeros(1)])
+    # Outputs -0.00003 and 0.9; halves of the weights are off by 0.0001.
+    x = np.array([[3.0, 1.0001], [9.0, 0.0]], "float32")
+    path = tmp_path / "near.tflite"
+    report = export_litert(model, path, data=x, quantize="float16")
+    assert 1e-5 < report.max_difference < 1e-3
