@@ -46,8 +46,8 @@ def units_of(structure, model, chosen):
         if dense:
             units.notes = [
                 *units.notes,
-                f"{structure!r} leaves {selection.some(dense)} dense: fewer "
-                f"than {structure.m} weights lie along the axis",
+                f"{structure!r} leaves {selection.some(dense)} dense: no more "
+                f"than {structure.n} weights lie along the axis",
             ]
         return units
     return ArrayUnits(structure, chosen)
