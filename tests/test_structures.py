@@ -672,7 +672,9 @@ def test_kernels_that_n_m_leaves_dense_are_named():
     model = keras.Sequential([keras.Input((2,)), layers.Dense(8, name="short")])
     model.compile("sgd", "mse")
     pruner = MagnitudePruner(OneShot(0.5), structure=masks.NM(2, 4, axis=-2))
-    with pytest.warns(UserWarning, match="leaves .*short/kernel dense: no more"):
+    with pytest.warns(
+        UserWarning, match="leaves .*short/kernel dense: no more"
+    ):
         pruner.set_model(model)
 
 
