@@ -679,6 +679,13 @@ def test_padding_same_at_stride_2_does_not_qualify(tmp_path):
     assert "padded by 1 on all sides" in found
 
 
+def test_words_for_a_model_of_numbers_are_refused(tmp_path):
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    data = np.array([["a", "b"]])
+    with pytest.raises(ValueError, match="`data` must hold .*Received: <U1"):
+        export_litert(model, tmp_path / "words.tflite", data=data)
+
+
 @converts
 def test_an_output_near_zero_is_judged_by_the_largest_of_all(tmp_path):
     model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])

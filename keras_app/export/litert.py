@@ -209,6 +209,13 @@ def _samples(model, data, count):
             "The model must take numbers to become a LiteRT file, and takes "
             "strings. Cut it after its look-up layers, and look up before."
         )
+    words = [array.dtype for array in arrays if array.dtype.kind not in "biuf"]
+    if words:
+        raise ValueError(
+            "`data` must hold the numbers that the model takes, after all that "
+            "prepares them, such as the `preprocessor` of a KerasHub task. "
+            f"Received: {words[0]}"
+        )
     names = saved_model.input_names(model)
     return {
         name: array.astype(portable.float32(dtype))

@@ -383,7 +383,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             "prune are zero before the training. They are not what this "
             "pruner's arguments ask for, so that nothing says that they were "
             "pruned, and they train. To go on from them, use the pruner that "
-            f"made them or a file that holds its masks{advice}."
+            f"made them, or a file of `export.save_sparse`{advice}."
         )
 
     def select(self, model):
@@ -437,7 +437,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         if self.on_miss != "ignore" and over and self._final_sparsity() > 0:
             raise ValueError(
                 f"The schedule ended at step {end}, but the optimizer is at "
-                f"step {self._updates()} already and nothing is pruned. Move "
+                f"step {self._updates()} already and has no masks. Move "
                 "the schedule's steps after that, or call `model.compile` "
                 "again, which starts the count over."
             )

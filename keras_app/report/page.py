@@ -63,6 +63,8 @@ def write_page(run_dirs, path=None, summaries=None, notes=()):
             f"Received: run_dirs={run_dirs}"
         )
     if summaries is None:
+        # A run that is named twice is no second one.
+        folders = list({each.resolve(): each for each in folders}.values())
         summaries = [None] * len(folders)
     if len(summaries) != len(folders):
         raise ValueError(
