@@ -239,6 +239,25 @@ def test_what_cannot_be_trained_leaves_no_folder(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.backend_free
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"data": "fashion_mnist"},
+        {"pruner": MagnitudePruner},
+        {"callbacks": [3]},
+        {"callbacks": PlateauLearningRate()},
+    ],
+)
+def test_what_is_no_data_set_or_callback_is_refused(tmp_path, arguments):
+    [(name, value)] = arguments.items()
+    with pytest.raises(TypeError, match=f"`{name}`.*must be"):
+        Train(**{"data": holdout, "model": small, **arguments}).run(
+            tmp_path / "run", verbose=False
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_plateau_rule_waits_one_epoch_longer_than_its_patience():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(1.0), "mse")

@@ -16,6 +16,7 @@ from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.experiment import check_methods
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.experiment import Learner
+from keras_app.experiments.experiment import made
 from keras_app.experiments.experiment import Stage
 from keras_app.experiments.run.runner import model_state
 from keras_app.experiments.run.runner import restore_model_state
@@ -121,8 +122,7 @@ class Anytime(Experiment):
 
     def resolved(self):
         """Returns the experiment with stream, test set and model made."""
-        stream = self.megabatches
-        stream = stream(seed=self.seed) if callable(stream) else stream
+        stream = made("megabatches", self.megabatches, self.seed)
         return dataclasses.replace(
             self,
             megabatches=stream,

@@ -71,7 +71,7 @@ class Experiment:
 
     def resolved(self):
         """Returns the experiment with its data and its model made ready."""
-        data = self.data(seed=self.seed) if callable(self.data) else self.data
+        data = made("data", self.data, self.seed)
         model = models.factory(self.model)
         return dataclasses.replace(self, data=data, model=model)
 
@@ -248,6 +248,23 @@ class Stage:
     about: dict = dataclasses.field(default_factory=dict)
     title: str = ""
     details: object = None
+
+
+def made(name, data, seed):
+    """Returns a data set of `experiments.data`, or raises.
+
+    Args:
+        name: Name of the argument, for the message.
+        data: The data set, or a callable that makes it given `seed`.
+        seed: Seed of everything.
+    """
+    data = data(seed=seed) if callable(data) else data
+    if not hasattr(data, "num_classes"):
+        raise TypeError(
+            f"`{name}` must be a data set of `experiments.data`, or a callable "
+            f"that makes one given `seed`. Received: {name}={data!r}"
+        )
+    return data
 
 
 def check_methods(methods, known):

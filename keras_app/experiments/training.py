@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import keras
 import numpy as np
 
 from keras_app import report as report_lib
@@ -81,6 +82,23 @@ class Train(Experiment):
         "discover",
         "label",
     }
+
+    def __post_init__(self):
+        """Raises on arguments out of their range."""
+        super().__post_init__()
+        given = [] if self.pruner is None else [self.pruner]
+        if not isinstance(self.callbacks, (list, tuple)):
+            raise TypeError(
+                "`callbacks` must be a list. "
+                f"Received: callbacks={self.callbacks!r}"
+            )
+        for each in (*given, *self.callbacks):
+            if not isinstance(each, keras.callbacks.Callback):
+                raise TypeError(
+                    "`pruner` and `callbacks` must be callbacks, made by their "
+                    "class: in gin with its parentheses, such as "
+                    f"@pruners.RigL(). Received: {each!r}"
+                )
 
     @property
     def total_epochs(self):
