@@ -1114,7 +1114,10 @@ def test_a_recurrent_layer_that_is_left_out_is_said():
 
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_what_the_filters_do_not_name_is_no_surprise():
-    logs_of(frozen_base(), pruners.MagnitudePruner(OneShot(0.5), filters="hea"))
+    pruner = pruners.MagnitudePruner(OneShot(0.5), filters="hea")
+    logs = logs_of(frozen_base(), pruner)
+    assert logs["sparsity"] == [0.5]
+    assert list(pruner.masks) == ["head/kernel"]
 
 
 def test_what_the_filters_name_and_is_frozen_is_said():
