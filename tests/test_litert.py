@@ -13,11 +13,11 @@ from keras import layers
 import keras_app
 from keras_app.export import export_litert
 from keras_app.export import ExportReport
-from keras_app.export import fast_path
 from keras_app.export import fresh_process
-from keras_app.export import litert_process
 from keras_app.export import saved_model
-from keras_app.export.litert_file import LiteRTFile
+from keras_app.export.litert import fast_path
+from keras_app.export.litert import process
+from keras_app.export.litert.file import LiteRTFile
 
 BACKEND = keras.backend.backend()
 # On the others each conversion costs the start of a TensorFlow process; one
@@ -203,7 +203,7 @@ def test_the_converters_own_file_gives_nan_where_ours_is_mended(tmp_path):
     saved_model.write(model, tmp_path / "saved", [[1, 64]])
     path = tmp_path / "raw.tflite"
     path.write_bytes(
-        litert_process.convert(
+        process.convert(
             str(tmp_path / "saved"), {"x": x}, 1, "float16", sparse=True
         )
     )
@@ -564,7 +564,7 @@ def test_auto_compares_whole_files(tmp_path):
 
 @converts
 def test_a_slower_file_says_so_and_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(litert_process, "_latency_ratio", lambda *args: 2.4)
+    monkeypatch.setattr(process, "_latency_ratio", lambda *args: 2.4)
     model = mlp("blocks of 16")
     report = export_litert(model, tmp_path / "m", samples(model), "int8")
     assert (

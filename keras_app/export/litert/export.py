@@ -126,7 +126,7 @@ def _made(model, unroll, samples, batch_size, quantize, **arguments):
     shapes = [[batch_size, *x.shape[1:]] for x in samples.values()]
     dtypes = [x.dtype.name for x in samples.values()]
     arguments.update(samples=samples, batch_size=batch_size, quantize=quantize)
-    module = "keras_app.export.litert_process"
+    module = "keras_app.export.litert.process"
     try:
         if keras.backend.backend() != "tensorflow":
             arguments.update(unroll=unroll, shapes=shapes, dtypes=dtypes)

@@ -44,7 +44,7 @@ def failing_rule(file):
     1x1 weights there are zero, all stored sparse, in float32 or float16.
 
     Args:
-        file: A `litert_file.LiteRTFile`.
+        file: A `keras_app.export.litert.file.LiteRTFile`.
 
     Example:
 
