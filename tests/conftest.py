@@ -37,3 +37,11 @@ def _same_start():
 def golden():
     """Loads recorded vectors: `golden("app/schedule.npz")`."""
     return lambda name: np.load(GOLDEN / name)
+
+
+@pytest.fixture
+def policy():
+    """Sets the global dtype policy for one test."""
+    before = keras.config.dtype_policy()
+    yield keras.config.set_dtype_policy
+    keras.config.set_dtype_policy(before)

@@ -8,11 +8,11 @@ from keras import ops
 from keras_app import masks
 from keras_app import pruners
 from keras_app.schedules import CyclicSparsity
-from tests.test_pruners import dense
-from tests.test_pruners import network
-from tests.test_pruners import train
-from tests.test_pruners import weights
-from tests.test_pruners import zeros
+from tests.helpers import weights
+from tests.helpers import zeros
+from tests.models import dense
+from tests.models import network
+from tests.models import train
 
 
 def phases(end_step=12, sparsity=0.5):

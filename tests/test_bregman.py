@@ -19,24 +19,16 @@ from keras_app.regularizers import L1
 from keras_app.regularizers import NonNegativeL1
 from keras_app.regularizers import Nuclear
 from keras_app.regularizers import SparseGroup
+from tests.helpers import not_torch
+from tests.helpers import to_numpy
+from tests.models import apply
+from tests.models import compiled
+from tests.models import examples
+from tests.models import fit
+from tests.models import small_model
 
-BACKEND = keras.backend.backend()
 BREGMAN = (LinBreg, AdaBreg)
 ALL = (LinBreg, AdaBreg, ProxSGD)
-
-not_torch = pytest.mark.skipif(
-    BACKEND == "torch", reason="a compiled step: TensorFlow and JAX"
-)
-
-
-def to_numpy(x):
-    return ops.convert_to_numpy(x)
-
-
-def apply(optimizer, variable, gradient):
-    optimizer.apply([ops.convert_to_tensor(gradient)], [variable])
-    return to_numpy(variable)
-
 
 # ---- recorded trajectories ----
 
@@ -335,47 +327,6 @@ def test_between_support_updates_only_active_weights_move(kind):
 
 
 # ---- which variable has which regularizer ----
-
-
-def small_model(normalize=True, seed=0):
-    keras.utils.set_random_seed(seed)
-    layers = [
-        keras.Input((8, 8, 1)),
-        keras.layers.Conv2D(4, 3, activation="relu", name="conv"),
-        keras.layers.BatchNormalization(name="norm"),
-        keras.layers.Flatten(),
-        keras.layers.Dense(6, activation="relu", name="hidden"),
-        keras.layers.Dense(3, name="head"),
-    ]
-    if not normalize:
-        del layers[2]
-    return keras.Sequential(layers, name="net")
-
-
-def examples(count=64):
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(count, 8, 8, 1)).astype("float32")
-    return x, generator.integers(0, 3, count).astype("int32")
-
-
-def compiled(optimizer, model=None, **kwargs):
-    model = model or small_model()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, **kwargs)
-    return model
-
-
-def fit(model, epochs=2, batch_size=16, **kwargs):
-    x, y = examples()
-    return model.fit(
-        x,
-        y,
-        epochs=epochs,
-        batch_size=batch_size,
-        shuffle=False,
-        verbose=0,
-        **kwargs,
-    )
 
 
 KERNELS = {"net/conv/kernel", "net/hidden/kernel", "net/head/kernel"}

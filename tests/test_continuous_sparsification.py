@@ -10,12 +10,12 @@ from keras import ops
 from keras_app import enforcement
 from keras_app.optimizers import ContinuousSparsification
 from keras_app.selection import spatial_kernels
-from tests.test_bregman import apply
-from tests.test_bregman import compiled
-from tests.test_bregman import fit
-from tests.test_bregman import not_torch
-from tests.test_bregman import small_model
-from tests.test_bregman import to_numpy
+from tests.helpers import not_torch
+from tests.helpers import to_numpy
+from tests.models import apply
+from tests.models import compiled
+from tests.models import fit
+from tests.models import small_model
 
 
 def kernel(values):

@@ -12,11 +12,11 @@ from keras_app import pruners
 from keras_app.experiments.data import Holdout
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.optimizers import ContinuousSparsification
-from tests.test_bregman import compiled
-from tests.test_bregman import examples
-from tests.test_bregman import fit
-from tests.test_bregman import small_model
-from tests.test_bregman import to_numpy
+from tests.helpers import to_numpy
+from tests.models import compiled
+from tests.models import examples
+from tests.models import fit
+from tests.models import small_model
 
 
 class Watch(keras.callbacks.Callback):

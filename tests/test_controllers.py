@@ -12,9 +12,9 @@ from keras_app.optimizers import ProxSGD
 from keras_app.pruners import DensityController
 from keras_app.pruners import LambdaController
 from keras_app.regularizers import L1
-from tests.test_bregman import compiled
-from tests.test_bregman import fit
-from tests.test_bregman import small_model
+from tests.models import compiled
+from tests.models import fit
+from tests.models import small_model
 
 
 @pytest.mark.parametrize("name", ["w0c0", "w2c1", "default_target"])

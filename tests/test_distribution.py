@@ -30,7 +30,7 @@ from keras_app import schedules
 from keras_app.experiments import devices
 from keras_app.experiments.devices import lost
 from keras_app.experiments.devices import processes
-from tests.test_enforcement import run
+from tests.helpers import run
 
 BACKEND = keras.backend.backend()
 ROOT = pathlib.Path(__file__).parents[1]

@@ -16,8 +16,8 @@ from keras_app.lottery import rewind
 from keras_app.lottery import snapshot
 from keras_app.pruners import MagnitudePruner
 from keras_app.schedules import OneShot
-from tests.test_enforcement import run
-from tests.test_enforcement import RUNNER
+from tests.helpers import run
+from tests.helpers import RUNNER
 
 BACKEND = keras.backend.backend()
 

@@ -4,14 +4,14 @@ from keras import ops
 
 from keras_app import pruners
 from keras_app.schedules import ConstantSparsity
-from tests.test_ste import flat
-from tests.test_ste import train_eight
-from tests.test_ste import X
+from tests.models import flat
+from tests.models import train_eight
+from tests.models import X_OF_EIGHT
 
 
 def test_movement_by_hand():
     pruner = pruners.MovementPruner(ConstantSparsity(0.5, 1, frequency=1))
-    kernel, state = train_eight(pruner, X, [0.0, 17.25])
+    kernel, state = train_eight(pruner, X_OF_EIGHT, [0.0, 17.25])
     # Dense at first: w x = -4, the gradient is -8 x, and S = 8 x w =
     # 32, 20, 0, -16, 4, -40, -24, -8. w <- w + x, and 0, 1, 4 and 2 stay:
     # w x = 5 + 8.75 + 0 + 1.5 = 15.25, 2 too little. S <- S + 4 x w with the
@@ -29,7 +29,7 @@ def test_movement_by_hand():
 
 def test_before_the_first_step_magnitudes_decide():
     pruner = pruners.MovementPruner(ConstantSparsity(0.5, 0, frequency=100))
-    train_eight(pruner, X, [0.0])
+    train_eight(pruner, X_OF_EIGHT, [0.0])
     [mask] = pruner.masks.values()
     assert mask.ravel().astype(int).tolist() == [1, 0, 1, 1, 0, 1, 0, 0]
 
@@ -38,7 +38,7 @@ def test_a_second_fit_adds_to_the_scores():
     pruner = pruners.MovementPruner(
         ConstantSparsity(0.5, 100), on_miss="ignore"
     )
-    kernel, state = train_eight(pruner, X, [0.0])
+    kernel, state = train_eight(pruner, X_OF_EIGHT, [0.0])
     first = flat(state.watched(kernel))
     assert first == [32.0, 20.0, 0.0, -16.0, 4.0, -40.0, -24.0, -8.0]
     pruner.set_model(pruner.model)

@@ -14,40 +14,16 @@ from keras_app.export import save_sparse
 from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
+from tests.models import flat
+from tests.models import train_eight
+from tests.models import X_OF_EIGHT
 
 # ---- by hand -----------------------------------------------------------
-
-# Of the largest magnitudes, four of eight: 5, 0, 2, 3.
-WEIGHTS = [4.0, 1.0, -3.0, 2.0, 0.5, -5.0, 1.5, -0.25]
-X = [1.0, 2.5, 0.0, -1.0, 1.0, 1.0, -2.0, 4.0]
-
-
-def train_eight(pruner, x, targets):
-    """Steps of w <- w - (w x - target) x / 4; returns kernel and state."""
-    inputs = keras.Input((8,))
-    model = keras.Model(inputs, layers.Dense(1, use_bias=False)(inputs))
-    # The gradient of the squared error is 2 (w x - target) x.
-    model.compile(keras.optimizers.SGD(0.125), "mse")
-    [kernel] = model.trainable_variables
-    kernel.assign(np.reshape(WEIGHTS, (8, 1)))
-    model.fit(
-        np.tile(np.asarray(x, "float32"), (len(targets), 1)),
-        np.reshape(targets, (-1, 1)).astype("float32"),
-        batch_size=1,
-        shuffle=False,
-        verbose=0,
-        callbacks=[pruner],
-    )
-    return kernel, enforcement.state_of(model)
-
-
-def flat(values):
-    return ops.convert_to_numpy(values).ravel().tolist()
 
 
 def test_ste_by_hand():
     pruner = pruners.STE(ConstantSparsity(0.5, 0, frequency=1))
-    kernel, state = train_eight(pruner, X, [1.0, 26.75])
+    kernel, state = train_eight(pruner, X_OF_EIGHT, [1.0, 26.75])
     # 5, 0, 2 and 3 are kept: w x = 4 - 2 - 5 = -3, which is 4 too little, and
     # w <- w + x: 5, 3.5, -3, 1, 1.5, -4, -0.5, 3.75. Now 0, 5, 7 and 1 are
     # kept: w x = 5 + 8.75 - 4 + 15 = 24.75, 2 too little; w <- w + x / 2.
@@ -61,7 +37,7 @@ def test_ste_by_hand():
 
 def test_dormant_weights_decay_by_hand():
     pruner = pruners.STE(OneShot(0.5), lam=2.0)
-    kernel, state = train_eight(pruner, X, [1.0])
+    kernel, state = train_eight(pruner, X_OF_EIGHT, [1.0])
     # As above, and of the pruned ones a quarter goes.
     dense = [5.0, 3.25, -3.0, 1.0, 1.375, -4.0, -0.875, 3.8125]
     assert flat(state.dense(kernel)) == dense
@@ -72,7 +48,7 @@ def test_n_m_moves_within_its_groups():
     pruner = pruners.STE(
         ConstantSparsity(0.5, 0, frequency=1), structure=masks.NM(1, 4, axis=0)
     )
-    kernel, state = train_eight(pruner, X, [3.0])
+    kernel, state = train_eight(pruner, X_OF_EIGHT, [3.0])
     # 0 and 5 are kept: w x = -1, which is 4 too little, and w <- w + x.
     dense = [5.0, 3.5, -3.0, 1.0, 1.5, -4.0, -0.5, 3.75]
     assert flat(state.dense(kernel)) == dense

@@ -6,9 +6,9 @@ from keras_app import masks
 from keras_app import pruners
 from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import OneShot
-from tests.test_ste import flat
-from tests.test_ste import train_eight
-from tests.test_ste import WEIGHTS
+from tests.models import EIGHT
+from tests.models import flat
+from tests.models import train_eight
 
 
 def both(pruner):
@@ -39,7 +39,7 @@ def test_a_backward_set_is_never_smaller_than_the_forward_set():
     kernel, state = train_eight(pruner, [1.0] * 8, [0.5])
     # 7 and 4 are out. w x = 0.5: nothing to learn.
     assert both(pruner) == [[1, 1, 1, 1, 0, 1, 1, 0]] * 2
-    assert flat(state.dense(kernel)) == WEIGHTS
+    assert flat(state.dense(kernel)) == EIGHT
 
 
 @pytest.mark.backend_free

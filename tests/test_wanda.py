@@ -13,11 +13,11 @@ from keras_app import pruners
 from keras_app.pruners import wanda
 from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
-from tests.test_pruners import chain
-from tests.test_pruners import dense
-from tests.test_pruners import network
-from tests.test_pruners import train
-from tests.test_pruners import zeros
+from tests.helpers import zeros
+from tests.models import chain
+from tests.models import dense
+from tests.models import network
+from tests.models import train
 
 
 def draw(*shape, seed=0):
