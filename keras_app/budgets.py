@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import graph
 from keras_app import masks
-from keras_app import report
 from keras_app import selection
 from keras_app.distributions import DISTRIBUTIONS
 
@@ -204,7 +204,7 @@ def _stored(variable, zeros):
 
 
 def _flops(model, variables):
-    known = report.flops_per_sample(model)
+    known = graph.flops_per_sample(model)
     unknown = [path for path, v in variables.items() if id(v) not in known]
     if len(unknown) == len(variables):
         raise ValueError(

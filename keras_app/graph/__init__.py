@@ -1,0 +1,19 @@
+"""Graphs of models: what belongs together, what is dead, what it costs."""
+
+from keras_app.graph.analysis import Analysis
+from keras_app.graph.analysis import count_dead
+from keras_app.graph.analysis import heads_of
+from keras_app.graph.analysis import numpy_of
+from keras_app.graph.flops import flops_per_sample
+from keras_app.graph.walking import is_graph
+from keras_app.graph.walking import walk
+
+__all__ = [
+    "Analysis",
+    "count_dead",
+    "flops_per_sample",
+    "heads_of",
+    "is_graph",
+    "numpy_of",
+    "walk",
+]
