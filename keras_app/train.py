@@ -22,10 +22,10 @@ import sys
 from absl import flags
 
 from keras_app import cli
-from keras_app import configuration
-from keras_app import mistakes
-from keras_app.configuration import CONFIG
 from keras_app.experiments import devices
+from keras_app.experiments.cli import configuration
+from keras_app.experiments.cli import mistakes
+from keras_app.experiments.cli.configuration import CONFIG
 from keras_app.experiments.run import interruption
 from keras_app.masks import DegenerateScores
 

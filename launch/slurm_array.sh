@@ -46,7 +46,7 @@ check_behind --gin_file 'what the runs share' "$@"
 # One line for each point. The sweep's own grid.py, without the package around
 # it, which would import Keras.
 cases=$(
-  PYTHONPATH="$(dirname "$0")/../keras_app/sweep" \
+  PYTHONPATH="$(dirname "$0")/../keras_app/experiments/sweep" \
     python - "$script" "$sweep_dir" "${grids[@]}" <<'EOF'
 import shlex
 import sys

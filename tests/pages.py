@@ -4,7 +4,7 @@ import html
 import json
 import re
 
-from keras_app.report import write_page
+from keras_app.experiments.page import write_page
 
 
 def figures(accuracy, cer, density=1.0, **more):

@@ -13,6 +13,7 @@ EXPERIMENTS = "keras_app.experiments"
 # What the command lines run may use both.
 DOORS = {
     "keras_app.export.run",
+    "keras_app.sweep",
     "keras_app.train",
 }
 
@@ -29,11 +30,7 @@ def modules():
 
 
 def is_door(name):
-    return (
-        name in DOORS
-        or name.endswith(".__main__")
-        or name.startswith("keras_app.sweep.")
-    )
+    return name in DOORS or name.endswith(".__main__")
 
 
 def imported(nodes):

@@ -107,7 +107,6 @@ def test_every_public_object_has_an_example(module):
         "export_saved_model",
         "flops_per_sample",
         "refuse_multi_worker",
-        "write_page",
     }
     without = [
         name

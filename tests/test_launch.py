@@ -19,9 +19,9 @@ import jsonschema
 import pytest
 import yaml
 
-from keras_app import configuration
+from keras_app import sweep
 from keras_app import train
-from keras_app.sweep import __main__ as sweep
+from keras_app.experiments.cli import configuration
 
 pytestmark = pytest.mark.backend_free
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from keras_app.report import page as page_module
-from keras_app.report import write_page
+from keras_app.experiments.page import page as page_module
+from keras_app.experiments.page import write_page
 from tests.pages import a_full_run
 from tests.pages import a_megabatch
 from tests.pages import a_run

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from keras_app.report import drawing
-from keras_app.report import write_page
+from keras_app.experiments.page import drawing
+from keras_app.experiments.page import write_page
 from tests.pages import a_full_run
 from tests.pages import a_run
 from tests.pages import a_summary

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from keras_app.report import write_page
+from keras_app.experiments.page import write_page
 from tests.pages import a_full_run
 from tests.pages import a_megabatch
 from tests.pages import a_run

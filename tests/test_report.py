@@ -8,8 +8,8 @@ import pytest
 from keras import layers
 
 from keras_app import report
+from keras_app.export import export_report
 from keras_app.pruners import MagnitudePruner
-from keras_app.report import exports
 from keras_app.schedules import OneShot
 
 
@@ -498,7 +498,7 @@ def test_a_notebook_shows_the_table_with_names_as_they_are():
 @pytest.mark.backend_free
 def test_an_export_counts_fused_and_dense_weights():
     fields = dict(format="litert", precision="int8", bytes=1)
-    found = exports.ExportReport(
+    found = export_report.ExportReport(
         path="m.tflite",
         compressed_bytes=1,
         max_difference=0.0,

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import gin
 from keras_app import cli
 from keras_app import report
-from keras_app.sweep import grid
-from keras_app.sweep import parallel
-from keras_app.sweep.__main__ import main
+from keras_app.experiments.sweep import grid
+from keras_app.experiments.sweep import parallel
+from keras_app.sweep import main
 
 pytestmark = pytest.mark.backend_free
 

@@ -13,9 +13,9 @@ import pytest
 
 import gin
 from keras_app import cli
-from keras_app import configuration
 from keras_app import train
 from keras_app.experiments import devices
+from keras_app.experiments.cli import configuration
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.masks import DegenerateScores
 

@@ -18,12 +18,12 @@ from keras_app.experiments.experiment import check_methods
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.experiment import Stage
+from keras_app.experiments.page.searches import HARDEST
 from keras_app.experiments.run.runner import model_state
 from keras_app.experiments.run.runner import restore_model_state
 from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import MagnitudePruner
 from keras_app.pruners import RandomPruner
-from keras_app.report.searches import HARDEST
 
 METHODS = ("vanilla", "prac", "random")
 TICKETS = ("lt", "rewind_lt", "pt")

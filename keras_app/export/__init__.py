@@ -1,5 +1,6 @@
 """What leaves the toolkit."""
 
+from keras_app.export.export_report import ExportReport
 from keras_app.export.litert import export_litert
 from keras_app.export.onnx_file import export_onnx
 from keras_app.export.run import export_run
@@ -9,7 +10,6 @@ from keras_app.export.sparse import load_sparse
 from keras_app.export.sparse import save_sparse
 from keras_app.export.strip import merge_lora
 from keras_app.export.strip import strip_pruning
-from keras_app.report.exports import ExportReport
 
 __all__ = [
     "ExportReport",

@@ -23,8 +23,8 @@ from keras_app.export import portable
 from keras_app.export import saved_model
 from keras_app.export import strip
 from keras_app.export import verification
-from keras_app.report.exports import compressed_size
-from keras_app.report.exports import ExportReport
+from keras_app.export.export_report import compressed_size
+from keras_app.export.export_report import ExportReport
 
 # What Keras converts with, and the extra that brings it.
 _CONVERTERS = {

@@ -6,17 +6,16 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_app import report as report_lib
 from keras_app.checks import check_choice
+from keras_app.export import export_report
 from keras_app.export.litert import export_litert
 from keras_app.export.onnx_file import export_onnx
 from keras_app.export.saved_model import export_saved_model
 from keras_app.export.shrink import shrink as shrink_model
 from keras_app.export.sparse import export_sparse
-from keras_app.report import exports
-from keras_app.report.runs import SUMMARY
 
 _MODEL = "model.keras"
+_SUMMARY = "summary.json"
 # What a file is called after the model's name.
 _SUFFIXES = {
     "litert": ".tflite",
@@ -87,7 +86,7 @@ def export_run(
             f"`source` must be a run folder with a {_MODEL}, or a .keras file. "
             f"Received: source={source}"
         )
-    folder = source / exports.FOLDER if source.is_dir() else source.parent
+    folder = source / export_report.FOLDER if source.is_dir() else source.parent
     if output is not None and len(formats) > 1:
         folder = pathlib.Path(output)
     targets = {
@@ -97,7 +96,9 @@ def export_run(
         targets = {formats[0]: pathlib.Path(output)}
     found = {}
     if resume:
-        found = {each: exports.read_one(targets[each]) for each in formats}
+        found = {
+            each: export_report.read_one(targets[each]) for each in formats
+        }
     missing = [each for each in formats if found.get(each) is None]
     if missing:
         data = _samples(source, data)
@@ -113,8 +114,11 @@ def export_run(
     for each in missing:
         targets[each].parent.mkdir(parents=True, exist_ok=True)
         found[each] = writers[each](targets[each])
-    if (source / SUMMARY).is_file():
-        report_lib.write_page(source)
+    if (source / _SUMMARY).is_file():
+        # Here: the library loads no experiments.
+        from keras_app.experiments.page import write_page
+
+        write_page(source)
     return [found[each] for each in formats]
 
 
@@ -133,7 +137,7 @@ def _load(path):
 def _samples(source, data):
     """Inputs as an array, or `None` for random ones."""
     if data is None:
-        summary = source / SUMMARY
+        summary = source / _SUMMARY
         if not summary.is_file():
             return None
         name = json.loads(summary.read_text()).get("data")

@@ -20,8 +20,8 @@ from keras_app.cli import one_line
 from keras_app.export import fresh_process
 from keras_app.export import strip
 from keras_app.export import verification
-from keras_app.report.exports import ExportReport
-from keras_app.report.exports import sizes
+from keras_app.export.export_report import ExportReport
+from keras_app.export.export_report import sizes
 
 _SIGNATURE = "serving_default"
 _MARK = "saved_model.pb"  # what makes a folder a SavedModel

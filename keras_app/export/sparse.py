@@ -25,7 +25,7 @@ from keras_app import files
 from keras_app import selection
 from keras_app.export import copies
 from keras_app.export import sparse_file
-from keras_app.report.exports import ExportReport
+from keras_app.export.export_report import ExportReport
 
 
 def save_sparse(model, path, optimizer=True):

@@ -1,18 +1,15 @@
-"""What was pruned, and what came of a run: tables, pictures, pages."""
+"""What a pruner ends with: what was pruned, and what it found."""
 
 from keras_app.graph import flops_per_sample
 from keras_app.report.discovery import connection_matrix
 from keras_app.report.discovery import widths_and_skips
 from keras_app.report.front import pareto_front
-from keras_app.report.page import PAGE
-from keras_app.report.page import write_page
 from keras_app.report.tables import build
 from keras_app.report.tables import PruningReport
 from keras_app.report.tables import summarize
 from keras_app.report.tables import VariableReport
 
 __all__ = [
-    "PAGE",
     "PruningReport",
     "VariableReport",
     "build",
@@ -21,5 +18,4 @@ __all__ = [
     "pareto_front",
     "summarize",
     "widths_and_skips",
-    "write_page",
 ]

@@ -8,12 +8,12 @@ import pathlib
 import sys
 
 from keras_app import cli
-from keras_app.report.page import COMPARISON
-from keras_app.report.page import default_path
-from keras_app.report.page import PAGE
-from keras_app.report.page import write_page
-from keras_app.sweep.results import folders_and_notes
-from keras_app.sweep.results import SWEEP
+from keras_app.experiments.page import COMPARISON
+from keras_app.experiments.page import default_path
+from keras_app.experiments.page import PAGE
+from keras_app.experiments.page import write_page
+from keras_app.experiments.sweep.results import folders_and_notes
+from keras_app.experiments.sweep.results import SWEEP
 
 _NAME = "keras_app.report"
 

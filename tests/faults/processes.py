@@ -27,7 +27,7 @@ _MODULES = (
     "keras_app.optimizers",
     "keras_app.pruners",
     "keras_app.regularizers",
-    "keras_app.report",
+    "keras_app.experiments.page",
     "keras_app.schedules",
     "keras_app.selection",
 )
@@ -38,7 +38,7 @@ def import_everything():
     for name in _MODULES:
         importlib.import_module(name)
     # A fifth of a small run would go into drawing what nobody looks at.
-    sys.modules["keras_app.report"].write_page = lambda *_, **__: None
+    sys.modules["keras_app.experiments.page"].write_page = lambda *_, **__: None
 
 
 def start(arguments, log):

@@ -6,8 +6,8 @@ import time
 
 import keras
 
-from keras_app import report as report_lib
 from keras_app.experiments import devices
+from keras_app.experiments import page
 from keras_app.experiments.run import interruption
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.experiments.run.folder import SUMMARY
@@ -209,15 +209,15 @@ class Session:
             "settings": self.settings,
         }
         if self.folder.writes:
-            report_lib.write_page([self.folder.path], summaries=[summary])
+            page.write_page([self.folder.path], summaries=[summary])
         if self.folder.writes:
             self.folder.drop_old_checkpoints()
         self.folder.before_summary()
         # Last of all: a folder with a summary is finished.
         self.folder.write_json(SUMMARY, summary)
         self.terminal.table(title, columns, rows)
-        page = self.folder.path / report_lib.PAGE
-        self.terminal.line(f"{page} shows the run as pictures")
+        written = self.folder.path / page.PAGE
+        self.terminal.line(f"{written} shows the run as pictures")
         return summary
 
 

@@ -18,7 +18,7 @@ from keras_app.export import portable
 from keras_app.export import saved_model
 from keras_app.export import strip
 from keras_app.export import verification
-from keras_app.report.exports import ExportReport
+from keras_app.export.export_report import ExportReport
 
 # Largest difference to what the file is compared with, of the largest output,
 # beyond the model's own rounding. Halves keep eleven bits; int8, compared with

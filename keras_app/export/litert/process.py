@@ -18,9 +18,9 @@ from keras_app.cli import one_line
 from keras_app.export import portable
 from keras_app.export import saved_model
 from keras_app.export import verification
+from keras_app.export.export_report import compressed_size
 from keras_app.export.litert import fast_path
 from keras_app.export.litert import file as litert_file
-from keras_app.report.exports import compressed_size
 
 # Below this share of zeros the converter leaves a tensor dense.
 _FEW_ZEROS = 0.3

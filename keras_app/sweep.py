@@ -17,17 +17,17 @@ import sys
 from absl import flags
 
 from keras_app import cli
-from keras_app import configuration
-from keras_app import mistakes
-from keras_app.configuration import CONFIG
+from keras_app.experiments.cli import configuration
+from keras_app.experiments.cli import mistakes
+from keras_app.experiments.cli.configuration import CONFIG
 from keras_app.experiments.run import interruption
 from keras_app.experiments.run.folder import RunFolder
-from keras_app.sweep import grid
-from keras_app.sweep import parallel
-from keras_app.sweep.results import SWEEP
-from keras_app.sweep.runs import bindings
-from keras_app.sweep.runs import NAME
-from keras_app.sweep.runs import Sweep
+from keras_app.experiments.sweep import grid
+from keras_app.experiments.sweep import parallel
+from keras_app.experiments.sweep.results import SWEEP
+from keras_app.experiments.sweep.runs import bindings
+from keras_app.experiments.sweep.runs import NAME
+from keras_app.experiments.sweep.runs import Sweep
 from keras_app.train import EXIT_INTERRUPTED
 
 EXIT_BY_HAND = 130  # as a shell says it of Ctrl-C

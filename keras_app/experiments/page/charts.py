@@ -7,12 +7,12 @@ import collections
 import dataclasses
 import math
 
-from keras_app.report import drawing
-from keras_app.report import lines
-from keras_app.report import wording
-from keras_app.report.runs import DENSE
-from keras_app.report.runs import finite
-from keras_app.report.runs import number
+from keras_app.experiments.page import drawing
+from keras_app.experiments.page import lines
+from keras_app.experiments.page import wording
+from keras_app.experiments.page.runs import DENSE
+from keras_app.experiments.page.runs import finite
+from keras_app.experiments.page.runs import number
 
 _GREY = "#777777"
 _DASHED = {"ls": (0, (4, 2)), "lw": 1.2}

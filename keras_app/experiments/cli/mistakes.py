@@ -11,7 +11,7 @@ import sys
 import tokenize
 
 from keras_app import cli
-from keras_app import gin_files
+from keras_app.experiments.cli import gin_files
 
 # What gin, and an experiment before it starts, raise over a configuration.
 MISTAKES = (

@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
-from keras_app.report import drawing
-from keras_app.report import lines
-from keras_app.report import wording
-from keras_app.report.runs import number
+from keras_app.experiments.page import drawing
+from keras_app.experiments.page import lines
+from keras_app.experiments.page import wording
+from keras_app.experiments.page.runs import number
 
 HARDEST = "hardest.npz"
 

@@ -2,8 +2,8 @@
 
 import re
 
-from keras_app.report.runs import number
-from keras_app.report.runs import SUMMARY
+from keras_app.experiments.page.runs import number
+from keras_app.experiments.page.runs import SUMMARY
 
 NOTHING = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"

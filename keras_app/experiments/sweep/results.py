@@ -3,7 +3,7 @@
 import json
 import pathlib
 
-from keras_app.report.runs import has_run
+from keras_app.experiments.page.runs import has_run
 
 SWEEP = "sweep.json"
 

@@ -9,8 +9,8 @@ import re
 from absl import flags
 
 from keras_app import cli
-from keras_app import gin_files
-from keras_app import mistakes
+from keras_app.experiments.cli import gin_files
+from keras_app.experiments.cli import mistakes
 
 CONFIG = "config.gin"
 RUNS = "runs"

@@ -3,11 +3,11 @@
 import dataclasses
 import statistics
 
-from keras_app.report import wording
-from keras_app.report.runs import group_name
-from keras_app.report.runs import groups
-from keras_app.report.runs import number
-from keras_app.report.runs import settings
+from keras_app.experiments.page import wording
+from keras_app.experiments.page.runs import group_name
+from keras_app.experiments.page.runs import groups
+from keras_app.experiments.page.runs import number
+from keras_app.experiments.page.runs import settings
 
 
 @dataclasses.dataclass(frozen=True)

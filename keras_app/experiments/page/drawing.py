@@ -7,10 +7,10 @@ import math
 import textwrap
 import zlib
 
-from keras_app.report import wording
-from keras_app.report.runs import finite
-from keras_app.report.runs import group_name
-from keras_app.report.runs import settings
+from keras_app.experiments.page import wording
+from keras_app.experiments.page.runs import finite
+from keras_app.experiments.page.runs import group_name
+from keras_app.experiments.page.runs import settings
 
 # A method has one colour and one mark on every page: those named here by
 # their place, others by their name. Okabe and Ito's colours, then Tol's, stay

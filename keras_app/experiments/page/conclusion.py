@@ -3,12 +3,12 @@
 import math
 import statistics
 
-from keras_app.report import wording
-from keras_app.report.results import Comparison
-from keras_app.report.results import task
-from keras_app.report.runs import group_name
-from keras_app.report.runs import groups
-from keras_app.report.runs import number
+from keras_app.experiments.page import wording
+from keras_app.experiments.page.results import Comparison
+from keras_app.experiments.page.results import task
+from keras_app.experiments.page.runs import group_name
+from keras_app.experiments.page.runs import groups
+from keras_app.experiments.page.runs import number
 
 # More settings than this get a sentence each.
 _AT_LENGTH = 2

@@ -9,16 +9,17 @@ import keras
 from rich.markup import escape
 
 from keras_app import cli
-from keras_app import report
-from keras_app.configuration import CONFIG
+from keras_app.experiments import page
+from keras_app.experiments.cli.configuration import CONFIG
+from keras_app.experiments.page.runs import number
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.experiments.run.folder import SUMMARY
 from keras_app.experiments.run.progress import Terminal
-from keras_app.report.runs import number
-from keras_app.sweep import grid
-from keras_app.sweep import parallel
-from keras_app.sweep.results import folders_and_notes
-from keras_app.sweep.results import SWEEP
+from keras_app.experiments.sweep import grid
+from keras_app.experiments.sweep import parallel
+from keras_app.experiments.sweep.results import folders_and_notes
+from keras_app.experiments.sweep.results import SWEEP
+from keras_app.report import pareto_front
 from keras_app.train import EXIT_MISSED
 
 EXIT_FAILED = 1
@@ -201,9 +202,9 @@ class Sweep:
         self._print_table()
         folders, notes = folders_and_notes(self.path)
         if folders:
-            page = self.path / report.PAGE
-            report.write_page(folders, page, notes=notes)
-            self._terminal.line(f"{page} shows the runs side by side")
+            written = self.path / page.PAGE
+            page.write_page(folders, written, notes=notes)
+            self._terminal.line(f"{written} shows the runs side by side")
         for run in self.runs:
             if run["message"]:
                 print(
@@ -221,9 +222,7 @@ class Sweep:
         if not rows:
             return
         rows.sort(key=lambda row: (row[1], -row[2]))
-        front = report.pareto_front(
-            [row[1] for row in rows], [row[2] for row in rows]
-        )
+        front = pareto_front([row[1] for row in rows], [row[2] for row in rows])
         self._terminal.table(
             f"{len(rows)} of {len(self.runs)} runs",
             ("run", "density", "accuracy", "front"),

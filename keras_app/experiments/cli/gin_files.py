@@ -16,7 +16,7 @@ def search_path():
 
     They are a part of what is installed; in a checkout they lie beside it.
     """
-    package = pathlib.Path(__file__).resolve().parent
+    package = pathlib.Path(__file__).resolve().parents[2]
     ours = package / "configs"
     return [
         pathlib.Path("."),

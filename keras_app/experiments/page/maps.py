@@ -5,10 +5,10 @@ import math
 
 import numpy as np
 
-from keras_app.report import drawing
-from keras_app.report import wording
-from keras_app.report.runs import finite
-from keras_app.report.runs import number
+from keras_app.experiments.page import drawing
+from keras_app.experiments.page import wording
+from keras_app.experiments.page.runs import finite
+from keras_app.experiments.page.runs import number
 
 _SHARES = {"cmap": "Blues", "vmin": 0, "vmax": 100}
 

@@ -4,10 +4,10 @@ import collections
 import dataclasses
 import statistics
 
-from keras_app.report import drawing
-from keras_app.report import wording
-from keras_app.report.runs import finite
-from keras_app.report.runs import group_name
+from keras_app.experiments.page import drawing
+from keras_app.experiments.page import wording
+from keras_app.experiments.page.runs import finite
+from keras_app.experiments.page.runs import group_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

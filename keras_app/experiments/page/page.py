@@ -9,15 +9,15 @@ import os
 import pathlib
 
 from keras_app import files
-from keras_app.report import charts
-from keras_app.report import conclusion
-from keras_app.report import exports
-from keras_app.report import front
-from keras_app.report import maps
-from keras_app.report import results
-from keras_app.report import runs as runs_lib
-from keras_app.report import searches
-from keras_app.report import wording
+from keras_app.experiments.page import charts
+from keras_app.experiments.page import conclusion
+from keras_app.experiments.page import front
+from keras_app.experiments.page import maps
+from keras_app.experiments.page import results
+from keras_app.experiments.page import runs as runs_lib
+from keras_app.experiments.page import searches
+from keras_app.experiments.page import wording
+from keras_app.export import export_report
 
 PAGE = "report.html"
 COMPARISON = "comparison.html"
@@ -160,7 +160,7 @@ def _meanings(runs):
 def _reports(runs):
     """`(name, report)` of all that was exported."""
     for run in runs:
-        for report in exports.read(run.path) if run.path else ():
+        for report in export_report.read(run.path) if run.path else ():
             name = f"{run.name}: " if len(runs) > 1 else ""
             yield name + report.name, report
 

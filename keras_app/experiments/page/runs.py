@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 
-from keras_app.report import exports
+from keras_app.export import export_report
 
 DENSE = "dense"
 SUMMARY = "summary.json"
@@ -277,7 +277,7 @@ def _bytes(folder, method, main):
     found = {}
     if path is not None and path.is_file():
         found["model_bytes"] = path.stat().st_size
-    for report in exports.read(folder) if main else ():
+    for report in export_report.read(folder) if main else ():
         if report.format == "sparse":
             found["sparse_bytes"] = report.bytes
             if report.dense_bytes is not None:

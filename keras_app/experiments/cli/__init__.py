@@ -1,0 +1,1 @@
+"""How the command lines read their flags and gin files."""
