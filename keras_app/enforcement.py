@@ -17,12 +17,10 @@ are zero in the kernel and so in the forward and the backward pass, and train
 all the same: for the optimizer's update, and for that alone, they wake up.
 
 Private Keras names in use: `_backend_update_step`, `_distribution_strategy`,
-`_get_variable_index`, `_iterations`, `_jax_state`, `_layout`,
-`_model_variables_moving_average`, `_trainable_variables`, `_untrack_variable`,
-`_variables`.
+`_get_variable_index`, `_layout`, `_model_variables_moving_average`,
+`_trainable_variables`, `_untrack_variable`, `_variables`.
 """
 
-import contextlib
 import math
 import types
 import warnings
@@ -268,7 +266,10 @@ class MaskState(keras.layers.Layer):
             return
         path = variable.path.replace("/", "_")
         held.watched[index] = add_latent(held.optimizer, variable, "watched")
-        with outside_the_graph(), _placed_like(held.optimizer, variable):
+        with (
+            host.outside_the_graph(),
+            host.placed_like(held.optimizer, variable),
+        ):
             held.watching[index] = held.optimizer.add_variable(
                 (), initializer="zeros", dtype="bool", name=f"{path}_watching"
             )
@@ -308,7 +309,7 @@ class MaskState(keras.layers.Layer):
     def _add_bools(self, variable, name):
         """Adds a bool for each entry of a variable, all true."""
         optimizer = self._held.optimizer
-        with _placed_like(optimizer, variable):
+        with host.placed_like(optimizer, variable):
             return optimizer.add_variable(
                 shape=variable.shape,
                 dtype="bool",
@@ -352,10 +353,12 @@ class MaskState(keras.layers.Layer):
         index = held.optimizer._get_variable_index(variable)
         if index not in held.dormant and index not in held.watched:
             return gradient
-        weight = as_tensor(variable)
+        weight = host.as_tensor(variable)
         if index in held.dormant:
-            mask = as_tensor(held.masks[index])
-            weight = ops.where(mask, weight, as_tensor(held.dormant[index]))
+            mask = host.as_tensor(held.masks[index])
+            weight = ops.where(
+                mask, weight, host.as_tensor(held.dormant[index])
+            )
         if index in held.rules:
             self._record(index, gradient, weight)
         if index not in held.learning:
@@ -364,15 +367,18 @@ class MaskState(keras.layers.Layer):
         kept, asleep = held.decay.get(index, (0.0, 0.0))
         if kept == asleep == 0.0:
             return gradient
-        gradient = as_tensor(gradient)
+        gradient = host.as_tensor(gradient)
         added = ops.where(mask, kept * weight, asleep * weight)
         return gradient + ops.cast(added, gradient.dtype)
 
     def _record(self, index, gradient, weight):
         held = self._held
-        if known(held.watching[index]) is False:
+        if host.known(held.watching[index]) is False:
             return
-        slot, watching = held.watched[index], as_tensor(held.watching[index])
+        slot, watching = (
+            held.watched[index],
+            host.as_tensor(held.watching[index]),
+        )
 
         def rule(watched, gradient, weight):
             new = held.rules[index](
@@ -406,12 +412,11 @@ class MaskState(keras.layers.Layer):
             )
             if mask is not None:
                 pairs.append((variable, mask))
-        backend = keras.backend.backend()
-        if backend == "tensorflow":
+        if host.BACKEND == "tensorflow":
             _enforce_tensorflow(
                 self._held.optimizer, pairs, self._held.compiled
             )
-        elif backend == "torch":
+        elif host.BACKEND == "torch":
             _enforce_torch(pairs)
         else:
             for variable, mask in pairs:
@@ -486,7 +491,12 @@ def attach(model, variables=()):
             variables since; or the combination of optimizer and distribution
             is one that Keras itself cannot train.
     """
-    optimizer = _inner_optimizer(model)
+    optimizer = host.inner_optimizer(model)
+    if optimizer is None:
+        raise ValueError(
+            "The model must be compiled with an optimizer before it can be "
+            "pruned. Call `model.compile(...)` first."
+        )
     _refuse_what_keeps_no_masks(optimizer)
     host.check_model(model)
     if not model.optimizer.built:
@@ -500,7 +510,7 @@ def attach(model, variables=()):
     if state.add(variables):
         # A step compiled before knows nothing of the new masks.
         model.train_function = None
-    unalias(model)
+    host.unalias(model)
     return state
 
 
@@ -509,7 +519,7 @@ def detach(model):
     state = state_of(model)
     if state is None:
         return
-    optimizer = _inner_optimizer(model)
+    optimizer = host.inner_optimizer(model)
     for owner in {id(o): o for o in (optimizer, model.optimizer)}.values():
         for name in ("update_step", "_backend_update_step", *_FILE_METHODS):
             owner.__dict__.pop(name, None)
@@ -521,38 +531,8 @@ def detach(model):
 
 def state_of(model):
     """Returns the `MaskState` of the model's optimizer, or `None`."""
-    optimizer = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    state = getattr(optimizer, "sparsity", None)
+    state = getattr(host.inner_optimizer(model), "sparsity", None)
     return state if isinstance(state, MaskState) else None
-
-
-def batches_seen(model):
-    """Returns how many batches the model's optimizer has had gradients of.
-
-    With gradient accumulation there are several to an update, and a `fit` may
-    end between two updates.
-    """
-    return int(ops.convert_to_numpy(_inner_optimizer(model)._iterations))
-
-
-def hand_to_trainer(model):
-    """Tells Keras's trainer what was written in the middle of an epoch.
-
-    With data of unknown length Keras begins a batch to find out that there is
-    none. On JAX it then writes the state of the last step back to the
-    variables, which would undo it.
-    """
-    state = getattr(model, "_jax_state", None)
-    if not state:
-        return
-    for name, variables in (
-        ("trainable_variables", model.trainable_variables),
-        ("non_trainable_variables", model.non_trainable_variables),
-        ("optimizer_variables", model.optimizer.variables),
-        ("metrics_variables", model.metrics_variables),
-    ):
-        state[name] = [variable.value for variable in variables]
 
 
 def masks_of(model):
@@ -573,8 +553,7 @@ def masks_of(model):
     state = state_of(model)
     if state is None:
         return {}
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
+    host.sync(model)
     masks = {
         path: state.get(variable)
         for path, variable in paths_of(model.trainable_variables).items()
@@ -602,7 +581,7 @@ def add_latent(optimizer, variable, name):
     """
     path = getattr(variable, "path", variable.name).replace("/", "_")
     dtype = keras.backend.standardize_dtype(variable.dtype)
-    with outside_the_graph(), _placed_like(optimizer, variable):
+    with host.outside_the_graph(), host.placed_like(optimizer, variable):
         return optimizer.add_variable(
             shape=variable.shape,
             dtype=keras.backend.result_type(dtype, "float32"),
@@ -625,8 +604,8 @@ def apply_rule(optimizer, rule, inputs, targets, in_pieces=True):
             array; in pieces that fit the cache it is several times faster.
     """
     # Arithmetic of tensors is much quicker than that of Keras's variables.
-    inputs = [as_tensor(each) for each in inputs]
-    pieces = in_pieces and keras.backend.backend() == "torch"
+    inputs = [host.as_tensor(each) for each in inputs]
+    pieces = in_pieces and host.BACKEND == "torch"
     if pieces and _apply_in_pieces(rule, inputs, targets):
         return
     for target, value in zip(targets, rule(*inputs)):
@@ -654,62 +633,6 @@ def _apply_in_pieces(rule, inputs, targets):
     return True
 
 
-def as_tensor(value):
-    """The value of a variable, or of a gradient, as a dense tensor."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        # Keras hands out the tf.Variable itself, which cannot leave a branch
-        # of a condition, and keeps the sparse gradients of embeddings.
-        return tf.convert_to_tensor(value)
-    return ops.convert_to_tensor(value, sparse=False)
-
-
-def known(variable):
-    """A scalar variable's value as a Python value, where steps see values.
-
-    `None` inside the compiled steps of TensorFlow and JAX. PyTorch computes
-    step by step and can leave out what a flag says is not needed.
-    """
-    if keras.backend.backend() != "torch":
-        return None
-    return variable.value.item()
-
-
-def count_of_writes(variable):
-    """How often a variable was written, or `None` where nobody counts.
-
-    PyTorch counts; there, steps are not compiled, and every look at the
-    weights that can be spared counts too.
-    """
-    if keras.backend.backend() != "torch":
-        return None
-    return variable.value._version
-
-
-def outside_the_graph():
-    """A context in which assignments happen now, once.
-
-    On TensorFlow Keras builds an optimizer while it traces the step, where an
-    assignment would become part of it.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    import tensorflow as tf
-
-    return tf.init_scope()
-
-
-def _inner_optimizer(model):
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is None:
-        raise ValueError(
-            "The model must be compiled with an optimizer before it can be "
-            "pruned. Call `model.compile(...)` first."
-        )
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
 def _check_knows(optimizer, model):
     """Raises where Keras would fail in the middle of the first step."""
     known = {id(variable) for variable in optimizer._trainable_variables}
@@ -727,7 +650,7 @@ def _wrap(optimizer, owner, state):
     update, update_one = optimizer._backend_update_step, optimizer.update_step
     # PyTorch updates some optimizers' variables all at once. On TensorFlow
     # the devices' gradients are summed only when one variable is updated.
-    at_once = keras.backend.backend() == "torch"
+    at_once = host.BACKEND == "torch"
 
     def update_step(gradient, variable, learning_rate):
         gradient = state.before(gradient, variable)
@@ -766,18 +689,6 @@ def _without_masks(method, optimizer, state):
             object.__setattr__(optimizer, "_variables", everything)
 
     return call
-
-
-@contextlib.contextmanager
-def _placed_like(optimizer, variable):
-    """Creates variables on the devices, or replicas, of `variable`."""
-    strategy = getattr(optimizer, "_distribution_strategy", None)
-    if strategy is None:
-        yield
-        return
-    native = getattr(variable, "value", variable)
-    with strategy.scope(), strategy.extended.colocate_vars_with(native):
-        yield
 
 
 def _checked(what, variable, new):
@@ -864,17 +775,6 @@ def _enforce_torch(pairs):
                 piece = flat[start : start + _TORCH_CHUNK]
                 kept = flat_keep[start : start + _TORCH_CHUNK]
                 piece.mul_(kept.to(piece.dtype)).add_(0.0)
-
-
-def unalias(model):
-    """Copies weights that share a buffer with their moving average.
-
-    Keras ends a fit with `use_ema` by assigning the averages to the weights,
-    which on JAX makes them one buffer; the next fit donates it twice and dies.
-    """
-    if keras.backend.backend() == "jax" and _inner_optimizer(model).use_ema:
-        for variable in model.trainable_variables:
-            variable.assign(ops.convert_to_numpy(variable).copy())
 
 
 def _refuse_what_keeps_no_masks(optimizer):

@@ -2,8 +2,7 @@
 
 Everything runs in a `keras.StatelessScope`, so the model is a pure function of
 the values handed in: neither weights nor moving statistics nor seeds change,
-on any backend. This file and `enforcement.py` hold the package's backend
-branches.
+on any backend.
 """
 
 import contextlib
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import host
 from keras_app import selection
 
 # Gradients of float16 layers vanish below 6e-8, so the loss is scaled, by less
@@ -110,7 +110,7 @@ class PureLoss:
             lambda part: None if part is None else _to_tensor(part), (x, y)
         )
         run = functools.partial(derivative, self._loss)
-        if keras.backend.backend() == "jax":
+        if host.BACKEND == "jax":
             # One compilation for each batch shape; op by op takes minutes.
             import jax
 
@@ -167,7 +167,7 @@ def _to_tensor(part):
 
 
 def _gradient(loss, values, *args):
-    backend = keras.backend.backend()
+    backend = host.BACKEND
     if backend == "jax":
         import jax
 
@@ -189,7 +189,7 @@ def _gradient(loss, values, *args):
 
 def _hessian_vector_product(loss, values, weights, state, x, y, scale, vector):
     args = (weights, state, x, y, scale)
-    backend = keras.backend.backend()
+    backend = host.BACKEND
     if backend == "jax":
         import jax
 
@@ -255,7 +255,7 @@ def exact_second_derivatives(layers, training):
     Raises:
         ValueError: For a layer that cannot be replaced like that.
     """
-    if keras.backend.backend() != "tensorflow":
+    if host.BACKEND != "tensorflow":
         yield
         return
     replaced = []

@@ -1,6 +1,17 @@
-"""What we ask of Keras beyond its public API: what it cannot train."""
+"""What we ask of Keras beyond its public API, and of one backend alone.
+
+The optimizer behind a loss scale, what a training step on JAX carries, how a
+value leaves the graph of TensorFlow, and what Keras cannot train. Private
+Keras names in use: `_distribution_strategy`, `_iterations`, `_jax_state`,
+`_jax_state_synced`.
+"""
+
+import contextlib
 
 import keras
+from keras import ops
+
+BACKEND = keras.config.backend()
 
 WAY_OUT = (
     "Use the JAX backend with `keras.distribution.DataParallel` "
@@ -11,6 +22,171 @@ WAY_OUT = (
 # says so here. It has `check(model)`, which raises for what it cannot train,
 # and `chosen`, a strategy or distribution that the scope lets Keras train.
 open_scope = None
+
+
+# ---- the optimizer ----------------------------------------------------------
+
+
+def inner_optimizer(model):
+    """The optimizer that updates the weights of a model, or `None`.
+
+    With mixed precision Keras wraps it in a `LossScaleOptimizer`, in another
+    one at each `compile`.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> sgd = keras.optimizers.SGD()
+    >>> model.compile(keras.optimizers.LossScaleOptimizer(sgd), "mse")
+    >>> type(inner_optimizer(model)).__name__
+    'SGD'
+    """
+    optimizer = getattr(model, "optimizer", None)
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def updates(optimizer):
+    """How many updates an optimizer has made.
+
+    Example:
+
+    >>> updates(keras.optimizers.Adam())
+    0
+    """
+    return int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def batches_seen(model):
+    """How many batches the model's optimizer has had gradients of.
+
+    With gradient accumulation there are several to an update, and a `fit` may
+    end between two updates.
+    """
+    return int(ops.convert_to_numpy(inner_optimizer(model)._iterations))
+
+
+# ---- the state of a fit on JAX ----------------------------------------------
+
+
+def sync(model):
+    """Makes a model's variables hold what they are in the middle of a `fit`.
+
+    On JAX they are empty until asked for. A callback need not ask: each look
+    at its `model` does.
+    """
+    if BACKEND == "jax":
+        model.jax_state_sync()
+
+
+def carried(model):
+    """What JAX carries through a training step: `{name: variables}`."""
+    return {
+        "trainable_variables": model.trainable_variables,
+        "non_trainable_variables": model.non_trainable_variables,
+        "optimizer_variables": model.optimizer.variables,
+        "metrics_variables": model.metrics_variables,
+    }
+
+
+def hand_to_trainer(model):
+    """Tells Keras's trainer what was written in the middle of an epoch.
+
+    With data of unknown length Keras begins a batch to find out that there is
+    none. On JAX it then writes the state of the last step back to the
+    variables, which would undo it.
+    """
+    state = getattr(model, "_jax_state", None)
+    if state:
+        for name, variables in carried(model).items():
+            state[name] = [variable.value for variable in variables]
+
+
+def lend(model, state):
+    """Hands a model on JAX the `{name: values}` that a loop holds.
+
+    As in `fit`, the variables are written when they are asked for.
+    """
+    model._jax_state = state
+    model._jax_state_synced = False
+
+
+def take_back(model):
+    """Ends `lend`; returns whether the variables were written meanwhile."""
+    written = model._jax_state_synced
+    model._jax_state = None
+    model._jax_state_synced = True
+    return written
+
+
+def unalias(model):
+    """Copies weights that share a buffer with their moving average.
+
+    Keras ends a fit with `use_ema` by assigning the averages to the weights,
+    which on JAX makes them one buffer; the next fit donates it twice and dies.
+    """
+    if BACKEND == "jax" and inner_optimizer(model).use_ema:
+        for variable in model.trainable_variables:
+            variable.assign(ops.convert_to_numpy(variable).copy())
+
+
+# ---- values, inside and outside of a step -----------------------------------
+
+
+def as_tensor(value):
+    """The value of a variable, or of a gradient, as a dense tensor."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        # Keras hands out the tf.Variable itself, which cannot leave a branch
+        # of a condition, and keeps the sparse gradients of embeddings.
+        return tf.convert_to_tensor(value)
+    return ops.convert_to_tensor(value, sparse=False)
+
+
+def known(variable):
+    """A scalar variable's value as a Python value, where steps see values.
+
+    `None` inside the compiled steps of TensorFlow and JAX. PyTorch computes
+    step by step and can leave out what a flag says is not needed.
+    """
+    return variable.value.item() if BACKEND == "torch" else None
+
+
+def count_of_writes(variable):
+    """How often a variable was written, or `None` where nobody counts.
+
+    PyTorch counts; there, steps are not compiled, and every look at the
+    weights that can be spared counts too.
+    """
+    return variable.value._version if BACKEND == "torch" else None
+
+
+def outside_the_graph():
+    """A context in which assignments happen now, once.
+
+    On TensorFlow Keras builds an optimizer while it traces the step, where an
+    assignment would become part of it.
+    """
+    if BACKEND != "tensorflow":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.init_scope()
+
+
+@contextlib.contextmanager
+def placed_like(optimizer, variable):
+    """Creates variables on the devices, or replicas, of `variable`."""
+    strategy = getattr(optimizer, "_distribution_strategy", None)
+    if strategy is None:
+        yield
+        return
+    native = getattr(variable, "value", variable)
+    with strategy.scope(), strategy.extended.colocate_vars_with(native):
+        yield
+
+
+# ---- what Keras cannot train ------------------------------------------------
 
 
 def check_model(model):
@@ -38,7 +214,7 @@ def check_model(model):
         open_scope is None or open_scope.chosen is not strategy
     ):
         refuse_multi_worker(kind)
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = inner_optimizer(model)
     trouble = {
         "gradient_accumulation_steps": optimizer.gradient_accumulation_steps,
         "ema_overwrite_frequency": optimizer.ema_overwrite_frequency

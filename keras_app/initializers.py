@@ -7,6 +7,7 @@ import random
 import keras
 import numpy as np
 
+from keras_app import host
 from keras_app.checks import check_int
 from keras_app.layers import einsum_contracted
 from keras_app.selection import owners_of
@@ -148,8 +149,7 @@ def sparsify(
         if bias_gain is not None and bias is not None and len(bias.shape) == 1:
             top = bias_gain / math.sqrt(fan_in)
             bias.assign(top * generator.random(bias.shape, dtype="float32"))
-    optimizer = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = host.inner_optimizer(model)
     # One that is not built yet will start from the new weights by itself.
     if hasattr(optimizer, "reset_subgradients") and optimizer.built:
         optimizer.reset_subgradients()

@@ -25,6 +25,7 @@ from keras import ops
 
 from keras_app import enforcement
 from keras_app import export
+from keras_app import host
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
 from keras_app import shares
@@ -497,7 +498,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         fresh = known is None or not known.variables_with_masks()
         state = enforcement.attach(model, list(variables.values()))
         self._before = _steps_before(model)
-        if fresh and self._before + _iterations(model.optimizer) > 0:
+        if fresh and self._before + host.updates(model.optimizer) > 0:
             # A file without masks, or a new optimizer: what is exactly zero
             # was pruned.
             state.set(
@@ -532,7 +533,7 @@ class UpdatePruningStep(keras.callbacks.Callback):
         for pruner in self.pruners:
             pruner.on_epoch_begin(epoch)
         # Only now that no pruner has refused to train.
-        progress = _Progress(_inner(self.model.optimizer), self._before)
+        progress = _Progress(host.inner_optimizer(self.model), self._before)
         setattr(self.model, _PROGRESS, progress)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -636,7 +637,7 @@ class PruningSummaries(keras.callbacks.Callback):
 
     def _write(self):
         masks = enforcement.masks_of(self.model)
-        step = _iterations(self.model.optimizer)
+        step = host.updates(self.model.optimizer)
         variables = paths_of(self.model.trainable_variables)
         for path, mask in masks.items():
             kept = np.abs(ops.convert_to_numpy(variables[path])[mask])
@@ -826,15 +827,6 @@ def _steps_before(model):
     progress = vars(model).get(_PROGRESS)
     if progress is None:
         return 0
-    if progress.optimizer is _inner(model.optimizer):
+    if progress.optimizer is host.inner_optimizer(model):
         return progress.before
-    return progress.before + _iterations(progress.optimizer)
-
-
-def _inner(optimizer):
-    # With mixed precision each `compile` wraps it into another one.
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _iterations(optimizer):
-    return int(ops.convert_to_numpy(optimizer.iterations))
+    return progress.before + host.updates(progress.optimizer)

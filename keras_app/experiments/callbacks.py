@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import host
 from keras_app.config import Configured
 
 
@@ -52,8 +53,7 @@ class MilestoneLearningRate(Configured, keras.callbacks.Callback):
             return
         steps = self.params["steps"]
         done = self._epoch * steps + batch + 1
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+        host.sync(self.model)
         share = min(1.0, done / (self.warmup_epochs * steps))
         self._set(self.learning_rate * share)
 

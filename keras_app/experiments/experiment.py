@@ -151,7 +151,7 @@ class Experiment:
             if field.name not in self._objects
         }
         return {
-            "backend": keras.backend.backend(),
+            "backend": host.BACKEND,
             "data": self.data.name,
             **session_lib.settings_of(self.data),
             "model": learner.model.name,

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 
+from keras_app import host
 from keras_app import report as report_lib
 from keras_app.experiments import devices
 from keras_app.experiments.experiment import Experiment
@@ -279,9 +280,7 @@ def _flops_density(report):
 
 
 def _label(model, pruner):
-    optimizer = model.optimizer
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    parts = [type(optimizer).__name__]
+    parts = [type(host.inner_optimizer(model)).__name__]
     if pruner is not None:
         parts.append(type(pruner).__name__)
     return " + ".join(parts)

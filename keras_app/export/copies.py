@@ -23,6 +23,7 @@ from keras import ops
 from keras.src.saving import saving_lib
 from keras.src.saving import serialization_lib
 
+from keras_app import host
 from keras_app import selection
 
 # What belongs to a training, and not to a copy.
@@ -43,8 +44,7 @@ def copy(model, change=None):
     Raises:
         ValueError: A class that cannot be made from its configuration.
     """
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
+    host.sync(model)
     made = recreate(model, change)
     if not made.built:
         with _explained(model):

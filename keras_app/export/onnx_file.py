@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_app import files
 from keras_app import graph
+from keras_app import host
 from keras_app import lora
 from keras_app.cli import one_line
 from keras_app.export import fresh_process
@@ -118,7 +119,7 @@ def export_onnx(model, path, data=None):
 
 def _made(model, path, arrays, expected):
     """Writes the file, and returns how far its outputs are from `expected`."""
-    backend = keras.backend.backend()
+    backend = host.BACKEND
     module = "keras_app.export.onnx_file"
     compared = {"path": path, "samples": arrays, "expected": expected}
     if backend == "tensorflow":
@@ -249,17 +250,17 @@ def _refusal(error):
     text = re.sub(r"\x1b\[\d*m", "", one_line(error))[:300].rstrip(". ")
     return (
         "Keras's exporter to ONNX does not take the model on the "
-        f"{keras.backend.backend()} backend: {text}. Express it by other "
+        f"{host.BACKEND} backend: {text}. Express it by other "
         "operations, or leave it to the code around the file. Nothing was "
         "written."
     )
 
 
 def _check_installed():
-    module, extra = _CONVERTERS[keras.backend.backend()]
+    module, extra = _CONVERTERS[host.BACKEND]
     for name in ("onnxruntime", module):
         if importlib.util.find_spec(name) is None:
             raise ImportError(
-                f"ONNX files need {name} on the {keras.backend.backend()} "
+                f"ONNX files need {name} on the {host.BACKEND} "
                 f"backend: pip install 'keras_app[{extra}]'"
             )

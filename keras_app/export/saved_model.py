@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_app import host
 from keras_app import lora
 from keras_app import selection
 from keras_app.cli import one_line
@@ -113,7 +114,7 @@ def export_saved_model(model, path, data=None):
             "expected": expected,
             "states": verification.states_of(model),
         }
-        if keras.backend.backend() == "tensorflow":
+        if host.BACKEND == "tensorflow":
             found = write_and_compare(model, **arguments)
         else:
             task = "keras_app.export.saved_model:write_and_compare"

@@ -22,6 +22,7 @@ from keras import ops
 
 from keras_app import enforcement
 from keras_app import files
+from keras_app import host
 from keras_app import selection
 from keras_app.export import copies
 from keras_app.export import sparse_file
@@ -77,8 +78,7 @@ def save_sparse(model, path, optimizer=True):
             "on some data first."
         )
     _check_restorable(model)
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
+    host.sync(model)
     # An optimizer that was never built has nothing to remember.
     keep = bool(optimizer and getattr(_optimizer(model), "built", False))
     masks = {}
@@ -401,7 +401,7 @@ def _dropped(model, optimizer, keep):
 
 
 def _check_trainable(model):
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    optimizer = host.inner_optimizer(model)
     known = [id(variable) for variable in optimizer._trainable_variables]
     if known != [id(variable) for variable in model.trainable_variables]:
         raise ValueError(

@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import zstandard
 
+from keras_app import host
 from keras_app.version import __version__
 
 WEIGHTS = "model.weights.h5"  # Keras's name for it
@@ -101,7 +102,7 @@ def pack(folder, dropped, keep_optimizer, masks, seeds):
             "versions": {
                 "keras_app": __version__,
                 "keras": keras.__version__,
-                "backend": keras.backend.backend(),
+                "backend": host.BACKEND,
             },
             "optimizer": keep_optimizer,
             "groups": groups,

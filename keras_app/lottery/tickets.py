@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import enforcement
+from keras_app import host
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
 from keras_app.config import Configured
@@ -280,8 +281,7 @@ def _weights_of(model):
             "The model must be built before a snapshot is taken or returned "
             "to. Call it once on a batch, or give it an `Input`."
         )
-    if keras.backend.backend() == "jax":
-        model.jax_state_sync()
+    host.sync(model)
     return paths_of(model.weights)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import enforcement
+from keras_app import host
 from keras_app.checks import check_number
 from keras_app.optimizers import latent
 from keras_app.optimizers.regularized import RegularizedOptimizer
@@ -118,7 +119,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         A step does it by itself where weights were replaced; call it to look
         at `subgradients` before.
         """
-        with enforcement.outside_the_graph():
+        with host.outside_the_graph():
             for index, variable in self._regularized():
                 regularizer = self._regularizer_of[index]
                 theta = ops.stop_gradient(ops.convert_to_tensor(variable))
@@ -171,7 +172,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         )
         tau = ops.cast(learning_rate, dtype)
         theta = ops.cast(variable, dtype)
-        g = ops.cast(enforcement.as_tensor(gradient), dtype)
+        g = ops.cast(host.as_tensor(gradient), dtype)
         slots = [held[index] for held in self._slots]
         if regularizer is None:
 

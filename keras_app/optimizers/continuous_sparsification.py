@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import enforcement
+from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.checks import check_number
@@ -158,7 +159,7 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         self._logits = slots("logit", masked)
         self._weight_momenta = slots("momentum", everywhere)
         self._logit_momenta = slots("logit_momentum", masked)
-        with enforcement.outside_the_graph():
+        with host.outside_the_graph():
             self._temperature = self.add_variable(
                 (), initializer="ones", dtype="float32", name="temperature"
             )
@@ -380,7 +381,7 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         """One step of the equations above."""
         index = self._get_variable_index(variable)
         b_w = self._weight_momenta[index]
-        g = ops.cast(enforcement.as_tensor(gradient), b_w.dtype)
+        g = ops.cast(host.as_tensor(gradient), b_w.dtype)
         tau = ops.cast(learning_rate, b_w.dtype)
         mu = self.momentum
         known = self._trainable_variables[index]
@@ -404,7 +405,7 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         lam = self.lam if self.penalty_on == "scaled" else self.lam / c
         # Under a hard mask s rests. Numbers say so, because a condition would
         # keep compilers from computing everything in one pass.
-        hard = enforcement.as_tensor(self._hard)
+        hard = host.as_tensor(self._hard)
         slope = ops.where(hard, 0.0, c * beta)
         resting = {
             "mu": ops.where(hard, 1.0, mu),
@@ -439,13 +440,13 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
 
     def _gate(self, s, sigmoid):
         """The unscaled mask: a step at s > 0 if it is hard, or the sigmoid."""
-        hard = enforcement.known(self._hard)
+        hard = host.known(self._hard)
         if hard is False:
             return sigmoid
         step = ops.cast(s > 0, s.dtype)
         if hard is True:
             return step
-        return ops.where(enforcement.as_tensor(self._hard), step, sigmoid)
+        return ops.where(host.as_tensor(self._hard), step, sigmoid)
 
     def _mask(self, s):
         """m at the tensor s."""

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_app import enforcement
+from keras_app import host
 
 # So many entries of a variable are compared with what the last step left, to
 # notice that its weights were replaced from outside. With 1 % of the entries
@@ -46,11 +46,11 @@ class Watch:
         # A copy: JAX would make a vector and its sample one buffer.
         sample = ops.copy(self._sample(index, variable))
         self._optimizer.assign(self._samples[index], sample)
-        self._writes[index] = enforcement.count_of_writes(variable)
+        self._writes[index] = host.count_of_writes(variable)
 
     def replaced(self, index, variable):
         """Whether somebody else wrote it: a bool, or a tensor of one."""
-        writes = enforcement.count_of_writes(variable)
+        writes = host.count_of_writes(variable)
         if writes is not None and writes == self._writes[index]:
             return False
         dtype = keras.backend.standardize_dtype(self._samples[index].dtype)

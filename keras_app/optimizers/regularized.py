@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_app import enforcement
+from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_number
 from keras_app.regularizers import SparsityRegularizer
@@ -49,7 +49,7 @@ class RegularizedOptimizer(keras.optimizers.Optimizer, abc.ABC):
         self._regularizer_of = chosen
         for regularizer in _different(chosen):
             regularizer.optimizers.add(self)
-        with enforcement.outside_the_graph():
+        with host.outside_the_graph():
             strengths = [
                 variable
                 for regularizer in _different(chosen)

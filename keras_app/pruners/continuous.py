@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_app import batch_norm
+from keras_app import host
 from keras_app import report as report_lib
 from keras_app import selection
 from keras_app import shares
@@ -141,7 +142,7 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
         optimizer = self._optimizer()
         if optimizer is None or not optimizer.built:
             return {}
-        self._sync()
+        host.sync(self.model)
         return optimizer.masks
 
     @property
@@ -152,7 +153,7 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
                 "There is no report before the pruner has seen a model. Pass "
                 "it to `model.fit(callbacks=[pruner])`."
             )
-        self._sync()
+        host.sync(self.model)
         chosen = self._selection(self.model)
         return report_lib.build(self.model, chosen, notes=self._notes)
 
@@ -237,7 +238,7 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
         """Raises the temperature within the epoch, if asked to."""
         number, e = divmod(self._epoch, self._length)
         if self.granularity == "step" and number < self.rounds:
-            self._sync()
+            host.sync(self.model)
             self._optimizer().temperature = self._temperature(e, batch)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -246,7 +247,7 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
         And `sparsity_all`, the zeros among all weights. There are none before
         the mask is final.
         """
-        self._sync()
+        host.sync(self.model)
         optimizer = self._optimizer()
         found = {"temperature": optimizer.temperature}
         found["density"] = optimizer.density
@@ -397,10 +398,4 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
     # ---- inside --------------------------------------------------------
 
     def _optimizer(self):
-        optimizer = getattr(self.model, "optimizer", None)
-        return getattr(optimizer, "inner_optimizer", optimizer)
-
-    def _sync(self):
-        # Inside a fit on JAX the variables are empty until asked for.
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+        return host.inner_optimizer(self.model)

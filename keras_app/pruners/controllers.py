@@ -4,6 +4,7 @@ import abc
 
 import keras
 
+from keras_app import host
 from keras_app import shares
 from keras_app.checks import check_number
 from keras_app.config import Configured
@@ -83,9 +84,6 @@ class StrengthController(Configured, keras.callbacks.Callback, abc.ABC):
 
     def density(self):
         """Returns the density of the regularizer's weights now."""
-        # Inside a fit on JAX the variables are empty until asked for.
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
         return self._optimizer().density_of(self.regularizer)
 
     def set_lam(self, lam):
@@ -105,8 +103,7 @@ class StrengthController(Configured, keras.callbacks.Callback, abc.ABC):
         self.regularizer.lam = lam
 
     def _optimizer(self):
-        optimizer = self.model.optimizer
-        return getattr(optimizer, "inner_optimizer", optimizer)
+        return host.inner_optimizer(self.model)
 
 
 @keras.saving.register_keras_serializable(package="keras_app")

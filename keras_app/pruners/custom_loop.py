@@ -1,14 +1,11 @@
-"""Callbacks without `fit`: the pruners in a training loop of one's own.
-
-Private Keras names in use: `_jax_state`, `_jax_state_synced`, through which
-Keras's own JAX trainer lends its callbacks the state of a running training.
-"""
+"""Callbacks without `fit`: the pruners in a training loop of one's own."""
 
 import warnings
 
 import keras
 from keras import ops
 
+from keras_app import host
 from keras_app.checks import check_int
 
 
@@ -121,7 +118,7 @@ class CustomLoop:
         self._lend(state)
         if batch == 0:
             # As in `fit`, variables are up to date between two epochs.
-            self._write()
+            host.sync(self.model)
             self._end_epoch()
             self._list.on_epoch_begin(epoch)
         self._list.on_train_batch_begin(batch)
@@ -140,7 +137,7 @@ class CustomLoop:
         """
         self._check_running()
         self._lend(state)
-        self._write()
+        host.sync(self.model)
         self._take_back(state)
         self._end_epoch()
         # As `fit` does: under `use_ema` the weights become their averages.
@@ -160,7 +157,7 @@ class CustomLoop:
         """
         copies = [[ops.copy(value) for value in part] for part in state[:3]]
         self._lend(copies)
-        self._write()
+        host.sync(self.model)
         self._take_back(copies)
 
     # ---- inside --------------------------------------------------------
@@ -172,8 +169,7 @@ class CustomLoop:
         self._list.on_epoch_end((self._steps - 1) // self.steps_per_epoch, {})
 
     def _warn_if_idle(self):
-        optimizer = self.model.optimizer
-        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        optimizer = host.inner_optimizer(self.model)
         expected = self._steps // (optimizer.gradient_accumulation_steps or 1)
         if expected and self._updates() == self._first_update:
             warnings.warn(
@@ -188,7 +184,7 @@ class CustomLoop:
             raise ValueError("The loop is not running. Call `begin` first.")
 
     def _updates(self):
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        return host.updates(self.model.optimizer)
 
     def _state(self):
         return tuple(
@@ -209,10 +205,10 @@ class CustomLoop:
     def _lend(self, state):
         if state is None:
             return
-        if keras.backend.backend() != "jax":
+        if host.BACKEND != "jax":
             raise ValueError(
                 "`state` is for loops on JAX. On "
-                f"{keras.backend.backend()} call `step()` and `end()`."
+                f"{host.BACKEND} call `step()` and `end()`."
             )
         expected = [len(variables) for variables in self._variables()]
         if [len(values) for values in state[:3]] != expected:
@@ -222,21 +218,10 @@ class CustomLoop:
                 f"returns them: lists of {expected}. Received: "
                 f"{[len(values) for values in state[:3]]}"
             )
-        names = ("trainable", "non_trainable", "optimizer")
-        self.model._jax_state = {
-            f"{name}_variables": values for name, values in zip(names, state)
-        }
-        self.model._jax_state_synced = False
-
-    def _write(self):
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+        host.lend(self.model, dict(zip(host.carried(self.model), state[:3])))
 
     def _take_back(self, state):
         if state is None:
             return None
-        self.model._jax_state = None
-        if self.model._jax_state_synced:
-            return (*self._state(), *state[3:])
-        self.model._jax_state_synced = True
-        return state
+        written = host.take_back(self.model)
+        return (*self._state(), *state[3:]) if written else state

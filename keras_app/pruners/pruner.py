@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import enforcement
+from keras_app import host
 from keras_app import masks as masks_lib
 from keras_app import report as report_lib
 from keras_app import scorers
@@ -205,7 +206,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """`{path: bool array}`, `True` kept; empty before the first `fit`."""
         if self._selection is None or self._state is None:
             return {}
-        self._sync()
+        host.sync(self.model)
         return {
             path: self._state.get(variable)
             for path, variable in self._selection.variables.items()
@@ -224,7 +225,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "There is no report before the pruner has seen a model. Pass "
                 "it to `model.fit(callbacks=[pruner])`."
             )
-        self._sync()
+        host.sync(self.model)
         notes = [*self._units.notes, *self._notes]
         followers = list(self._units.followers)
         if followers:
@@ -269,7 +270,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             self.apply(self.masks)
         # Kept here, because on JAX every look at `self.model` in the middle
         # of an epoch writes all variables back.
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+        optimizer = host.inner_optimizer(model)
         self._accumulation = optimizer.gradient_accumulation_steps or 1
 
     def _warn_of_what_is_left(self, model):
@@ -464,7 +465,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """
         if self._next_step is None:
             self._density = self._density_of(self.masks)
-            self._batches = enforcement.batches_seen(self.model)
+            self._batches = host.batches_seen(self.model)
             self._next_step = self._updates()
             epochs, steps = self.params.get("epochs"), self.params.get("steps")
             if epochs is not None and steps is not None:
@@ -484,7 +485,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """
         # Batches with gradients that are no numbers do not count, and data
         # may end before the steps that were announced.
-        self._batches = enforcement.batches_seen(self.model)
+        self._batches = host.batches_seen(self.model)
         if logs is not None:
             logs["sparsity"] = 1.0 - self._density
             shares.add_to_logs(logs, self.model)
@@ -493,7 +494,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """Makes a last update that is due, and compares with the target."""
         if self._next_step is None:  # no epoch was run
             return
-        self._sync()
+        host.sync(self.model)
         # An update would hide them.
         problems = self._zero_leaks()
         self._advance(self._updates())
@@ -519,7 +520,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             problems: Sentences about what else went wrong.
         """
         state = self._state
-        enforcement.unalias(self.model)
+        host.unalias(self.model)
         chosen = self._selection.variables.values()
         # What is frozen for this fit keeps the mask that it had.
         others = [
@@ -656,7 +657,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         ]
         self._units.settle(kept)
         self._state.set(pairs)
-        enforcement.hand_to_trainer(self.model)
+        host.hand_to_trainer(self.model)
 
     def propose(self, sparsity):
         """Returns the masks that `prune` would set, and changes nothing.
@@ -668,7 +669,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             `{path: bool array}`, `True` kept; `None` if the method keeps its
             masks as they are.
         """
-        self._sync()
+        host.sync(self.model)
         sparsity = check_sparsity("sparsity", sparsity)
         old = self.masks
         scores = self.scores(self._selection.variables)
@@ -783,12 +784,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         return _exact(self.schedule(end)[1])
 
     def _updates(self):
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
-
-    def _sync(self):
-        # Inside a fit on JAX the variables are empty until asked for.
-        if keras.backend.backend() == "jax":
-            self.model.jax_state_sync()
+        return host.updates(self.model.optimizer)
 
 
 def _exact(sparsity):

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_app import enforcement
+from keras_app import host
 from keras_app import scorers
 from keras_app.checks import check_int
 from keras_app.pruners.dynamic import DynamicPruner
@@ -117,10 +117,10 @@ class RigL(DynamicPruner):
 
     def _watch(self, wanted):
         if wanted != self._is_watching:
-            self._sync()
+            host.sync(self.model)
             self._state.watch_next(self.variables.values(), wanted)
             self._is_watching = wanted
-            enforcement.hand_to_trainer(self.model)
+            host.hand_to_trainer(self.model)
 
     def grow_scores(self, variables):
         """Returns `{path: |dL/dw|}`, of `data` up to one common factor.

@@ -2,7 +2,7 @@
 
 import functools
 
-import keras
+from keras_app import host
 
 
 @functools.cache
@@ -19,7 +19,7 @@ def import_tensorflow():
             "The input pipelines need TensorFlow on every backend: `pip "
             "install tensorflow tensorflow-datasets`."
         ) from error
-    if keras.backend.backend() != "tensorflow":
+    if host.BACKEND != "tensorflow":
         try:
             tf.config.set_visible_devices([], "GPU")
         except RuntimeError:
@@ -35,5 +35,5 @@ def make_deterministic():
     the same bits on every run of one machine. JAX and PyTorch are
     deterministic on CPUs as they are.
     """
-    if keras.backend.backend() == "tensorflow":
+    if host.BACKEND == "tensorflow":
         import_tensorflow().config.experimental.enable_op_determinism()

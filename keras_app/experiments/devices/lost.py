@@ -14,8 +14,7 @@ import stat
 import sys
 import time
 
-import keras
-
+from keras_app import host
 from keras_app.experiments.devices import processes
 
 # What JAX says when another process is gone: Gloo (on CPUs), NCCL (on GPUs),
@@ -46,7 +45,7 @@ def naming_lost_processes():
 def means_lost(error):
     """Whether an error of the backend says that another process is gone."""
     text = str(error)
-    if keras.backend.backend() == "jax":
+    if host.BACKEND == "jax":
         # Of many types, ValueError among them.
         return bool(_LOST.search(text))
     import tensorflow as tf
@@ -77,7 +76,7 @@ def explain_aborts(say):
     >>> explain_aborts(print)
     """
     global _handler
-    if keras.backend.backend() != "jax":
+    if host.BACKEND != "jax":
         return
 
     def handle(signum):
@@ -138,7 +137,7 @@ def leaving(together):
     try:
         yield
     except BaseException as error:
-        jax = keras.backend.backend() == "jax"
+        jax = host.BACKEND == "jax"
         several = processes.lost or (jax and processes.process_count() > 1)
         status = 1
         if isinstance(error, SystemExit):

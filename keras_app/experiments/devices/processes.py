@@ -45,7 +45,7 @@ def is_chief():
     >>> is_chief()
     True
     """
-    backend = keras.backend.backend()
+    backend = host.BACKEND
     if backend == "jax":
         import jax
 
@@ -90,7 +90,7 @@ def _gather(number):
     """The integers of all processes, in a list."""
     if process_count() == 1:
         return [number]
-    if keras.backend.backend() == "jax":
+    if host.BACKEND == "jax":
         from jax.experimental import multihost_utils
 
         numbers = multihost_utils.process_allgather(np.asarray(number))
@@ -105,7 +105,7 @@ def _gather(number):
 
 def process_count():
     """How many processes train together."""
-    backend = keras.backend.backend()
+    backend = host.BACKEND
     if backend == "jax":
         import jax
 

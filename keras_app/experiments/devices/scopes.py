@@ -112,7 +112,7 @@ def scope(
             "A distribution must not be opened inside another one. "
             f"Received: name={name!r} inside {host.open_scope.name!r}"
         )
-    if keras.backend.backend() == "jax":
+    if host.BACKEND == "jax":
         processes.join(job_addresses, num_processes, process_id, wait_seconds)
         chosen = jax_devices.distribution(name, devices, model_devices, layout)
         mend = jax_devices.taking_whole_batches(chosen)
@@ -165,7 +165,7 @@ class _Open:
 
     def _check_open(self):
         """Raises if the scope was ended from inside."""
-        if keras.backend.backend() == "jax":
+        if host.BACKEND == "jax":
             current = keras.distribution.distribution()
         else:
             import tensorflow as tf
@@ -213,7 +213,7 @@ def predict(model, inputs, **arguments):
     >>> predict(model, np.array([[1.0, 2.0]]), verbose=0).tolist()
     [[3.0]]
     """
-    if host.open_scope is None or keras.backend.backend() != "jax":
+    if host.open_scope is None or host.BACKEND != "jax":
         return model.predict(inputs, **arguments)
     host.open_scope.predicting = processes.process_count() > 1
     try:
@@ -223,7 +223,7 @@ def predict(model, inputs, **arguments):
 
 
 def _check_backend(name):
-    backend = keras.backend.backend()
+    backend = host.BACKEND
     if backend in BACKENDS[name]:
         return
     here = ", ".join(

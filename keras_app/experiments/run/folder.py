@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 from keras_app import files
+from keras_app import host
 from keras_app.experiments import devices
 from keras_app.version import __version__
 
@@ -253,11 +254,11 @@ def versions():
     found = {
         "keras_app": __version__,
         "keras": keras.__version__,
-        "backend": keras.backend.backend(),
+        "backend": host.BACKEND,
         "numpy": np.__version__,
     }
     module = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[
-        keras.backend.backend()
+        host.BACKEND
     ]
     found[module] = __import__(module).__version__
     return found

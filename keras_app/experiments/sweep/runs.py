@@ -5,10 +5,10 @@ import os
 import pathlib
 import sys
 
-import keras
 from rich.markup import escape
 
 from keras_app import cli
+from keras_app import host
 from keras_app.experiments import page
 from keras_app.experiments.cli.configuration import CONFIG
 from keras_app.experiments.page.runs import number
@@ -258,7 +258,7 @@ def _environment(cpus, gpus):
         found["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
         found["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
     # The machines of a cluster have settings of their own.
-    found["KERAS_BACKEND"] = keras.backend.backend()
+    found["KERAS_BACKEND"] = host.BACKEND
     if "TFDS_DATA_DIR" in os.environ:
         found["TFDS_DATA_DIR"] = os.environ["TFDS_DATA_DIR"]
     return found

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_app import files
 from keras_app import graph
+from keras_app import host
 from keras_app import lora
 from keras_app import selection
 from keras_app.checks import check_choice
@@ -128,7 +129,7 @@ def _made(model, unroll, samples, batch_size, quantize, **arguments):
     arguments.update(samples=samples, batch_size=batch_size, quantize=quantize)
     module = "keras_app.export.litert.process"
     try:
-        if keras.backend.backend() != "tensorflow":
+        if host.BACKEND != "tensorflow":
             arguments.update(unroll=unroll, shapes=shapes, dtypes=dtypes)
             return fresh_process.run(
                 f"{module}:make_of_model", model, **arguments
