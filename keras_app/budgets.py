@@ -15,7 +15,6 @@ import numpy as np
 from keras import ops
 
 from keras_app import graph
-from keras_app import masks
 from keras_app import selection
 from keras_app.distributions import DISTRIBUTIONS
 
@@ -81,13 +80,7 @@ def sparsity_for(
     >>> pruner = MagnitudePruner(PolynomialDecay(0.0, sparsity, 0, 1000))
     """
     kind, amount = _parse(target)
-    if structure is not None and not hasattr(structure, "expand"):
-        reason = (
-            "n:m fixes the sparsity by itself"
-            if isinstance(structure, masks.NM)
-            else "what another one leaves of a weight depends on the model "
-            "around it, not on its shape alone"
-        )
+    if structure is not None and (reason := _not_by_shape(structure)):
         raise ValueError(
             f"`structure` must be None, Block or Channel: {reason}. "
             f"Received: structure={structure!r}"
@@ -171,6 +164,18 @@ def _parse(target):
             f"Received: target={target!r}"
         )
     return kind, amount
+
+
+def _not_by_shape(structure):
+    """Why a sparsity does not say what is left of a weight, if it does not."""
+    if getattr(structure, "fixes_sparsity", False):
+        return "n:m fixes the sparsity by itself"
+    if getattr(structure, "is_of_arrays", False):
+        return None
+    return (
+        "what another one leaves of a weight depends on the model around it, "
+        "not on its shape alone"
+    )
 
 
 def _zeros(shape, structure):

@@ -308,8 +308,12 @@ def test_a_transposable_mask_by_hand():
 
 
 def test_transposable_masks_number_90_of_a_4_by_4_block():
-    assert len(masks._patterns(2, 4, 4)) == 90
-    assert len(masks._patterns(1, 4, 4)) == len(masks._patterns(3, 4, 4)) == 24
+    assert len(masks.n_m._patterns(2, 4, 4)) == 90
+    assert (
+        len(masks.n_m._patterns(1, 4, 4))
+        == len(masks.n_m._patterns(3, 4, 4))
+        == 24
+    )
 
 
 @settings(deadline=None, max_examples=40)
@@ -394,12 +398,12 @@ def test_transposable_blocks_in_more_than_one_chunk():
     scores = np.random.default_rng(0).standard_normal((32, 32))
     structure = NM(2, 4, transposable=True)
     expected = mask_from_scores(scores, 0.5, structure)
-    chunk = masks._CHUNK
-    masks._CHUNK = 7 * 90
+    chunk = masks.exact_k.CHUNK
+    masks.exact_k.CHUNK = 7 * 90
     try:
         mask = mask_from_scores(scores, 0.5, structure)
     finally:
-        masks._CHUNK = chunk
+        masks.exact_k.CHUNK = chunk
     np.testing.assert_array_equal(mask, expected)
 
 

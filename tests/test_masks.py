@@ -477,12 +477,12 @@ def test_the_sample_never_decides_the_result(seed, size, share, kept, integers):
         arrays = [np.round(a) for a in arrays]
     previous = kept and [generator.random(a.shape) < kept for a in arrays]
     sparsity = 1.0 - share * (kept or 1.0)
-    small, chunk = masks._SMALL, masks._CHUNK
-    masks._SMALL, masks._CHUNK = 8, 64
+    small, chunk = masks.exact_k._SMALL, masks.exact_k.CHUNK
+    masks.exact_k._SMALL, masks.exact_k.CHUNK = 8, 64
     try:
         result = mask_from_scores(arrays, sparsity, previous=previous)
     finally:
-        masks._SMALL, masks._CHUNK = small, chunk
+        masks.exact_k._SMALL, masks.exact_k.CHUNK = small, chunk
     assert_masks(result, sorted_rule(arrays, sparsity, "exact", previous))
 
 

@@ -181,13 +181,11 @@ def drop_and_grow(kept, magnitudes, grow, fraction, sparsity, structure=None):
     >>> drop_and_grow(kept, magnitudes, grow, 0.5, 0.5)
     {'w': array([ True, False,  True, False])}
     """
+    structure = structure or masks_lib.Unstructured()
     # Within an n:m group of n = 1 there is no smaller share to drop.
-    is_n_m = isinstance(structure, masks_lib.NM)
-    dropped_together = None if is_n_m else structure
-    units = [
-        mask if dropped_together is None else structure.pool_mask(mask)
-        for mask in kept.values()
-    ]
+    loose = structure.fixes_sparsity
+    dropped_together = masks_lib.Unstructured() if loose else structure
+    units = [structure.pool_mask(mask) for mask in kept.values()]
     total = sum(unit.size for unit in units)
     alive = sum(int(np.count_nonzero(unit)) for unit in units)
     dropped = int(fraction * alive)

@@ -15,7 +15,6 @@ from keras_app import report as report_lib
 from keras_app import scorers
 from keras_app import selection
 from keras_app import shares
-from keras_app import units
 from keras_app.checks import check_schedule
 from keras_app.checks import check_sparsity
 from keras_app.config import Configured
@@ -94,9 +93,8 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "`scope` must be 'layer' or 'global'. "
                 f"Received: scope={scope!r}"
             )
-        is_class = isinstance(structure, type)
-        if structure is not None and (
-            is_class or not hasattr(structure, "get_config")
+        if structure is not None and not isinstance(
+            structure, masks_lib.Structure
         ):
             raise TypeError(
                 "`structure` must be None or a structure of keras_app.masks: "
@@ -114,21 +112,6 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "meaning with scope='global'. "
                 f"Received: distribution={distribution!r}"
             )
-        if isinstance(structure, units.GRAPH_STRUCTURES):
-            if self.revives:
-                raise ValueError(
-                    "`structure` must not join channels or heads for a pruner "
-                    "that brings them back: with all of its weights at zero "
-                    "one has no gradient. Use MagnitudePruner. Received: "
-                    f"structure={structure!r} for {type(self).__name__}"
-                )
-            if distribution == "erk":
-                raise ValueError(
-                    "`distribution` must be 'uniform' or a callable for "
-                    "channels and heads that the graph joins: ERK knows single "
-                    f"kernels. Received: distribution={distribution!r}, "
-                    f"structure={structure!r}"
-                )
         if on_miss not in ("warn", "raise", "ignore"):
             raise ValueError(
                 "`on_miss` must be 'warn', 'raise' or 'ignore'. "
@@ -143,19 +126,6 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         for pattern, sparsity in (custom_sparsity or {}).items():
             selection.check_filters(pattern)
             check_sparsity(f"custom_sparsity[{pattern!r}]", sparsity)
-            if isinstance(structure, masks_lib.NM) and sparsity != 0:
-                raise ValueError(
-                    "`custom_sparsity` must be 0 with n:m, which fixes the "
-                    "sparsity of what it prunes. Received: custom_sparsity="
-                    f"{custom_sparsity}, structure={structure!r}"
-                )
-        if isinstance(structure, masks_lib.NM) and callable(distribution):
-            raise ValueError(
-                "`distribution` has no meaning with n:m, which fixes the "
-                "sparsity of each kernel. Keep kernels dense with "
-                "custom_sparsity={regex: 0}. "
-                f"Received: distribution={distribution!r}"
-            )
         self.schedule = schedule
         self.scope = scope
         self.structure = structure
@@ -163,6 +133,8 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         self.filters = filters
         self.custom_sparsity = custom_sparsity
         self.on_miss = on_miss
+        if structure is not None:
+            structure.check(self)
         self._selection = None
         self._units = None  # what is pruned together in the model
         self._sparsity = None  # what the schedule asked for last
@@ -244,7 +216,8 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """Selects the weights and gives the optimizer its masks."""
         super().set_model(model)
         chosen = self.select(model)
-        self._units = units.units_of(self.structure, model, chosen)
+        structure = self.structure or masks_lib.Unstructured()
+        self._units = structure.units(model, chosen)
         self._selection = self._units.selection
         for note in self._units.notes:
             warnings.warn(f"{type(self).__name__}: {note}.")
@@ -302,7 +275,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         }
         # All zero is how some layers start.
         found = {p: mask if mask.any() else ~mask for p, mask in found.items()}
-        units = self._kept_units(found).values()
+        units = self._units.kept(found).values()
         zeros = 1 - sum(map(np.count_nonzero, units)) / sum(
             mask.size for mask in units
         )
@@ -332,7 +305,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
 
         dense = {path: np.ones_like(mask) for path, mask in found.items()}
         scores = {path: mask.astype("float32") for path, mask in found.items()}
-        before = self._kept_units(found)
+        before = self._units.kept(found)
         zeros = sum(np.count_nonzero(~kept) for kept in before.values())
         # Whatever spread it over the weights has rounded in each.
         rounding = min(len(before), zeros // 10)
@@ -340,7 +313,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             # In all, too: whoever spread it over the layers.
             for scope in dict.fromkeys((self.scope, "global")):
                 masks = self.by_units(combine, sparsity, scores, dense, scope)
-                after = self._kept_units(masks)
+                after = self._units.kept(masks)
                 wrong = sum((before[n] & ~after[n]).sum() for n in before)
                 # What a method brings back starts from zero, and may be zero
                 # still.
@@ -375,7 +348,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             return
         advice = (
             ""
-            if isinstance(self._units.structure, masks_lib.NM)
+            if self._units.structure.fixes_sparsity
             else f", or begin the schedule at their sparsity, {share:.6g}"
         )
         what = "weights" if self.structure is None else "units"
@@ -557,7 +530,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 f"schedule's {target:.4f}"
             ]
         problems = []
-        kept = self._kept_units(self.masks)
+        kept = self._units.kept(self.masks)
         for group, sparsity in self._targets(self._sparsity):
             total = sum(kept[name].size for name in group)
             pruned = total - sum(np.count_nonzero(kept[name]) for name in group)
@@ -603,14 +576,6 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             even += size * pruned / units
             largest = max(largest, size / units)
         return max(zeros, even) / total, largest / total
-
-    def _kept_units(self, masks):
-        """`{weight, or set of units: which of its units keep anything}`."""
-        kept = self._units.pool_masks(masks)
-        structure = self._units.structure
-        if structure is None or isinstance(structure, masks_lib.NM):
-            return kept
-        return {path: structure.pool_mask(mask) for path, mask in kept.items()}
 
     # ---- pruning -------------------------------------------------------
 
@@ -718,7 +683,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         shapes = self._units.shapes
         custom = self._custom_targets(shapes, sparsity)
         structure = self._units.structure
-        if isinstance(structure, masks_lib.NM) and sparsity > 0:
+        if structure.fixes_sparsity and sparsity > 0:
             return [
                 # A sparsity of its own can only be 0.
                 ([path], custom.get(path, structure.sparsity_of(shape)))

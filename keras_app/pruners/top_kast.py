@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_app import masks as masks_lib
 from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
 from keras_app.pruners.dormant import DormantPruner
@@ -68,7 +67,7 @@ class TopKAST(DormantPruner):
         **kwargs,
     ):
         super().__init__(schedule, **kwargs)
-        if isinstance(self.structure, masks_lib.NM):
+        if self.structure is not None and self.structure.fixes_sparsity:
             raise ValueError(
                 "`structure` must be None, Block or Channel: the groups of n:m "
                 "leave no room for a larger backward set. "

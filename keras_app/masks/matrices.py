@@ -1,0 +1,192 @@
+"""Kernels that are seen as the matrices that their layers multiply by.
+
+A layer multiplies its inputs by a matrix `(inputs, outputs)`, whatever the
+shape of its kernel. Runtimes and hardware want zeros to lie in patterns along
+the inputs, or the outputs, of that matrix.
+"""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_app import layers
+from keras_app import selection
+from keras_app.checks import check_choice
+from keras_app.masks.structures import Block
+from keras_app.masks.structures import Structure
+from keras_app.masks.structures import Units
+from keras_app.masks.structures import Unstructured
+
+
+@keras.saving.register_keras_serializable(package="keras_app")
+class TargetBlock(Structure):
+    """Blocks that a runtime computes faster, along the right axes by layer.
+
+    | target | `Dense`, `EinsumDense`, attention | 1x1 `Conv2D` |
+    | --- | --- | --- |
+    | `"litert"` (float32) | 4 inputs to an output | 4 outputs of an input |
+    | `"litert_int8"` | 16 inputs to an output | single weights |
+
+    A kernel of more than two axes is seen as the matrix that the runtime
+    multiplies by: the axes that are summed over are its inputs. All other
+    kernels are pruned by single weights, as are matrices whose number of inputs
+    is no multiple of the block, which LiteRT's converter stores wrongly. The
+    blocks of convolutions are those
+    of the sparse kernels that LiteRT has on ARM and in browsers, for networks
+    of the kind that docs/export.md names.
+
+    Args:
+        target: `"litert"` or `"litert_int8"`.
+        pooling: As in `Block`. Defaults to `"avg"`.
+
+    Example:
+
+    >>> from keras_app.pruners import MagnitudePruner
+    >>> from keras_app.schedules import OneShot
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)])
+    >>> model.compile("sgd", "mse")
+    >>> pruner = MagnitudePruner(OneShot(0.5), structure=TargetBlock("litert"))
+    >>> pruner.set_model(model)
+    >>> pruner.prune(0.5)
+    >>> [mask] = pruner.masks.values()
+    >>> print(mask.reshape(2, 4, 2).sum(axis=1).ravel() % 4)
+    [0 0 0 0]
+    """
+
+    is_of_arrays = False
+
+    def __init__(self, target, pooling="avg"):
+        check_choice("target", target, tuple(_TARGETS))
+        check_choice("pooling", pooling, ("avg", "max"))
+        self.target = target
+        self.pooling = pooling
+
+    def units(self, model, chosen):
+        """Returns the blocks; every weight is a set."""
+        rows, blocks = {}, {}
+        for path, (layer, name, kernel) in _owned(model, chosen).items():
+            rows[path], blocks[path] = self._block_of(layer, name, kernel)
+        return MatrixUnits(Unstructured(), chosen, rows, blocks)
+
+    def _block_of(self, layer, name, kernel):
+        """The axes of a kernel that are its rows, and the units there."""
+        inputs, outputs = _TARGETS[self.target]
+        rows = _matrix_rows(layer, name, len(kernel.shape))
+        if rows:
+            height = math.prod(kernel.shape[axis] for axis in rows)
+            if height % inputs == 0:
+                return rows, Block((inputs, 1), self.pooling)
+            return None, Unstructured()
+        pointwise = (
+            isinstance(layer, keras.layers.Conv2D)
+            and tuple(layer.kernel_size) == (1, 1)
+            or isinstance(layer, keras.layers.SeparableConv2D)
+        )
+        if pointwise and name in ("kernel", "pointwise_kernel"):
+            return None, Block((1, outputs), self.pooling)
+        return None, Unstructured()
+
+
+# Inputs of a matrix, and outputs of a 1x1 convolution, to a block.
+_TARGETS = {"litert": (4, 4), "litert_int8": (16, 1)}
+
+
+class Matrix:
+    """A kernel seen as a matrix of two kinds of axes.
+
+    Args:
+        shape: Shape of the kernel.
+        rows: Axes that are the rows; with `None` the kernel stays as it is.
+    """
+
+    def __init__(self, shape, rows=None):
+        axes = range(len(shape))
+        self._order = [*axes]
+        self.shape = shape
+        if rows is not None:
+            self._order = [*rows, *(axis for axis in axes if axis not in rows)]
+            height = math.prod(shape[axis] for axis in rows)
+            self.shape = height, math.prod(shape) // height
+        self._ordered = [shape[axis] for axis in self._order]
+
+    def of(self, array):
+        """Returns the matrix of an array of the kernel's shape."""
+        return array.transpose(self._order).reshape(self.shape)
+
+    def back(self, matrix):
+        """Undoes `of`."""
+        array = matrix.reshape(self._ordered)
+        return np.ascontiguousarray(array.transpose(np.argsort(self._order)))
+
+
+class MatrixUnits(Units):
+    """Units of kernels that are seen as matrices, rows first.
+
+    Args:
+        structure: As in `Units`, of what is pooled.
+        chosen: The `selection.Selection` to prune.
+        rows: `{path: axes that are the rows}`; with `None` a kernel stays as
+            it is.
+        pooled: `{path: structure of the matrix}` that scores and masks are
+            pooled by. Defaults to `None`: they are those of single weights.
+    """
+
+    def __init__(self, structure, chosen, rows, pooled=None):
+        super().__init__(structure, chosen)
+        self.matrices = {
+            path: Matrix(shape, rows[path])
+            for path, shape in self.shapes.items()
+        }
+        self._pooled = pooled or dict.fromkeys(rows, Unstructured())
+
+    def pool(self, scores):
+        """Returns `{path: scores of the units of its matrix}`."""
+        return {
+            path: self._pooled[path].pool(self.matrices[path].of(values))
+            for path, values in scores.items()
+        }
+
+    def pool_masks(self, masks):
+        """Returns `{path: which units of its matrix still keep anything}`."""
+        return {
+            path: self._pooled[path].pool_mask(self.matrices[path].of(mask))
+            for path, mask in masks.items()
+        }
+
+    def spread(self, units):
+        """Returns `{path: mask}`."""
+        masks = {}
+        for path, kept in units.items():
+            matrix = self.matrices[path]
+            mask = self._pooled[path].expand(kept, matrix.shape)
+            masks[path] = matrix.back(mask)
+        return masks
+
+
+def _owned(model, chosen):
+    """`{path: (layer, name of its attribute, variable)}`."""
+    owners = selection.owners_of(model)
+    return {
+        path: (*owners.get(id(variable), (None, "")), variable)
+        for path, variable in chosen.variables.items()
+    }
+
+
+def contracted(model, chosen):
+    """`{path: (layer, axes that it sums over)}`; `None` if not known."""
+    return {
+        path: (layer, layers.contracted_axes(layer, name, len(kernel.shape)))
+        for path, (layer, name, kernel) in _owned(model, chosen).items()
+    }
+
+
+def _matrix_rows(layer, name, rank):
+    """The axes of a kernel that are summed over, if it is one matrix."""
+    if not isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense)):
+        return None
+    if isinstance(layer, keras.layers.EinsumDense):
+        given, kernel, result = layer.equation.replace("->", ",").split(",")
+        if set(kernel) & set(given) & set(result):
+            return None  # a batch of products
+    return layers.contracted_axes(layer, name, rank)
