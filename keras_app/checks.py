@@ -3,6 +3,7 @@
 import math
 import numbers
 
+import keras
 import numpy as np
 
 
@@ -87,6 +88,17 @@ def check_int(name, value, minimum):
             f"Received: {name}={value}"
         )
     return int(value)
+
+
+def check_model(model):
+    """Raises unless `model` is a `keras.Model` with weights."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built: {model.name} has no weights yet. Call it "
+            "on some data first."
+        )
 
 
 def check_schedule(name, schedule):

@@ -28,6 +28,15 @@ def replacing(target):
         temporary.unlink(missing_ok=True)
 
 
+def check_target(path):
+    """Raises unless `path`, a `pathlib.Path`, can become a file."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(
+            "`path` must name a file in a folder that exists. "
+            f"Received: path={path}"
+        )
+
+
 def write_bytes(target, data):
     """Writes a file atomically: a temporary name, then a rename.
 

@@ -12,6 +12,8 @@ from keras_app import cli
 from keras_app import export
 from keras_app import train
 from keras_app.export.__main__ import main
+from keras_app.export.formats import Format
+from keras_app.export.formats import FORMATS
 from keras_app.export.run import export_run
 
 
@@ -43,6 +45,12 @@ def run_dir(tmp_path):
     return folder
 
 
+def replace_format(monkeypatch, name, export):
+    """Writes files of a format by a function of the test."""
+    changed = dataclasses.replace(FORMATS[name], export=export)
+    monkeypatch.setitem(FORMATS, name, changed)
+
+
 def test_a_run_folder_is_exported_into_itself(run_dir, capsys):
     assert main([str(run_dir), "--format=sparse"]) == 0
     loaded = export.load_sparse(run_dir / "exports" / "model.sparse")
@@ -60,8 +68,9 @@ def test_a_run_killed_between_two_exports_gets_the_missing_one(
     file = run_dir / "exports" / "model.sparse"
     before = file.stat().st_mtime_ns
     asked = []
-    monkeypatch.setattr(
-        "keras_app.export.run.export_saved_model",
+    replace_format(
+        monkeypatch,
+        "saved_model",
         lambda model, path, data: asked.append(path),
     )
     formats = ("sparse", "saved_model")
@@ -101,8 +110,9 @@ def test_dead_channels_are_cut_on_request(run_dir, tmp_path):
 
 def test_several_formats_go_to_one_folder(run_dir, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        "keras_app.export.run.export_saved_model",
+    replace_format(
+        monkeypatch,
+        "saved_model",
         lambda model, path, data: asked.append(path),
     )
     source = run_dir / "model.keras"
@@ -111,13 +121,26 @@ def test_several_formats_go_to_one_folder(run_dir, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "model.sparse").is_file()
 
 
+def test_a_format_is_one_row(run_dir, monkeypatch):
+    def export_words(model, path, quantize=None):
+        path.write_text(model.name)
+        return quantize
+
+    monkeypatch.setitem(FORMATS, "words", Format(".txt", export_words))
+    options = ["--format=words", "--format=sparse", "--quantize=float16"]
+    assert main([str(run_dir), *options]) == 0
+    names = [path.name for path in (run_dir / "exports").iterdir()]
+    assert "model_float16.txt" in names and "model.sparse" in names
+
+
 def test_samples_come_from_a_file_or_the_data_of_the_run(
     run_dir, tmp_path, monkeypatch
 ):
     seen = []
-    monkeypatch.setattr(
-        "keras_app.export.run.export_litert",
-        lambda model, path, data, *rest: seen.append(data),
+    replace_format(
+        monkeypatch,
+        "litert",
+        lambda model, path, data, **rest: seen.append(data),
     )
     np.save(tmp_path / "x.npy", np.full((2, 12), 7.0))
     main([str(run_dir), f"--data={tmp_path / 'x.npy'}"])

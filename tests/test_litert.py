@@ -18,6 +18,7 @@ from keras_app.export import saved_model
 from keras_app.export.litert import fast_path
 from keras_app.export.litert import process
 from keras_app.export.litert.file import LiteRTFile
+from keras_app.export.litert.request import Request
 
 BACKEND = keras.backend.backend()
 # On the others each conversion costs the start of a TensorFlow process; one
@@ -204,7 +205,7 @@ def test_the_converters_own_file_gives_nan_where_ours_is_mended(tmp_path):
     path = tmp_path / "raw.tflite"
     path.write_bytes(
         process.convert(
-            str(tmp_path / "saved"), {"x": x}, 1, "float16", sparse=True
+            str(tmp_path / "saved"), Request({"x": x}, 1, "float16"), True
         )
     )
     assert np.isnan(run(path, samples(model, 1))).any()

@@ -17,7 +17,7 @@ from keras import ops
 from keras_app import enforcement
 from keras_app.export import fresh_process
 from keras_app.export import saved_model
-from keras_app.export import verification
+from keras_app.export import signature
 from keras_app.export.saved_model import export_saved_model
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
@@ -495,7 +495,7 @@ def test_words_that_the_model_knows_stand_in_for_data(tmp_path):
     x = keras.Input((3,), dtype="string")
     lookup = layers.StringLookup(vocabulary=["one", "two"])
     model = keras.Model(x, lookup(x))
-    words = verification.inputs_for(model)
+    words = signature.inputs_for(model)
     assert set(words.ravel()) == {"[UNK]", "one", "two"}
     assert export_saved_model(model, tmp_path / "served").max_difference == 0
 

@@ -7,6 +7,7 @@ the export was refused, said in one line.
 import sys
 
 from keras_app import cli
+from keras_app.export.formats import FORMATS
 
 _NAME = "keras_app.export"
 
@@ -22,7 +23,7 @@ def _parser():
     add(
         "--format",
         action="append",
-        choices=("litert", "saved_model", "sparse", "onnx"),
+        choices=tuple(FORMATS),
         help="may be given several times; litert if not given",
     )
     add(

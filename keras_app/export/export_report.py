@@ -74,9 +74,8 @@ class ExportReport:
     def from_dict(cls, values):
         """Builds the report that `to_dict` described."""
         names = ("sparse_tensors", "blocked_tensors", "repairs", "notes")
-        return cls(
-            **{**values, **{name: tuple(values[name]) for name in names}}
-        )
+        lists = {name: tuple(values.get(name, ())) for name in names}
+        return cls(**{**values, **lists})
 
     @property
     def name(self):
@@ -179,6 +178,18 @@ def sizes(path):
     parts = sorted(p for p in path.rglob("*") if p.is_file()) or [path]
     contents = [part.read_bytes() for part in parts]
     return sum(map(len, contents)), sum(map(compressed_size, contents))
+
+
+def write_report(path, **figures):
+    """Writes and returns the `ExportReport` of a file or folder.
+
+    Args:
+        path: What was exported.
+        **figures: What the report says beside its path and sizes.
+    """
+    size, compressed = sizes(path)
+    found = {"bytes": size, "compressed_bytes": compressed, **figures}
+    return ExportReport.from_dict({"path": str(path), **found}).write()
 
 
 def read_one(path):

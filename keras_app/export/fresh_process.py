@@ -45,6 +45,23 @@ class UnknownModel(ValueError):
     """The model cannot be written for the process, or not be read there."""
 
 
+@contextlib.contextmanager
+def refusing_crashes(model, advice=""):
+    """Turns a crash of what happens inside into one error about the model.
+
+    Args:
+        model: What is exported.
+        advice: Sentences on what to do, each followed by a space.
+    """
+    try:
+        yield
+    except Crash as error:
+        raise ValueError(
+            f"The process that converts and runs {model.name} crashed: "
+            f"{error}. {advice}Nothing was written."
+        ) from error
+
+
 def run(task, model=None, backend="tensorflow", **arguments):
     """Returns what a function gives in a process of its own.
 
@@ -125,7 +142,7 @@ def answer(folder):
         models = []
         if (folder / _MODEL).exists():
             models = [_load(folder, definitions)]
-        result = {"result": _function(task)(*models, **arguments)}
+        result = {"result": function(task)(*models, **arguments)}
     except UnknownModel as error:
         result = {"unknown": str(error)}
     except Exception as error:
@@ -133,7 +150,8 @@ def answer(folder):
     (folder / _ANSWER).write_text(json.dumps(result))
 
 
-def _function(task):
+def function(task):
+    """The function that `"module:name"` names."""
     module, name = task.split(":")
     return getattr(importlib.import_module(module), name)
 
@@ -231,5 +249,5 @@ def _imported(definitions):
     for name, place in definitions.items():
         # Keras says it better if it does miss one.
         with contextlib.suppress(ImportError, AttributeError):
-            found[name] = _function(place)
+            found[name] = function(place)
     return found

@@ -8,7 +8,6 @@ import itertools
 import pathlib
 import re
 import sys
-import tempfile
 
 import keras
 import numpy as np
@@ -17,15 +16,14 @@ from keras import ops
 from keras_app import files
 from keras_app import graph
 from keras_app import host
-from keras_app import lora
 from keras_app.cli import one_line
 from keras_app.export import fresh_process
 from keras_app.export import portable
 from keras_app.export import saved_model
+from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
-from keras_app.export.export_report import compressed_size
-from keras_app.export.export_report import ExportReport
+from keras_app.export.export_report import write_report
 
 # What Keras converts with, and the extra that brings it.
 _CONVERTERS = {
@@ -75,46 +73,28 @@ def export_onnx(model, path, data=None):
     """
     _check_installed()
     path = pathlib.Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(
-            "`path` must name a file in a folder that exists. "
-            f"Received: path={path}"
-        )
-    lora.refuse_filled_zeros(model)
-    strip.zero_pruned(model)
-    samples = verification.inputs_for(model, data)
+    files.check_target(path)
+    strip.make_ready(model)
+    samples = signature.inputs_for(model, data)
     expected = verification.outputs_of(model, samples, "an ONNX file")
-    arrays = saved_model.in_order(model, samples)
+    arrays = signature.in_order(model, samples)
     tolerance = verification.tolerance_for(model)
-    try:
-        with files.replacing(path) as temporary:
-            difference = _made(model, temporary, arrays, expected)
-            # Written so that NaN fails.
-            if not difference <= tolerance:
-                raise ValueError(
-                    "The ONNX file must give the outputs of the model to "
-                    f"{tolerance:g} of the largest. Received: a difference of "
-                    f"{difference:g} (infinite stands for NaN). Nothing was "
-                    "written."
-                )
-    except fresh_process.Crash as error:
-        raise ValueError(
-            f"The process that converts and runs {model.name} crashed: "
-            f"{error}. Nothing was written."
-        ) from error
-    content = path.read_bytes()
-    return ExportReport(
-        path=str(path),
+    with (
+        files.replacing(path) as temporary,
+        fresh_process.refusing_crashes(model),
+    ):
+        difference = _made(model, temporary, arrays, expected)
+        verification.check_difference("ONNX file", difference, tolerance)
+    return write_report(
+        path,
         format="onnx",
         precision=portable.float32(str(model.variable_dtype)),
-        bytes=len(content),
-        compressed_bytes=compressed_size(content),
         max_difference=difference,
         notes=(
             "zeros are stored and computed like any other number",
             *portable.changes(model),
         ),
-    ).write()
+    )
 
 
 def _made(model, path, arrays, expected):
@@ -123,18 +103,15 @@ def _made(model, path, arrays, expected):
     module = "keras_app.export.onnx_file"
     compared = {"path": path, "samples": arrays, "expected": expected}
     if backend == "tensorflow":
-        shapes, dtypes = saved_model.specs(model, arrays)
-        dtypes = list(map(portable.float32, dtypes))
-        with tempfile.TemporaryDirectory() as folder:
-            with portable.portable(model):
-                outputs = saved_model.write(model, folder, shapes, dtypes)
-            return fresh_process.run(
-                f"{module}:of_saved_model",
-                folder=folder,
-                inputs=saved_model.input_names(model),
-                outputs=outputs,
-                **compared,
-            )
+        shapes, dtypes = signature.specs(model, arrays)
+        return saved_model.convert(
+            f"{module}:of_saved_model",
+            model,
+            shapes,
+            list(map(portable.float32, dtypes)),
+            inputs=signature.names(model),
+            **compared,
+        )
     try:
         return fresh_process.run(
             f"{module}:of_model", model, backend, **compared
@@ -146,12 +123,12 @@ def _made(model, path, arrays, expected):
     return fresh_process.run(f"{module}:compare", backend=backend, **compared)
 
 
-def of_saved_model(folder, inputs, outputs, path, samples, expected):
+def of_saved_model(folder, outputs, inputs, path, samples, expected):
     """Converts a SavedModel, and compares what came.
 
     Args:
         folder: The SavedModel.
-        inputs, outputs: Their names, in the model's order.
+        outputs, inputs: Their names, in the model's order.
         path: File to write.
         samples, expected: Inputs, and what the model gives for them, flat.
     """
@@ -193,14 +170,14 @@ def of_model(model, path, samples, expected):
 
 def write(model, path, samples):
     """Writes what Keras's exporter makes of a model on JAX or PyTorch."""
-    inputs = saved_model.packed(model, map(ops.convert_to_tensor, samples))
+    tensors = signature.packed(model, map(ops.convert_to_tensor, samples))
     if graph.is_graph(model):
         # On PyTorch layers that augment data would go on doing so.
-        symbols = saved_model.symbolic_inputs(model)
+        symbols = signature.symbolic(model)
         model = keras.Model(symbols, model(symbols, training=False))
     try:
         with portable.portable(model):
-            model(inputs, training=False)  # Keras asks for it
+            model(tensors, training=False)  # Keras asks for it
             model.export(str(path), format="onnx", verbose=False)
     except Exception as error:
         raise ValueError(_refusal(error)) from error
@@ -212,10 +189,10 @@ def compare(path, samples, expected):
 
     try:
         session = onnxruntime.InferenceSession(str(path))
-        inputs = session.get_inputs()
-        names = [each.name for each in inputs]
+        taken = session.get_inputs()
+        names = [each.name for each in taken]
         if len(names) == len(samples):
-            arrays = map(_as_declared, samples, inputs)
+            arrays = map(_as_declared, samples, taken)
             received = session.run(None, dict(zip(names, arrays)))
     except Exception as error:
         text = one_line(error)

@@ -8,21 +8,11 @@ import numpy as np
 
 from keras_app.checks import check_choice
 from keras_app.export import export_report
-from keras_app.export.litert import export_litert
-from keras_app.export.onnx_file import export_onnx
-from keras_app.export.saved_model import export_saved_model
+from keras_app.export.formats import FORMATS
 from keras_app.export.shrink import shrink as shrink_model
-from keras_app.export.sparse import export_sparse
 
 _MODEL = "model.keras"
 _SUMMARY = "summary.json"
-# What a file is called after the model's name.
-_SUFFIXES = {
-    "litert": ".tflite",
-    "saved_model": "_saved_model",
-    "sparse": ".sparse",
-    "onnx": ".onnx",
-}
 _SAMPLES = 200
 
 
@@ -43,8 +33,8 @@ def export_run(
 
     Args:
         source: A run folder, or a `.keras` file.
-        formats: Of `"litert"`, `"saved_model"`, `"sparse"` and `"onnx"`.
-            Defaults to `("litert",)`.
+        formats: Names of `keras_app.export.formats.FORMATS`, such as
+            `"litert"`. Defaults to `("litert",)`.
         output: File to write, or with several formats the folder. Defaults to
             `exports/` in a run folder, and to the folder of a file.
         data: Inputs to compare and calibrate on: an array, a `.npy` file, or
@@ -79,41 +69,29 @@ def export_run(
             f"`formats` must name one at least. Received: formats={formats}"
         )
     for each in formats:
-        check_choice("formats", each, tuple(_SUFFIXES))
+        check_choice("formats", each, tuple(FORMATS))
     path = source / _MODEL if source.is_dir() else source
     if not path.is_file():
         raise FileNotFoundError(
             f"`source` must be a run folder with a {_MODEL}, or a .keras file. "
             f"Received: source={source}"
         )
-    folder = source / export_report.FOLDER if source.is_dir() else source.parent
-    if output is not None and len(formats) > 1:
-        folder = pathlib.Path(output)
-    targets = {
-        each: folder / _name(path.stem, each, quantize) for each in formats
-    }
-    if output is not None and len(formats) == 1:
-        targets = {formats[0]: pathlib.Path(output)}
+    target = _targets(source, path, formats, output, quantize)
     found = {}
     if resume:
-        found = {
-            each: export_report.read_one(targets[each]) for each in formats
-        }
+        found = {each: export_report.read_one(target[each]) for each in formats}
     missing = [each for each in formats if found.get(each) is None]
     if missing:
         data = _samples(source, data)
         model = _load(path)
         if shrink:
             model = shrink_model(model, data, multiple_of)
-    writers = {
-        "litert": lambda to: export_litert(model, to, data, quantize, sparse),
-        "saved_model": lambda to: export_saved_model(model, to, data),
-        "sparse": lambda to: export_sparse(model, to),
-        "onnx": lambda to: export_onnx(model, to, data),
-    }
     for each in missing:
-        targets[each].parent.mkdir(parents=True, exist_ok=True)
-        found[each] = writers[each](targets[each])
+        target[each].parent.mkdir(parents=True, exist_ok=True)
+        options = FORMATS[each].options(
+            data=data, quantize=quantize, sparse=sparse
+        )
+        found[each] = FORMATS[each].export(model, target[each], **options)
     if (source / _SUMMARY).is_file():
         # Here: the library loads no experiments.
         from keras_app.experiments.page import write_page
@@ -122,9 +100,21 @@ def export_run(
     return [found[each] for each in formats]
 
 
-def _name(stem, kind, quantize):
-    precision = f"_{quantize}" if kind == "litert" and quantize else ""
-    return f"{stem}{precision}{_SUFFIXES[kind]}"
+def _targets(source, model, formats, output, quantize):
+    """`{format: path}` of the files to write."""
+    if output is not None and len(formats) == 1:
+        return {formats[0]: pathlib.Path(output)}
+    folder = source / export_report.FOLDER if source.is_dir() else source.parent
+    if output is not None:
+        folder = pathlib.Path(output)
+    targets = {}
+    for each in formats:
+        kind = FORMATS[each]
+        # A format without the option ignores it.
+        precision = kind.options(quantize=quantize).get("quantize")
+        stem = f"{model.stem}_{precision}" if precision else model.stem
+        targets[each] = folder / f"{stem}{kind.suffix}"
+    return targets
 
 
 def _load(path):

@@ -1,7 +1,4 @@
-"""TensorFlow SavedModels that hold every weight once.
-
-Private Keras names in use: `_keras_history`.
-"""
+"""TensorFlow SavedModels that hold every weight once."""
 
 import collections
 import contextlib
@@ -9,20 +6,22 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 
 import keras
 import numpy as np
 from keras import tree
 
 from keras_app import host
-from keras_app import lora
 from keras_app import selection
+from keras_app.checks import check_model
 from keras_app.cli import one_line
 from keras_app.export import fresh_process
+from keras_app.export import portable
+from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
-from keras_app.export.export_report import ExportReport
-from keras_app.export.export_report import sizes
+from keras_app.export.export_report import write_report
 
 _SIGNATURE = "serving_default"
 _MARK = "saved_model.pb"  # what makes a folder a SavedModel
@@ -88,22 +87,14 @@ def export_saved_model(model, path, data=None):
     print(report)
     ```
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
-    if not model.built:
-        raise ValueError(
-            f"`model` must be built: {model.name} has no weights yet. Call it "
-            "on some data first."
-        )
+    check_model(model)
     target = pathlib.Path(path).resolve()
     _check_target(target, path)
-    lora.refuse_filled_zeros(model)
-    strip.zero_pruned(model)
-    count = 4 if data is None else _SAMPLES
-    samples = verification.inputs_for(model, data, count)
+    strip.make_ready(model)
+    samples = signature.inputs_for(model, data, 4 if data is None else _SAMPLES)
     expected = _expected(model, samples, data)
-    arrays = in_order(model, samples)
-    shapes, dtypes = specs(model, arrays)
+    arrays = signature.in_order(model, samples)
+    shapes, dtypes = signature.specs(model, arrays)
     tolerance = verification.tolerance_for(model)
     with _replacing_folder(target) as folder:
         arguments = {
@@ -119,39 +110,21 @@ def export_saved_model(model, path, data=None):
         else:
             task = "keras_app.export.saved_model:write_and_compare"
             found = fresh_process.run(task, model, **arguments)
-        # Written so that NaN fails.
-        if not found["difference"] <= tolerance:
-            raise ValueError(
-                "The SavedModel must give the outputs of the model to "
-                f"{tolerance:g} of the largest. Received: a difference of "
-                f"{found['difference']:g} (infinite stands for NaN). Nothing "
-                "was written."
-            )
-    size, compressed = sizes(target)
-    names = ", ".join(input_names(model))
-    return ExportReport(
-        path=str(path),
+        difference = found["difference"]
+        verification.check_difference("SavedModel", difference, tolerance)
+    names = ", ".join(signature.names(model))
+    return write_report(
+        path,
         format="saved_model",
         precision=_precision(model),
-        bytes=size,
-        compressed_bytes=compressed,
-        max_difference=found["difference"],
+        max_difference=difference,
         notes=(
             "zeros are stored like any other number: only the compressed size "
             "gets smaller by them",
             f"{_SIGNATURE} takes {names} and gives "
             f"{', '.join(found['outputs'])}",
         ),
-    ).write()
-
-
-def input_names(model):
-    """Returns the names of the inputs in the signature, in the model's order.
-
-    Args:
-        model: A built `keras.Model`.
-    """
-    return tree.flatten(_named_inputs(model))
+    )
 
 
 def write(model, path, shapes, dtypes=None):
@@ -160,7 +133,7 @@ def write(model, path, shapes, dtypes=None):
     Args:
         model: A built `keras.Model`.
         path: Folder, new or empty.
-        shapes: The shape of each input, in the order of `input_names`, with
+        shapes: The shape of each input, in the order of `signature.names`, with
             `None` where a length is free.
         dtypes: The type of each input. Defaults to what the model declares.
 
@@ -173,17 +146,15 @@ def write(model, path, shapes, dtypes=None):
     """
     import tensorflow as tf
 
-    structure = _named_inputs(model)
-    names = tree.flatten(structure)
-    dtypes = dtypes or _declared_dtypes(model, len(names))
+    names = signature.names(model)
+    dtypes = dtypes or signature.declared_dtypes(model, len(names))
     specs = [
         tf.TensorSpec(*spec) for spec in zip(shapes, dtypes, names, strict=True)
     ]
     order = []
 
     def serve(*arrays):
-        inputs = tree.pack_sequence_as(structure, list(arrays))
-        outputs = model(inputs, training=False)
+        outputs = model(signature.packed(model, arrays), training=False)
         flat = tree.flatten(outputs)
         if isinstance(outputs, dict) and len(flat) == len(outputs):
             order[:] = sorted(outputs)
@@ -246,97 +217,58 @@ def write_and_compare(model, path, shapes, dtypes, samples, expected, states):
         variable.assign(value)
     outputs = write(model, path, shapes, dtypes)
     loaded = tf.saved_model.load(path)
-    inputs = {
+    given = {
         name: tf.cast(tf.constant(array), dtype)
-        for name, array, dtype in zip(input_names(model), samples, dtypes)
+        for name, array, dtype in zip(signature.names(model), samples, dtypes)
     }
-    received = loaded.signatures[_SIGNATURE](**inputs)
+    received = loaded.signatures[_SIGNATURE](**given)
     received = [verification.comparable(received[x]) for x in outputs]
     difference = verification.largest_difference(expected, received)
     return {"difference": difference, "outputs": outputs}
 
 
-# ---- inputs ----------------------------------------------------------------
+# ---- as a step to other files ----------------------------------------------
 
 
-def _is_graph(model):
-    # A subclassed model has no symbolic inputs.
-    return bool(getattr(model, "inputs", None))
+def convert(task, model, shapes, dtypes, unroll=False, **arguments):
+    """Returns what a converter says, which runs in a process of its own.
 
+    It gets a SavedModel of the model in float32. That is written here if
+    TensorFlow is the backend: its classes may be known to this process alone.
 
-def _named_inputs(model):
-    """What the model takes, with a name in the place of each array."""
-    if _is_graph(model):
-        # The tensor's own name counts all tensors of the process.
-        names = [
-            _spelled(tensor._keras_history.operation.name)
-            for tensor in model.inputs
-        ]
-        return tree.pack_sequence_as(symbolic_inputs(model), names)
-    shapes = (model.get_build_config() or {}).get("input_shape")
-    if shapes is None:
-        raise ValueError(
-            "`model` must take one argument, an array or a list or dict of "
-            f"them. Received: model={model.name}, which was called on several"
+    Args:
+        task: The converter, as for `fresh_process.run`. It takes `folder`, and
+            `outputs`, their names in the model's order.
+        model: A built `keras.Model`.
+        shapes, dtypes: As for `write`.
+        unroll: Whether to unroll recurrent layers.
+        **arguments: What else it takes.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        traced = {"folder": folder, "shapes": shapes, "dtypes": dtypes}
+        traced["unroll"] = unroll
+        if host.BACKEND == "tensorflow":
+            outputs = write_portable(model, **traced)
+            return fresh_process.run(
+                task, folder=folder, outputs=outputs, **arguments
+            )
+        there = "keras_app.export.saved_model:write_and_convert"
+        return fresh_process.run(
+            there, model, converter=task, traced=traced, arguments=arguments
         )
-    return _named(shapes, "inputs")
 
 
-def symbolic_inputs(model):
-    """The inputs of a graph, as the model was made with them."""
-    # A Sequential model has none of its own until it is called.
-    sequential = isinstance(model, keras.Sequential)
-    return model.inputs[0] if sequential else model.input
+def write_portable(model, folder, shapes, dtypes, unroll):
+    """As `write`, of a model as converters take it."""
+    with portable.portable(model, unroll):
+        return write(model, folder, shapes, dtypes)
 
 
-def _named(shapes, name):
-    if isinstance(shapes, dict):
-        return {key: _named(shape, key) for key, shape in shapes.items()}
-    if all(length is None or isinstance(length, int) for length in shapes):
-        return _spelled(name)
-    return [_named(shape, f"{name}_{i}") for i, shape in enumerate(shapes)]
-
-
-def _spelled(name):
-    """A name as TensorFlow spells it in signatures."""
-    name = "".join(letter if letter.isalnum() else "_" for letter in name)
-    return name if name[0].isalpha() else f"arg_{name}"
-
-
-def in_order(model, samples):
-    """Samples, flat, in the order of `input_names`."""
-    if isinstance(samples, dict) and not isinstance(_named_inputs(model), dict):
-        # Keras takes the inputs of a graph by name too.
-        return [samples[tensor.name] for tensor in model.inputs]
-    return tree.flatten(samples)
-
-
-def packed(model, arrays):
-    """Arrays in the order of `input_names`, in the structure of the model."""
-    return tree.pack_sequence_as(_named_inputs(model), list(arrays))
-
-
-def _declared_dtypes(model, count):
-    if _is_graph(model):
-        return [tensor.dtype for tensor in model.inputs]
-    return [model.input_dtype] * count
-
-
-def specs(model, arrays):
-    """Shapes and types of the inputs, in the order of `input_names`."""
-    if _is_graph(model):
-        shapes = [list(tensor.shape) for tensor in model.inputs]
-        return shapes, _declared_dtypes(model, len(arrays))
-    shapes = [[None, *array.shape[1:]] for array in arrays]
-    declared = _declared_dtypes(model, len(arrays))
-    return shapes, list(map(_dtype, arrays, declared))
-
-
-def _dtype(array, declared):
-    # Token numbers must not become floats.
-    if array.dtype.kind in "iub":
-        return array.dtype.name
-    return declared if array.dtype.kind == "f" else "string"
+def write_and_convert(model, converter, traced, arguments):
+    """What `convert` does where the model had to be loaded."""
+    outputs = write_portable(model, **traced)
+    convert_it = fresh_process.function(converter)
+    return convert_it(folder=traced["folder"], outputs=outputs, **arguments)
 
 
 # ---- the comparison --------------------------------------------------------

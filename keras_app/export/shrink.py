@@ -12,6 +12,7 @@ from keras_app import graph
 from keras_app import selection
 from keras_app.checks import check_int
 from keras_app.export import copies
+from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
 
@@ -317,7 +318,7 @@ for _kinds, _cut in (
 def _check_same(model, smaller, data):
     """Raises unless both models give the same outputs."""
     count = 4 if data is None else 32
-    samples = verification.inputs_for(model, data, count)
+    samples = signature.inputs_for(model, data, count)
     try:
         expected = verification.outputs_of(model, samples)
     except Exception as error:

@@ -24,9 +24,10 @@ from keras_app import enforcement
 from keras_app import files
 from keras_app import host
 from keras_app import selection
+from keras_app.checks import check_model
 from keras_app.export import copies
 from keras_app.export import sparse_file
-from keras_app.export.export_report import ExportReport
+from keras_app.export.export_report import write_report
 
 
 def save_sparse(model, path, optimizer=True):
@@ -70,13 +71,7 @@ def save_sparse(model, path, optimizer=True):
     9
     """
     path = pathlib.Path(path)
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a keras.Model. Received: {model!r}")
-    if not model.built:
-        raise ValueError(
-            f"`model` must be built: {model.name} has no weights yet. Call it "
-            "on some data first."
-        )
+    check_model(model)
     _check_restorable(model)
     host.sync(model)
     # An optimizer that was never built has nothing to remember.
@@ -343,18 +338,16 @@ def export_sparse(model, path):
         ValueError: As `save_sparse`.
     """
     save_sparse(model, path, optimizer=False)
-    size = pathlib.Path(path).stat().st_size
-    return ExportReport(
-        path=str(path),
+    return write_report(
+        path,
         format="sparse",
         precision=str(keras.backend.standardize_dtype(model.variable_dtype)),
-        bytes=size,
-        compressed_bytes=size,
+        compressed_bytes=pathlib.Path(path).stat().st_size,
         max_difference=0.0,
         compared_with="the model, bit by bit",
         dense_bytes=sum(ops.convert_to_numpy(v).nbytes for v in model.weights),
         notes=("it is compressed, and dense are the weights in memory",),
-    ).write()
+    )
 
 
 def _check_restorable(model):

@@ -41,9 +41,18 @@ def strip_pruning(model):
     >>> strip_pruning(model).count_params()
     9
     """
+    make_ready(model)
+    return copies.copy(model, lambda config: copies.edited(config, _not_ours))
+
+
+def make_ready(model):
+    """Zeroes what the masks prune, and raises if LoRA fills zeros of it.
+
+    Args:
+        model: A built `keras.Model`, pruned or not.
+    """
     lora.refuse_filled_zeros(model)
     zero_pruned(model)
-    return copies.copy(model, lambda config: copies.edited(config, _not_ours))
 
 
 def zero_pruned(model):

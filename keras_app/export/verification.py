@@ -1,4 +1,4 @@
-"""Inputs to compare a model with its export on, and the comparison."""
+"""A model's outputs, and the comparison with those of its export."""
 
 import keras
 import numpy as np
@@ -10,81 +10,6 @@ from keras_app import selection
 # Of the largest output: a shorter or reordered sum rounds differently.
 _TOLERANCE = 1e-5
 _HALF_TOLERANCE = 1e-2
-_SAMPLES = 4
-_UNKNOWN_SIZE = 32
-_WORDS = ("a", "b", "c")
-
-
-def inputs_for(model, data=None, count=_SAMPLES):
-    """Returns what `model` takes, as NumPy arrays.
-
-    Args:
-        model: A built `keras.Model`.
-        data: Sample inputs in the model's structure; the first `count` are
-            used. Defaults to random ones.
-        count: Number of samples, unless the model fixes its batch size.
-    """
-    shapes, dtypes = _inputs_of(model)
-    size = batch_size(model) or count
-    if data is not None:
-        return tree.map_structure(lambda x: _checked(x)[:size], data)
-    if not shapes:
-        raise ValueError(
-            f"`data` must be given: the inputs of {model.name} are not known, "
-            "as it is no functional model. Received: data=None"
-        )
-    draw = _draws(model)
-    samples = [
-        draw([size, *(length or _UNKNOWN_SIZE for length in shape[1:])], dtype)
-        for shape, dtype in zip(shapes, dtypes)
-    ]
-    structure = _structure(model)
-    if isinstance(structure, (dict, list, tuple)):
-        return tree.pack_sequence_as(structure, samples)
-    return samples[0]
-
-
-def _checked(data):
-    array = np.asarray(data)
-    if array.dtype.kind == "f":
-        fine = np.isfinite(array).all()
-    else:
-        fine = array.dtype.kind in "biuSU" or all(
-            isinstance(each, (str, bytes)) for each in array.flat
-        )
-    if not (array.ndim and array.size and fine):
-        raise ValueError(
-            "`data` must hold numbers, without NaN or infinities, or strings, "
-            "in arrays whose first axis is the samples. Received: "
-            f"{array.dtype} of shape {array.shape}"
-        )
-    return array
-
-
-def _draws(model):
-    """A function that draws random numbers, or words that a model knows."""
-    limits, known = [], []
-    for layer in selection.walk_layers(model):
-        if isinstance(layer, keras.layers.Embedding):
-            limits.append(layer.input_dim)
-        elif hasattr(layer, "get_vocabulary"):
-            known += layer.get_vocabulary()
-    words = [each for each in known if isinstance(each, str)]
-    numbers = [each for each in known if not isinstance(each, str)]
-    generator = np.random.default_rng(0)
-
-    def draw(shape, dtype):
-        if dtype == "string":
-            return generator.choice(words or _WORDS, shape)
-        if "int" in dtype and numbers:
-            sample = generator.choice(numbers, shape)
-        elif "int" in dtype or limits:
-            sample = generator.integers(0, min(limits, default=2), shape)
-        else:
-            sample = generator.standard_normal(shape)
-        return sample.astype(dtype)
-
-    return draw
 
 
 def outputs_of(model, samples, stateless=None):
@@ -154,6 +79,24 @@ def largest_difference(expected, received):
     return worst
 
 
+def check_difference(what, difference, tolerance, compared_with="the model"):
+    """Raises if outputs differ by more than they may.
+
+    Args:
+        what: The kind of file.
+        difference: As of `largest_difference`.
+        tolerance: The largest one that is let pass.
+        compared_with: What the file is compared with.
+    """
+    # Written so that NaN fails.
+    if not difference <= tolerance:
+        raise ValueError(
+            f"The {what} must give the outputs of {compared_with} to "
+            f"{tolerance:g} of the largest. Received: a difference of "
+            f"{difference:g} (infinite stands for NaN). Nothing was written."
+        )
+
+
 def tolerance_for(model):
     """Returns the largest difference that rounding alone may make.
 
@@ -167,24 +110,3 @@ def tolerance_for(model):
     devices = {str(weight.value.device).lower() for weight in model.weights}
     on_cpu = all("cpu" in device for device in devices)
     return _HALF_TOLERANCE if half or not on_cpu else _TOLERANCE
-
-
-def batch_size(model):
-    """Returns the batch size that a model fixes, or `None`."""
-    shapes, _ = _inputs_of(model)
-    return shapes[0][0] if shapes else None
-
-
-def _structure(model):
-    # A Sequential model and a subclassed one have no structure of inputs.
-    return getattr(model, "_inputs_struct", None)
-
-
-def _inputs_of(model):
-    """Shapes and dtypes of the inputs, flat; empty where they are unknown."""
-    if getattr(model, "inputs", None):
-        return [x.shape for x in model.inputs], [x.dtype for x in model.inputs]
-    shape = (model.get_build_config() or {}).get("input_shape")
-    if shape and all(x is None or isinstance(x, int) for x in shape):
-        return [tuple(shape)], [model.input_dtype]
-    return [], []

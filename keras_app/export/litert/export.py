@@ -2,7 +2,6 @@
 
 import importlib.util
 import pathlib
-import tempfile
 
 import keras
 import numpy as np
@@ -10,16 +9,17 @@ from keras import ops
 
 from keras_app import files
 from keras_app import graph
-from keras_app import host
-from keras_app import lora
 from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.export import fresh_process
 from keras_app.export import portable
 from keras_app.export import saved_model
+from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
-from keras_app.export.export_report import ExportReport
+from keras_app.export.export_report import write_report
+from keras_app.export.litert.request import batches
+from keras_app.export.litert.request import Request
 
 # Largest difference to what the file is compared with, of the largest output,
 # beyond the model's own rounding. Halves keep eleven bits; int8, compared with
@@ -92,67 +92,45 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
     """
     path = pathlib.Path(path)
     _check(model, path, data, quantize, sparse)
-    lora.refuse_filled_zeros(model)
-    strip.zero_pruned(model)
-    count = _CALIBRATION if quantize == "int8" else _SAMPLES
-    samples = _samples(model, data, count)
-    batch_size = verification.batch_size(model) or 1
+    strip.make_ready(model)
     unroll = quantize == "int8"
-    tolerance = max(
-        _TOLERANCES[quantize or "float32"], verification.tolerance_for(model)
-    )
-    with files.replacing(path) as temporary:
-        found = _made(
+    request = _request(model, data, quantize, sparse)
+    fixed = {
+        "shapes": [
+            [request.batch_size, *x.shape[1:]] for x in request.samples.values()
+        ],
+        "dtypes": [x.dtype.name for x in request.samples.values()],
+        "unroll": unroll,
+    }
+    with (
+        files.replacing(path) as temporary,
+        fresh_process.refusing_crashes(model, _way_out(model, quantize)),
+    ):
+        found = saved_model.convert(
+            "keras_app.export.litert.process:make",
             model,
-            unroll,
+            **fixed,
             path=temporary,
-            samples=samples,
-            batch_size=batch_size,
-            quantize=quantize,
-            sparse=sparse,
-            layers=_names(model),
-            nonzeros=_nonzeros(model),
-            expected=_expected(model, samples, batch_size),
-            tolerance=tolerance,
+            request=vars(request),
         )
-    notes = _notes(model, quantize, sparse, unroll) + found.pop("notes")
-    described = {**found, "path": str(path), "format": "litert"}
-    described["precision"] = quantize or "float32"
-    described["notes"] = notes
-    return ExportReport.from_dict(described).write()
+    found["notes"] = _notes(model, quantize, sparse, unroll) + found["notes"]
+    return write_report(
+        path, format="litert", precision=request.precision, **found
+    )
 
 
-def _made(model, unroll, samples, batch_size, quantize, **arguments):
-    """What `litert_process.make` says, of a model of any backend."""
-    shapes = [[batch_size, *x.shape[1:]] for x in samples.values()]
-    dtypes = [x.dtype.name for x in samples.values()]
-    arguments.update(samples=samples, batch_size=batch_size, quantize=quantize)
-    module = "keras_app.export.litert.process"
-    try:
-        if host.BACKEND != "tensorflow":
-            arguments.update(unroll=unroll, shapes=shapes, dtypes=dtypes)
-            return fresh_process.run(
-                f"{module}:make_of_model", model, **arguments
-            )
-        # Its classes may be known to this process alone.
-        with tempfile.TemporaryDirectory() as folder:
-            with portable.portable(model, unroll):
-                outputs = saved_model.write(model, folder, shapes, dtypes)
-            arguments.update(folder=folder, outputs=outputs)
-            return fresh_process.run(f"{module}:make", **arguments)
-    except fresh_process.Crash as error:
-        kinds = {
-            type(layer).__name__
-            for layer in selection.walk_layers(model)
-            if not isinstance(layer, (keras.Model, keras.layers.InputLayer))
-        }
-        raise ValueError(
-            f"The process that converts and runs {model.name} crashed: "
-            f"{error}. TensorFlow's converter or the LiteRT runtime does not "
-            f"take quantize={quantize!r} with {', '.join(sorted(kinds))}. "
-            "Choose another `quantize`, or replace the layer at fault. "
-            "Nothing was written."
-        ) from error
+def _way_out(model, quantize):
+    """What to do if the converter crashes."""
+    kinds = {
+        type(layer).__name__
+        for layer in selection.walk_layers(model)
+        if not isinstance(layer, (keras.Model, keras.layers.InputLayer))
+    }
+    return (
+        "TensorFlow's converter or the LiteRT runtime does not take "
+        f"quantize={quantize!r} with {', '.join(sorted(kinds))}. Choose "
+        "another `quantize`, or replace the layer at fault. "
+    )
 
 
 def _check(model, path, data, quantize, sparse):
@@ -174,20 +152,12 @@ def _check(model, path, data, quantize, sparse):
             "`data` must hold sample inputs with quantize='int8': the ranges "
             "are measured on them. Received: data=None"
         )
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(
-            "`path` must name a file in a folder that exists. "
-            f"Received: path={path}"
-        )
+    files.check_target(path)
     if importlib.util.find_spec("ai_edge_litert") is None:
         raise ImportError(
             "LiteRT files need the runtime: `pip install ai-edge-litert`, on a "
             "platform that has it."
         )
-    _check_lengths(model, data)
-
-
-def _check_lengths(model, data):
     free = [
         x.name
         for x in getattr(model, "inputs", None) or ()
@@ -200,11 +170,39 @@ def _check_lengths(model, data):
         )
 
 
+def _request(model, data, quantize, sparse):
+    """What the file has to hold and to give, as the model says."""
+    count = _CALIBRATION if quantize == "int8" else _SAMPLES
+    samples = _samples(model, data, count)
+    batch_size = signature.batch_size(model) or 1
+    # Of the batches that calibrate, a few are enough to compare.
+    compared = batches(samples, batch_size)[: -(-_SAMPLES // batch_size)]
+    values = [ops.convert_to_numpy(each) for each in model.variables]
+    return Request(
+        samples,
+        batch_size,
+        quantize,
+        sparse,
+        expected=_expected(model, compared),
+        tolerance=max(
+            _TOLERANCES[quantize or "float32"],
+            verification.tolerance_for(model),
+        ),
+        nonzeros=[(x.size, np.count_nonzero(x)) for x in values if x.ndim >= 2],
+        # And operations of Keras between them.
+        layers=[
+            each.name
+            for layer in selection.walk_layers(model)
+            for each in (layer, *getattr(layer, "operations", ()))
+        ],
+    )
+
+
 def _samples(model, data, count):
     """`{input: array}` in the order of their names, as the file takes them."""
-    inputs = verification.inputs_for(model, data, count)
-    arrays = saved_model.in_order(model, inputs)
-    _, dtypes = saved_model.specs(model, arrays)
+    given = signature.inputs_for(model, data, count)
+    arrays = signature.in_order(model, given)
+    _, dtypes = signature.specs(model, arrays)
     if "string" in dtypes:
         raise ValueError(
             "The model must take numbers to become a LiteRT file, and takes "
@@ -217,7 +215,7 @@ def _samples(model, data, count):
             "prepares them, such as the `preprocessor` of a KerasHub task. "
             f"Received: {words[0]}"
         )
-    names = saved_model.input_names(model)
+    names = signature.names(model)
     return {
         name: array.astype(portable.float32(dtype))
         for name, array, dtype in zip(names, arrays, dtypes, strict=True)
@@ -240,35 +238,15 @@ def _notes(model, quantize, sparse, unroll):
     return notes
 
 
-def _expected(model, samples, batch_size):
+def _expected(model, compared):
     """What the model gives, flat; of each output, all batches in one array.
 
     A difference is judged by the largest output of all samples.
     """
-    count = min(_SAMPLES, len(next(iter(samples.values()))))
-    batches = [
+    found = [
         verification.outputs_of(
-            model,
-            saved_model.packed(
-                model, [x[i : i + batch_size] for x in samples.values()]
-            ),
-            stateless="a LiteRT file",
+            model, signature.packed(model, batch.values()), "a LiteRT file"
         )
-        for i in range(0, count, batch_size)
+        for batch in compared
     ]
-    return [np.stack(each) for each in zip(*batches)]
-
-
-def _names(model):
-    """Names of all layers, and of operations of Keras between them."""
-    return [
-        each.name
-        for layer in selection.walk_layers(model)
-        for each in (layer, *getattr(layer, "operations", ()))
-    ]
-
-
-def _nonzeros(model):
-    """`[(size, non-zeros)]` of the weights of at least two axes."""
-    values = [ops.convert_to_numpy(each) for each in model.variables]
-    return [(x.size, np.count_nonzero(x)) for x in values if x.ndim >= 2]
+    return [np.stack(each) for each in zip(*found)]

@@ -4,23 +4,23 @@ TensorFlow's converter and the runtime are native code: what they do not like
 may end the process.
 """
 
+import collections
 import dataclasses
+import operator
 import pathlib
 import re
 import statistics
-import tempfile
 import time
 import warnings
 
 import numpy as np
 
 from keras_app.cli import one_line
-from keras_app.export import portable
-from keras_app.export import saved_model
 from keras_app.export import verification
 from keras_app.export.export_report import compressed_size
 from keras_app.export.litert import fast_path
-from keras_app.export.litert import file as litert_file
+from keras_app.export.litert.file import LiteRTFile
+from keras_app.export.litert.request import Request
 
 # Below this share of zeros the converter leaves a tensor dense.
 _FEW_ZEROS = 0.3
@@ -33,101 +33,44 @@ _ROUNDS = 21
 _SECONDS = 4.0
 
 
-def make_of_model(model, unroll, shapes, dtypes, **arguments):
-    """Writes a LiteRT file of a model, on the TensorFlow backend.
-
-    Args:
-        model: A built `keras.Model`.
-        unroll: Whether to unroll recurrent layers.
-        shapes, dtypes: As for `saved_model.write`.
-        **arguments: The others of `make`.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        with portable.portable(model, unroll):
-            outputs = saved_model.write(model, folder, shapes, dtypes)
-        return make(folder, outputs, **arguments)
-
-
-def make(
-    folder,
-    outputs,
-    path,
-    samples,
-    batch_size,
-    quantize,
-    sparse,
-    layers,
-    nonzeros,
-    expected,
-    tolerance,
-):
+def make(folder, outputs, path, request):
     """Writes a LiteRT file of a SavedModel, mends, runs and times it.
 
     Args:
         folder: The SavedModel.
         outputs: The names of its outputs, in the model's order.
         path: File to write.
-        samples: `{input: array}`, whose first axis is the samples; all of them
-            calibrate int8, the first of them, as `expected` has, are compared.
-        batch_size: How many samples the file computes at once.
-        quantize, sparse: As for `export_litert`.
-        layers: Names of the layers, for errors.
-        nonzeros: `[(size, non-zeros)]` of the model's weights.
-        expected: What the model gives, flat; of each output, all batches in
-            one array.
-        tolerance: `(to the model, to dense int8)`.
+        request: The fields of a `Request`, as a dict.
 
     Returns:
         What an `ExportReport` says of it, as a dict.
     """
-    precision = quantize or "float32"
-    dense = convert(folder, samples, batch_size, quantize, False, layers)
+    request = Request(**request)
+    dense = convert(folder, request, sparse=False)
     encoded = None
-    if sparse and quantize != "dynamic":
-        encoded = convert(folder, samples, batch_size, quantize, True, layers)
-    mended = Mended(encoded, dense, precision, keep_all=sparse is True)
-    if not mended.sparse and sparse is True:
+    if request.sparse and request.quantize != "dynamic":
+        encoded = convert(folder, request, sparse=True)
+    forced = request.sparse is True
+    mended = Mended(encoded, dense, request.precision, keep_all=forced)
+    if forced and not mended.sparse:
+        reasons = [f"{name}: {why}" for name, why in mended.dense.items()]
         raise ValueError(
             "`sparse` must not be True where no weight can be stored sparse. "
-            f"Received: sparse=True, quantize={quantize!r}; "
-            f"{_sentence(mended.dense) or 'no weight has enough zeros'}"
+            f"Received: sparse=True, quantize={request.quantize!r}; "
+            f"{'; '.join(reasons) or 'no weight has enough zeros'}"
         )
-    check_structure(mended.content, dense, nonzeros)
-    batches = [
-        {name: x[i : i + batch_size] for name, x in samples.items()}
-        for i in range(0, len(expected[0]) * batch_size, batch_size)
-    ]
-    received = _run(mended.content, batches, outputs)
-    notes = []
-    compared_with = "the model"
-    if precision == "int8":
-        difference = verification.largest_difference(expected, received)
-        notes.append(
-            f"int8 differs from the model by {difference:.3f} of the largest "
-            "output"
-        )
-        compared_with = "the dense int8 export"
-        expected = _run(dense, batches, outputs)
-    difference = verification.largest_difference(expected, received)
-    # Written so that NaN fails.
-    if not difference <= tolerance:
-        raise ValueError(
-            f"The {precision} file must give the outputs of {compared_with} to "
-            f"{tolerance:g} of the largest. Received: a difference of "
-            f"{difference:g} (infinite stands for NaN). Nothing was written."
-        )
-    latency = None
+    check_structure(mended.content, dense, request.nonzeros)
+    compared = _compare(mended.content, dense, outputs, request)
+    latency, notes = (
+        None,
+        ["no weight is stored sparse: this is the dense file"],
+    )
     if mended.sparse:
-        latency = _latency_ratio(mended.content, dense, batches[0])
-        notes += _on_speed(latency, mended, precision)
-    else:
-        notes.append("no weight is stored sparse: this is the dense file")
+        latency = _latency_ratio(mended.content, dense, request.batches[0])
+        notes = _on_speed(latency, mended, request.precision)
     pathlib.Path(path).write_bytes(mended.content)
     return {
-        "bytes": len(mended.content),
-        "compressed_bytes": compressed_size(mended.content),
-        "max_difference": difference,
-        "compared_with": compared_with,
+        **compared,
         "dense_bytes": len(dense),
         "dense_compressed_bytes": compressed_size(dense),
         "sparse_tensors": [w.name for w in mended.sparse],
@@ -135,17 +78,18 @@ def make(
         "dense_tensors": mended.dense,
         "repairs": mended.repairs,
         "latency_ratio": latency,
-        "notes": notes,
+        "notes": compared["notes"] + notes,
     }
 
 
 # ---- the conversion --------------------------------------------------------
 
 
-def convert(folder, samples, batch_size, quantize, sparse, layers=()):
+def convert(folder, request, sparse):
     """Returns what TensorFlow's converter makes of a SavedModel, as bytes."""
     import tensorflow as tf
 
+    quantize = request.quantize
     converter = tf.lite.TFLiteConverter.from_saved_model(folder)
     converter.optimizations = [tf.lite.Optimize.DEFAULT] if quantize else []
     if sparse:
@@ -153,18 +97,15 @@ def convert(folder, samples, batch_size, quantize, sparse, layers=()):
     if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
     if quantize == "int8":
-        count = len(next(iter(samples.values())))
-        converter.representative_dataset = lambda: (
-            {name: x[i : i + batch_size] for name, x in samples.items()}
-            for i in range(0, count, batch_size)
-        )
+        converter.representative_dataset = lambda: iter(request.batches)
     try:
         with warnings.catch_warnings():
             # Calibration uses an interpreter of TensorFlow's own.
             warnings.filterwarnings("ignore", ".*tf.lite.Interpreter")
             return converter.convert()
     except Exception as error:
-        raise ValueError(_refusal(one_line(error), layers)) from error
+        text = one_line(error)
+        raise ValueError(_refusal(text, request.layers)) from error
 
 
 def _refusal(text, layers):
@@ -224,8 +165,8 @@ class Mended:
         self.dense, self.repairs = {}, []
         if content is None:
             return
-        file = litert_file.LiteRTFile(content)
-        self._true = _encoded_wrongly(file, litert_file.LiteRTFile(dense))
+        file = LiteRTFile(content)
+        self._true = _encoded_wrongly(file, LiteRTFile(dense))
         for weight in file.weights():
             self._mend(file, weight, precision, keep_all)
         sparse = [w for w in file.weights() if w.sparse]
@@ -242,31 +183,30 @@ class Mended:
         self.content, self.sparse = content, sparse
 
     def _mend(self, file, weight, precision, keep_all):
+        name = weight.name
         if not weight.sparse:
             if weight.zeros > _FEW_ZEROS:
-                self.dense[weight.name] = _why_dense(weight)
+                self.dense[name] = _why_dense(weight)
             return
         true = self._true.get((weight.graph, weight.index))
-        if true is not None:
+        if true is None:
+            fault = _fault(weight, precision)
+            unblocked = fault and precision == "float16"
+        else:
+            weight = dataclasses.replace(weight, values=true)
             fault = "the converter's sparse form holds other numbers"
-            file.store_dense(dataclasses.replace(weight, values=true))
-            self.repairs.append(f"{weight.name}: {fault}; stored dense")
-            self.dense[weight.name] = fault
-            return
-        fault = _fault(weight, precision)
-        blocked_halves = fault and precision == "float16"
-        if blocked_halves:
+            unblocked = False
+        if unblocked:
             file.store_unblocked(weight)
-            self.repairs.append(f"{weight.name}: {fault}; blocks dissolved")
+            self.repairs.append(f"{name}: {fault}; blocks dissolved")
         elif fault:
             file.store_dense(weight)
-            self.repairs.append(f"{weight.name}: {fault}; stored dense")
-            self.dense[weight.name] = fault
-        if (blocked_halves or not fault) and not keep_all:
-            size = file.stored_bytes(weight)
-            if size > weight.values.nbytes:
-                file.store_dense(weight)
-                self.dense[weight.name] = "its zeros are too few to save bytes"
+            self.repairs.append(f"{name}: {fault}; stored dense")
+            self.dense[name] = fault
+            return
+        if not keep_all and file.stored_bytes(weight) > weight.values.nbytes:
+            file.store_dense(weight)
+            self.dense[name] = "its zeros are too few to save bytes"
 
 
 def _encoded_wrongly(file, dense):
@@ -308,7 +248,7 @@ def _why_dense(weight):
 
 def _on_speed(ratio, mended, precision):
     """Sentences on where the zeros make the file faster, and where not."""
-    rule = fast_path.failing_rule(litert_file.LiteRTFile(mended.content))
+    rule = fast_path.failing_rule(LiteRTFile(mended.content))
     elsewhere = (
         "on ARM and in browsers its 1x1 convolutions qualify for sparse kernels"
         if rule is None
@@ -331,17 +271,13 @@ def _on_speed(ratio, mended, precision):
     return [f"sparsity brings no speed on this machine: {why}", elsewhere]
 
 
-def _sentence(reasons):
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-
-
 # ---- the checks ------------------------------------------------------------
 
 
 def check_structure(content, dense, nonzeros):
     """Raises unless the file holds the weights and the zeros of the model."""
-    file = litert_file.LiteRTFile(content)
-    if _contents(file) != _contents(litert_file.LiteRTFile(dense)):
+    file = LiteRTFile(content)
+    if _contents(file) != _contents(LiteRTFile(dense)):
         raise ValueError(
             "The sparse file does not hold the weights of the dense one. "
             "Nothing was written."
@@ -354,22 +290,22 @@ def check_structure(content, dense, nonzeros):
             "Leave out the layer that does, such as one that draws random "
             "numbers. Nothing was written."
         )
-    counts = {}
+    stored, ours = collections.defaultdict(list), collections.defaultdict(list)
     for weight in file.weights():
-        found = counts.setdefault(weight.values.size, ([], []))
-        found[0].append(np.count_nonzero(weight.values))
+        count = np.count_nonzero(weight.values)
+        stored[weight.values.size].append(count)
     for size, count in nonzeros:
-        if size in counts:
-            counts[size][1].append(count)
-    for size, (stored, ours) in counts.items():
+        ours[size].append(count)
+    for size, counts in stored.items():
+        found, expected = sorted(counts), sorted(ours[size])
         # Constants that are no weights, and weights that were cut in pieces,
         # cannot be told apart by their size.
-        if len(stored) != len(ours):
-            continue
-        if any(a > b for a, b in zip(sorted(stored), sorted(ours))):
+        if len(found) == len(expected) and any(
+            map(operator.gt, found, expected)
+        ):
             raise ValueError(
                 f"Zeros were lost: of weights with {size} entries the file "
-                f"holds {sorted(stored)} non-zeros, the model {sorted(ours)}. "
+                f"holds {found} non-zeros, the model {expected}. "
                 "Nothing was written."
             )
     payload = sum(
@@ -391,6 +327,33 @@ def _content(weight):
     # Adding 0 makes one zero of both.
     values = weight.values + weight.values.dtype.type(0)
     return values.shape, values.tobytes()
+
+
+def _compare(content, dense, outputs, request):
+    """Raises unless a file gives what it must; returns how near it comes."""
+    batches = request.batches[: len(request.expected[0])]
+    received = _run(content, batches, outputs)
+    expected, compared_with, notes = request.expected, "the model", []
+    difference = verification.largest_difference(expected, received)
+    if request.precision == "int8":
+        notes.append(
+            f"int8 differs from the model by {difference:.3f} of the largest "
+            "output"
+        )
+        compared_with = "the dense int8 export"
+        expected = _run(dense, batches, outputs)
+        difference = verification.largest_difference(expected, received)
+    verification.check_difference(
+        f"{request.precision} file",
+        difference,
+        request.tolerance,
+        compared_with,
+    )
+    return {
+        "max_difference": difference,
+        "compared_with": compared_with,
+        "notes": notes,
+    }
 
 
 def _interpreter(content):
