@@ -10,8 +10,8 @@ Reference: XNNPACK's subgraph rewriting to channels-first layout.
 import numpy as np
 
 _LEAST_ZEROS = 2 / 3
-_SYMMETRIC = {1: 0, 3: 1, 5: 2}
-_UNARY = {
+# Unary activations, padding and resizing.
+_PASSING = {
     "ABS",
     "CEIL",
     "ELU",
@@ -20,9 +20,11 @@ _UNARY = {
     "LEAKY_RELU",
     "LOGISTIC",
     "NEG",
+    "PAD",
     "RELU",
     "RELU6",
     "RELU_N1_TO_1",
+    "RESIZE_BILINEAR",
     "ROUND",
     "SQRT",
     "SQUARE",
@@ -30,7 +32,7 @@ _UNARY = {
 }
 _BINARY = {"ADD", "MUL"}
 _STORAGE = {"DENSIFY", "DEQUANTIZE"}
-_SAME, _VALID = 0, 1
+_VALID = 1
 
 
 def failing_rule(file):
@@ -52,126 +54,133 @@ def failing_rule(file):
     failing_rule(LiteRTFile(pathlib.Path("model.tflite").read_bytes()))
     ```
     """
-    weights = {w.index: w for w in file.weights() if w.graph == 0}
-    region = _Region(file, weights)
-    steps = [
-        (name, operator)
-        for name, operator in file.operations()
-        if name not in _STORAGE
-    ]
-    first = next(
-        (i for i, (name, _) in enumerate(steps) if name == "CONV_2D"), None
-    )
-    if first is None:
-        return "there is no convolution"
-    fault = region.stem(steps, first)
-    if fault:
-        return fault
-    for name, operator in steps[first + 1 :]:
-        if name == "MEAN":
-            return region.pooling(operator) or region.zeros()
-        fault = region.step(name, operator)
-        if fault:
-            return fault
-    return "the convolutions must end in a global average pooling"
+    try:
+        _Region(file).check()
+    except _Broken as rule:
+        return str(rule)
+    return None
+
+
+class _Broken(Exception):
+    """A rule, in a sentence."""
+
+
+def _require(holds, rule):
+    if not holds:
+        raise _Broken(rule)
 
 
 class _Region:
     """The rules, on the operations of one graph."""
 
-    def __init__(self, file, weights):
+    def __init__(self, file):
         self._file = file
         self._tensors = file.model.subgraphs[0].tensors
-        self._weights = weights
-        self._pads = {}  # output of a padding: its amounts
+        self._weights = {w.index: w for w in file.weights() if w.graph == 0}
+        self._pads = {  # output of a padding: its amounts
+            int(operator.outputs[0]): file.constant(operator.inputs[1])
+            for name, operator in file.operations()
+            if name == "PAD"
+        }
         self._pointwise = []
-        for name, operator in file.operations():
-            if name == "PAD":
-                amounts = file.constant(operator.inputs[1])
-                self._pads[int(operator.outputs[0])] = amounts
 
-    def stem(self, steps, first):
-        _, operator = steps[first]
+    def check(self):
+        steps = [
+            (name, operator)
+            for name, operator in self._file.operations()
+            if name not in _STORAGE
+        ]
+        names = [name for name, _ in steps]
+        _require("CONV_2D" in names, "there is no convolution")
+        first = names.index("CONV_2D")
+        self._stem(steps[first][1], names[:first])
+        for name, operator in steps[first + 1 :]:
+            if name == "MEAN":
+                self._pooling(operator)
+                self._zeros()
+                return
+            self._step(name, operator)
+        raise _Broken("the convolutions must end in a global average pooling")
+
+    def _stem(self, operator, before):
         kernel = self._shape(operator.inputs[1])
         options = operator.builtinOptions
         strides = (options.strideH, options.strideW)
-        if kernel[1:] != [3, 3, 3] or strides != (2, 2):
-            return (
-                "it must begin with a 3x3 convolution of stride 2 on 3 "
-                f"channels, and begins with {kernel[1]}x{kernel[2]}, stride "
-                f"{strides[0]}, {kernel[3]} channels"
-            )
-        before = {name for name, _ in steps[:first]} - {"PAD", "QUANTIZE"}
-        if before:
-            return f"{before.pop()} comes before the first convolution"
-        if self._padding(operator, 3) != 1:
-            return (
-                "the first convolution must be padded by 1 on all sides: "
-                "ZeroPadding2D(1) and padding='valid'"
-            )
-        return None
+        _require(
+            kernel[1:] == [3, 3, 3] and strides == (2, 2),
+            "it must begin with a 3x3 convolution of stride 2 on 3 "
+            f"channels, and begins with {kernel[1]}x{kernel[2]}, stride "
+            f"{strides[0]}, {kernel[3]} channels",
+        )
+        for name in set(before) - {"PAD", "QUANTIZE"}:
+            raise _Broken(f"{name} comes before the first convolution")
+        _require(
+            self._padding(operator, 3) == 1,
+            "the first convolution must be padded by 1 on all sides: "
+            "ZeroPadding2D(1) and padding='valid'",
+        )
 
-    def step(self, name, operator):
-        if name == "PAD" or name in _UNARY:
-            return None
-        if name in _BINARY:
+    def _step(self, name, operator):
+        if name == "CONV_2D":
+            self._convolution(operator)
+        elif name == "DEPTHWISE_CONV_2D":
+            self._depthwise(operator)
+        elif name in _BINARY:
             ranks = {
                 len(self._shape(i)) for i in operator.inputs if self._moves(i)
             }
-            return None if ranks == {4} else f"{name} of other than 4-D tensors"
-        if name == "CONV_2D":
-            return self._convolution(operator)
-        if name == "DEPTHWISE_CONV_2D":
-            return self._depthwise(operator)
-        if name == "RESIZE_BILINEAR":
-            return None
-        return f"{name} lies between the first convolution and the pooling"
+            _require(ranks == {4}, f"{name} of other than 4-D tensors")
+        else:
+            _require(
+                name in _PASSING,
+                f"{name} lies between the first convolution and the pooling",
+            )
 
-    def pooling(self, operator):
+    def _pooling(self, operator):
         axes = sorted(np.ravel(self._file.constant(operator.inputs[1])) % 4)
-        return None if axes == [1, 2] else "the pooling must be global"
+        _require(axes == [1, 2], "the pooling must be global")
 
-    def zeros(self):
+    def _zeros(self):
         total = sum(w.values.size for w in self._pointwise)
         kept = sum(np.count_nonzero(w.values) for w in self._pointwise)
-        if not total:
-            return "there is no 1x1 convolution"
-        if 1 - kept / total <= _LEAST_ZEROS:
-            return (
-                "more than 2/3 of the 1x1 weights must be zero, "
-                f"{1 - kept / total:.2f} are"
-            )
-        dense = [w.name for w in self._pointwise if not w.sparse]
-        if dense:
-            return f"{dense[0]} is not stored sparse"
-        if any(w.values.dtype.kind != "f" for w in self._pointwise):
-            return "int8 weights are not computed sparse"
-        return None
+        _require(total, "there is no 1x1 convolution")
+        _require(
+            1 - kept / total > _LEAST_ZEROS,
+            "more than 2/3 of the 1x1 weights must be zero, "
+            f"{1 - kept / total:.2f} are",
+        )
+        for weight in self._pointwise:
+            _require(weight.sparse, f"{weight.name} is not stored sparse")
+        for weight in self._pointwise:
+            floats = weight.values.dtype.kind == "f"
+            _require(floats, "int8 weights are not computed sparse")
 
     def _convolution(self, operator):
         kernel = self._shape(operator.inputs[1])
         stride = operator.builtinOptions.strideH
-        if kernel[1:3] != [1, 1] or stride != 1:
-            return (
-                f"a {kernel[1]}x{kernel[2]} convolution of stride {stride} "
-                "comes after the first: only 1x1 of stride 1 may"
-            )
+        _require(
+            kernel[1:3] == [1, 1] and stride == 1,
+            f"a {kernel[1]}x{kernel[2]} convolution of stride {stride} "
+            "comes after the first: only 1x1 of stride 1 may",
+        )
         self._pointwise.append(self._stored(operator.inputs[1]))
-        return None
 
     def _depthwise(self, operator):
         _, height, width, _ = self._shape(operator.inputs[1])
-        if height != width or height not in (3, 5):
-            return f"a depthwise convolution is {height}x{width}"
-        if operator.builtinOptions.depthMultiplier != 1:
-            return "a depthwise convolution has a multiplier"
-        if self._padding(operator, height) != _SYMMETRIC[height]:
-            return (
-                f"a {height}x{height} depthwise convolution must be padded by "
-                f"{_SYMMETRIC[height]} on all sides (with stride 2: "
-                "ZeroPadding2D and padding='valid')"
-            )
-        return None
+        _require(
+            height == width and height in (3, 5),
+            f"a depthwise convolution is {height}x{width}",
+        )
+        _require(
+            operator.builtinOptions.depthMultiplier == 1,
+            "a depthwise convolution has a multiplier",
+        )
+        _require(
+            self._padding(operator, height) == height // 2,
+            f"a {height}x{height} depthwise convolution must be padded by "
+            f"{height // 2} on all sides (with stride 2: "
+            "ZeroPadding2D and padding='valid')",
+        )
 
     def _padding(self, operator, size):
         """The padding if it is alike on all four sides, or `None`."""

@@ -1,10 +1,10 @@
 """What a LiteRT file holds: its sparse weights, decoded, and their repair.
 
 Nothing here needs TensorFlow; the schema comes with `ai_edge_litert`. A sparse
-weight is stored as in
-[TACO](https://doi.org/10.1145/3133901): dimensions in the order of
-`traversalOrder`, those of a block last; a dimension is either dense or holds
-the positions of what is not empty. Behind a weight that a kernel cannot read
+weight is stored as the converter writes it, a case of what
+[TACO](https://doi.org/10.1145/3133901) describes: by rows, with the positions
+of what is not empty along the last axis, which are single entries or blocks of
+them. Behind a weight that a kernel cannot read
 so, the converter puts a `DENSIFY` operation, which expands it when the file is
 loaded.
 """
@@ -31,6 +31,7 @@ _NAMES = {
     for name, code in vars(schema.BuiltinOperator).items()
     if not name.startswith("_")
 }
+_CSR = schema.DimensionType.SPARSE_CSR
 # They hand a weight on, changed in form only.
 _PASSING = ("DENSIFY", "DEQUANTIZE")
 
@@ -71,7 +72,6 @@ class LiteRTFile:
 
     def __init__(self, data):
         self.model = schema.ModelT.InitFromPackedBuf(bytes(data), 0)
-        self._densified = set()
 
     def to_bytes(self):
         """Returns the file as bytes."""
@@ -87,9 +87,7 @@ class LiteRTFile:
         found = []
         for operator in self.model.subgraphs[graph].operators:
             code = codes[operator.opcodeIndex]
-            # Old files use one field, new ones the other.
-            number = max(code.builtinCode, code.deprecatedBuiltinCode)
-            name = _NAMES.get(number, str(number))
+            name = _NAMES.get(_number_of(code), str(_number_of(code)))
             if name == "CUSTOM":
                 name = code.customCode.decode()
             found.append((name, operator))
@@ -125,10 +123,7 @@ class LiteRTFile:
         size = len(self.model.buffers[tensor.buffer].data)
         if tensor.sparsity is not None:
             size += _packed_bytes(tensor.sparsity)
-        for name, operator in self.operations(weight.graph):
-            if name == "DENSIFY" and operator.inputs[0] == weight.index:
-                size += _packed_bytes(operator)
-        return size
+        return size + sum(map(_packed_bytes, self._densifies(weight)))
 
     def _is_constant(self, tensor):
         data = self.model.buffers[tensor.buffer].data
@@ -205,12 +200,19 @@ class LiteRTFile:
         if old not in used:
             self.model.buffers[old].data = None
 
+    def _densifies(self, weight):
+        """The operations that put a weight's zeros back."""
+        return [
+            operator
+            for name, operator in self.operations(weight.graph)
+            if name == "DENSIFY" and operator.inputs[0] == weight.index
+        ]
+
     def _drop_densify(self, weight):
         graph = self.model.subgraphs[weight.graph]
-        for name, operator in self.operations(weight.graph):
-            if name == "DENSIFY" and operator.inputs[0] == weight.index:
-                graph.operators.remove(operator)
-                self._rewire(graph, operator.outputs[0], weight.index)
+        for operator in self._densifies(weight):
+            graph.operators.remove(operator)
+            self._rewire(graph, operator.outputs[0], weight.index)
 
     def _add_densify(self, weight):
         graph = self.model.subgraphs[weight.graph]
@@ -232,7 +234,7 @@ class LiteRTFile:
         number = getattr(schema.BuiltinOperator, name)
         codes = self.model.operatorCodes
         for index, code in enumerate(codes):
-            if max(code.builtinCode, code.deprecatedBuiltinCode) == number:
+            if _number_of(code) == number:
                 return index
         code = schema.OperatorCodeT()
         code.builtinCode = code.deprecatedBuiltinCode = number
@@ -248,6 +250,11 @@ class LiteRTFile:
             operator.inputs = inputs
 
 
+def _number_of(code):
+    # Old files use one field, new ones the other.
+    return max(code.builtinCode, code.deprecatedBuiltinCode)
+
+
 # ---- the encoding ----------------------------------------------------------
 
 
@@ -256,55 +263,31 @@ def _block_of(tensor):
     sparsity = tensor.sparsity
     if sparsity is None or not len(_array(sparsity.blockMap)):
         return 0
-    blocks = sparsity.dimMetadata[len(tensor.shape) :]
-    return int(np.prod([dimension.denseSize for dimension in blocks]))
+    return int(sparsity.dimMetadata[-1].denseSize)
 
 
 def _expand(tensor, data):
     """The dense array of a sparse tensor, whose stored entries are `data`."""
     sparsity = tensor.sparsity
-    shape = [int(size) for size in tensor.shape]
-    rank = len(shape)
-    order = [int(each) for each in _array(sparsity.traversalOrder)]
-    blocked = [int(each) for each in _array(sparsity.blockMap)]
-    # Every stored entry, by its position in each level of the encoding.
-    positions = np.zeros((1, 0), np.int64)
-    parents = np.zeros(1, np.int64)
-    for level in sparsity.dimMetadata:
-        if level.format == schema.DimensionType.DENSE:
-            size = level.denseSize
-            own = np.tile(np.arange(size), len(positions))
-            positions = np.repeat(positions, size, axis=0)
-            parents = np.repeat(parents * size, size) + own
-        else:
-            segments = _array(level.arraySegments.values).astype(np.int64)
-            indices = _array(level.arrayIndices.values).astype(np.int64)
-            counts = np.diff(segments)[parents]
-            positions = np.repeat(positions, counts, axis=0)
-            starts = np.repeat(segments[parents], counts)
-            within = np.arange(len(starts)) - np.repeat(
-                np.cumsum(counts) - counts, counts
-            )
-            parents = starts + within
-            own = indices[parents]
-        positions = np.column_stack([positions, own])
-    coordinates = np.zeros((len(positions), rank), np.int64)
-    lengths = {
-        axis: sparsity.dimMetadata[order.index(rank + i)].denseSize
-        for i, axis in enumerate(blocked)
-    }
-    for level, dimension in enumerate(order):
-        if dimension < rank:
-            scale = lengths.get(dimension, 1)
-            coordinates[:, dimension] += positions[:, level] * scale
-        else:
-            axis = blocked[dimension - rank]
-            coordinates[:, axis] += positions[:, level]
-    values = np.zeros(shape, data.dtype)
-    # Blocks at the edge may reach beyond it.
-    inside = (coordinates < shape).all(axis=1)
-    values[tuple(coordinates[inside].T)] = data[parents[inside]]
-    return values
+    last, block = len(tensor.shape) - 1, _block_of(tensor)
+    levels = sparsity.dimMetadata
+    order = list(_array(sparsity.traversalOrder))
+    by_rows = [level.format for level in levels].index(_CSR) == last
+    blocked = list(_array(sparsity.blockMap)) == ([last] if block else [])
+    if not (by_rows and blocked and order == sorted(order)):
+        raise ValueError(
+            f"{tensor.name.decode()} is stored sparse in another way than by "
+            "rows, which cannot be read. Nothing was written."
+        )
+    ends = _array(levels[last].arraySegments.values).astype(int)
+    columns = _array(levels[last].arrayIndices.values)
+    rows = np.repeat(np.arange(len(ends) - 1), np.diff(ends))
+    width, block = int(tensor.shape[-1]), block or 1
+    # The last block may reach beyond the edge.
+    values = np.zeros((len(ends) - 1, -(-width // block), block), data.dtype)
+    values[rows, columns] = data.reshape(-1, block)
+    values = values.reshape(len(ends) - 1, -1)[:, :width]
+    return values.reshape(tensor.shape)
 
 
 def _by_rows(shape, kept):
@@ -312,38 +295,32 @@ def _by_rows(shape, kept):
     sparsity = schema.SparsityParametersT()
     sparsity.traversalOrder = np.arange(len(shape), dtype=np.int32)
     sparsity.blockMap = np.array([], np.int32)
-    sparsity.dimMetadata = []
-    for size in shape[:-1]:
-        level = schema.DimensionMetadataT()
-        level.format = schema.DimensionType.DENSE
-        level.denseSize = int(size)
-        sparsity.dimMetadata.append(level)
+    sparsity.dimMetadata = [schema.DimensionMetadataT() for _ in shape]
+    *dense, last = sparsity.dimMetadata
+    for level, size in zip(dense, shape):
+        level.format, level.denseSize = schema.DimensionType.DENSE, int(size)
+    last.format = _CSR
     ends = itertools.accumulate(kept.sum(axis=1), initial=0)
-    level = schema.DimensionMetadataT()
-    level.format = schema.DimensionType.SPARSE_CSR
-    level.arraySegmentsType, level.arraySegments = _index_vector(list(ends))
-    level.arrayIndicesType, level.arrayIndices = _index_vector(
+    last.arraySegmentsType, last.arraySegments = _index_vector(list(ends))
+    last.arrayIndicesType, last.arrayIndices = _index_vector(
         np.nonzero(kept)[1]
     )
-    sparsity.dimMetadata.append(level)
     return sparsity
 
 
 def _index_vector(values):
     """The narrowest vector that holds them, as its type and itself."""
     values = np.asarray(values)
-    largest = values.max(initial=0)
-    kind = schema.SparseIndexVector
-    if largest < 1 << 8:
-        number, vector = kind.Uint8Vector, schema.Uint8VectorT()
-        vector.values = values.astype(np.uint8)
-    elif largest < 1 << 16:
-        number, vector = kind.Uint16Vector, schema.Uint16VectorT()
-        vector.values = values.astype(np.uint16)
-    else:
-        number, vector = kind.Int32Vector, schema.Int32VectorT()
-        vector.values = values.astype(np.int32)
-    return number, vector
+    fitting = (
+        dtype
+        for dtype in (np.uint8, np.uint16, np.int32)
+        if values.max(initial=0) <= np.iinfo(dtype).max
+    )
+    dtype = next(fitting)
+    name = f"{dtype.__name__.capitalize()}Vector"
+    vector = getattr(schema, f"{name}T")()
+    vector.values = values.astype(dtype)
+    return getattr(schema.SparseIndexVector, name), vector
 
 
 def _packed_bytes(part):
