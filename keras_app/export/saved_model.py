@@ -8,7 +8,6 @@ import pathlib
 import shutil
 import tempfile
 
-import keras
 import numpy as np
 from keras import tree
 
