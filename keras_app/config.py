@@ -5,22 +5,28 @@ import inspect
 import keras
 
 
-class Configured:
-    """Gives a class `get_config` and `from_config`, for `keras.saving`.
+class WholeSignature:
+    """Shows all arguments of constructors that take `**kwargs`.
 
-    Each argument of the constructor is an attribute of the same name. A
-    constructor that takes `**kwargs` hands them to the next class, whose
-    arguments then show in its signature too.
+    They hand them to the next class, whose arguments then are in the
+    signature too.
     """
-
-    #: Arguments that are no settings, such as data; left out.
-    not_configured = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         init = vars(cls).get("__init__")
         if init is not None:
             init.__signature__ = _whole_signature(cls, init)
+
+
+class Configured(WholeSignature):
+    """Gives a class `get_config` and `from_config`, for `keras.saving`.
+
+    Each argument of the constructor is an attribute of the same name.
+    """
+
+    #: Arguments that are no settings, such as data; left out.
+    not_configured = ()
 
     def get_config(self):
         """Returns the constructor's arguments, serialized."""

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from keras_app.experiments import models
-from keras_app.experiments.models import foreign
+from keras_app.experiments.models import lookup
 
 # Trainable parameters for 10 classes. The MLP (28x28x1) is LeNet-300-100; the
 # rest (32x32x3) are the sizes of the usual CIFAR-10 code: resnet18, resnet50
@@ -504,7 +504,7 @@ def test_application_sees_normalized_images_only(name, first_layer):
 
 def test_get_tells_our_resnet50_from_the_one_of_keras(monkeypatch):
     # Built for real, the other one would take seconds.
-    monkeypatch.setattr(foreign, "application", lambda name, *_: name)
+    monkeypatch.setattr(lookup, "application", lambda name, *_: name)
     assert models.get("ResNet50", (32, 32, 3), 10) == "ResNet50"
     assert "stem_conv" in {layer.name for layer in build("resnet50").layers}
     assert models.get("RESNET50", (32, 32, 3), 10).name == "resnet50"

@@ -132,7 +132,7 @@ def test_an_update_due_at_the_end_of_an_epoch_of_unknown_length_is_made(step):
         for _ in range(4):
             yield np.ones((8, 10), "float32"), np.ones((8, 10), "float32")
 
-    from keras_app.experiments.data.tensorflow_pipeline import import_tensorflow
+    from keras_app.experiments.data.loading import import_tensorflow
 
     tf = import_tensorflow()
     spec = tf.TensorSpec((8, 10), "float32")

@@ -1,22 +1,69 @@
 """Image data by name, through TensorFlow Datasets."""
 
+import contextlib
 import dataclasses
 import difflib
+import functools
 import http.client
 import os
 import pathlib
+import queue
 import shutil
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 
-from keras_app.experiments.data.tensorflow_pipeline import import_tensorflow
+import keras
+import numpy as np
 
 SHIPPED_NAME = "fashion_mnist_mini"
 SHIPPED_DATA_DIR = pathlib.Path(__file__).parent / "tfds"
 _PROBE_SECONDS = 4.0
+
+
+@functools.cache
+def import_tensorflow():
+    """Returns the module, kept off the accelerators of another backend.
+
+    TensorFlow would otherwise reserve a GPU's memory for a few input batches,
+    and leave none for JAX or PyTorch.
+    """
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise ImportError(
+            "The input pipelines need TensorFlow on every backend: `pip "
+            "install tensorflow tensorflow-datasets`."
+        ) from error
+    if keras.backend.backend() != "tensorflow":
+        # If somebody used TensorFlow before, its devices are settled.
+        with contextlib.suppress(RuntimeError):
+            tensorflow.config.set_visible_devices([], "GPU")
+    return tensorflow
+
+
+class _TensorFlow:
+    """TensorFlow, imported when something of it is first needed."""
+
+    def __getattr__(self, name):
+        return getattr(import_tensorflow(), name)
+
+
+tf = _TensorFlow()
+
+
+def make_deterministic():
+    """Makes TensorFlow's kernels deterministic, where it is the backend.
+
+    Together with `keras.utils.set_random_seed` the same program then computes
+    the same bits on every run of one machine. JAX and PyTorch are
+    deterministic on CPUs as they are.
+    """
+    if keras.backend.backend() == "tensorflow":
+        tf.config.experimental.enable_op_determinism()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +138,7 @@ def load(
         )
     builder = _builder(name, data_dir, download)
     _check_split(builder, split)
-    _, tfds = _import_tfds()
-    config = tfds.ReadConfig()
+    config = _import_tfds().ReadConfig()
     if not shuffle_files:
         # One file after the other, so that positions are those of the records.
         config.interleave_cycle_length = 1
@@ -121,8 +167,6 @@ def load_arrays(name, split, data_dir=None, *, download=True):
         ValueError: As for `load`, or if the images differ in size.
         OSError: As for `load`.
     """
-    import numpy as np
-
     dataset = load(name, split, data_dir, download=download)
     shape = dataset.element_spec[0].shape
     if not shape.is_fully_defined():
@@ -194,7 +238,7 @@ test_split.__test__ = False
 
 def _import_tfds():
     try:
-        tf = import_tensorflow()
+        import_tensorflow()
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ImportError(
@@ -202,18 +246,18 @@ def _import_tfds():
             "tensorflow tensorflow-datasets`); arrays can be passed without "
             f"it. Missing: {error.name}"
         ) from error
-    return tf, tfds
+    return tfds
 
 
 def _builder(name, data_dir, download):
     """A TFDS builder whose data set is prepared."""
-    tf, tfds = _import_tfds()
+    tfds = _import_tfds()
     if not isinstance(name, str) or not name:
         raise ValueError(
             f"`name` must be the name of a data set. Received: name={name!r}"
         )
     if data_dir is not None:
-        data_dir = os.path.expanduser(os.fspath(data_dir))
+        data_dir = os.path.expanduser(data_dir)
     elif name == SHIPPED_NAME:
         data_dir = str(SHIPPED_DATA_DIR)
     else:
@@ -281,41 +325,36 @@ def _clean_up(folders, before):
 
 def _reachable(urls):
     """Whether any host of `urls` answers within a few seconds."""
-    sites = {}
-    for url in urls:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            return True  # Nothing to ask for a copy from a file system.
-        sites[parts.netloc] = f"{parts.scheme}://{parts.netloc}/"
-    answered = threading.Event()
-    threads = [
-        threading.Thread(target=_ask, args=(site, answered), daemon=True)
-        for site in list(sites.values())[:8]
-    ]
+    parts = [urllib.parse.urlsplit(url) for url in urls]
+    if any(part.scheme not in ("http", "https") for part in parts):
+        return True  # Nothing to ask for a copy from a file system.
+    sites = [*{f"{part.scheme}://{part.netloc}/" for part in parts}][:8]
+    answers = queue.SimpleQueue()
     # Looking up a name has no timeout of its own, hence the threads.
-    for thread in threads:
-        thread.start()
-    waiter = threading.Thread(
-        target=lambda: [thread.join() for thread in threads], daemon=True
-    )
-    waiter.start()
-    waiter.join(_PROBE_SECONDS)
-    return answered.is_set()
+    for site in sites:
+        ask = functools.partial(_ask, site, answers)
+        threading.Thread(target=ask, daemon=True).start()
+    end = time.monotonic() + _PROBE_SECONDS
+    with contextlib.suppress(queue.Empty):
+        for _ in sites:
+            if answers.get(timeout=max(0, end - time.monotonic())):
+                return True
+    return False
 
 
-def _ask(site, answered):
+def _ask(site, answers):
+    """Puts whether a host answers."""
     request = urllib.request.Request(site, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+        answers.put(True)
     except urllib.error.HTTPError:
-        pass  # A refusal is an answer.
+        answers.put(True)  # A refusal is an answer.
     except urllib.error.URLError as error:
         # The downloader brings its own certificates.
-        if not isinstance(error.reason, ssl.SSLError):
-            return
+        answers.put(isinstance(error.reason, ssl.SSLError))
     except (OSError, http.client.HTTPException):
-        return
-    answered.set()
+        answers.put(False)
 
 
 def _check_split(builder, split):

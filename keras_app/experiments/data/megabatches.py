@@ -1,6 +1,7 @@
 """Megabatches: a data set that arrives in large chunks, as `tf.data`."""
 
 import dataclasses
+import itertools
 import random
 import typing
 
@@ -162,16 +163,14 @@ class Megabatches(source.InMemory):
     ):
         check_int("num_megabatches", num_megabatches, 1)
         check_int("scoring_batch_size", scoring_batch_size, 1)
-        check_int("padding", padding, 0)
+        changes = {"padding": padding, "flip": flip}
+        self._augmented = source.augmented(**changes)
         self._augment = [augment, augment_validation, augment_scoring]
-        super().__init__(
-            name_or_arrays, batch_size, seed, data_dir, split, with_ids
-        )
-        labels = self._source.labels
+        super().__init__(name_or_arrays, batch_size, seed, data_dir, split)
         if num_shots is None:
-            ids = np.arange(len(labels), dtype="int64")
+            ids = np.arange(len(self._labels), dtype="int64")
         else:
-            ids = splits.few_shot(labels, num_shots)
+            ids = splits.few_shot(self._labels, num_shots)
         if shuffle:
             ids = ids[np.random.default_rng(seed).permutation(len(ids))]
         if megabatch_size is None:
@@ -195,24 +194,18 @@ class Megabatches(source.InMemory):
                 f"({megabatch_size}) must fit into the source: they reach to "
                 f"sample {needed}. Received: a source of {len(ids)} samples"
             )
-
-        self._ids = [
-            {key: ids[value] for key, value in part.items()}
-            for part in positions
-        ]
-        self._scoring_batch_size = scoring_batch_size
-        self._padding = padding
-        self._flip = flip
-        keys = ("train", "validation", "scoring")
+        # In the order of the uses: of training, validation and scoring.
+        self._ids = [[ids[at] for at in part.values()] for part in positions]
+        self._sizes = (batch_size, batch_size, scoring_batch_size)
+        self._with_ids = with_ids
         self.settings = {
-            **self._which([part[key] for part in self._ids for key in keys]),
+            **self._which(itertools.chain(*self._ids)),
             "batch_size": batch_size,
             "scoring_batch_size": scoring_batch_size,
             "augment": self._augment[_TRAIN],
             "augment_validation": augment_validation,
             "augment_scoring": augment_scoring,
-            "padding": padding,
-            "flip": flip,
+            **changes,
         }
 
     def _check(self, argument, images):
@@ -235,44 +228,22 @@ class Megabatches(source.InMemory):
         index %= len(self)
         ids = self._ids[index]
 
-        def batches(key, use, size):
-            return self._source.fixed(
-                ids[key], size, self._key(index, use), self._prepare(use)
+        def batches(part, use):
+            return self._batches(
+                [index, use],
+                ids[part],
+                self._augmented if self._augment[part] else source.unchanged,
+                self._sizes[part],
+                self._with_ids,
             )
 
-        def epochs(first, last):
-            return self._source.epochs(
-                ids["train"],
-                self.batch_size,
-                self._key(index, _TRAIN),
-                self._prepare(_TRAIN),
-                first,
-                last,
-            )
-
+        epochs = batches(_TRAIN, _TRAIN)
         return Megabatch(
-            index=index,
-            train=self._source.passes(
-                ids["train"],
-                self.batch_size,
-                self._key(index, _PASSES),
-                self._prepare(_TRAIN),
-            ),
-            validation=batches("validation", _VALIDATION, self.batch_size),
-            scoring=batches("scoring", _SCORING, self._scoring_batch_size),
-            train_ids=ids["train"],
-            validation_ids=ids["validation"],
-            scoring_ids=ids["scoring"],
-            steps_per_epoch=source.ceil_div(len(ids["train"]), self.batch_size),
-            _epochs=epochs,
+            index,
+            batches(_TRAIN, _PASSES).passes(),
+            batches(_VALIDATION, _VALIDATION).fixed(),
+            batches(_SCORING, _SCORING).fixed(),
+            *ids,
+            steps_per_epoch=epochs.steps,
+            _epochs=epochs.epochs,
         )
-
-    def _prepare(self, use):
-        def prepare(images, labels, key):
-            if self._augment[use]:
-                images = source.crop_and_flip(
-                    images, key, self._padding, self._flip
-                )
-            return images, labels
-
-        return prepare

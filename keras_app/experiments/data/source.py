@@ -1,13 +1,13 @@
 """Samples held in memory, and the `tf.data` pipelines that gather from them."""
 
-import copy
+import dataclasses
 import hashlib
 
 import numpy as np
 
 from keras_app.checks import check_int
 from keras_app.experiments.data import loading
-from keras_app.experiments.data.tensorflow_pipeline import import_tensorflow
+from keras_app.experiments.data.loading import tf
 
 
 def read(name_or_arrays, split, data_dir):
@@ -80,15 +80,33 @@ def ceil_div(count, size):
 
 def in_unit_range(images):
     """Scales uint8 images to float32 in [0, 1]; leaves all others."""
-    tf = import_tensorflow()
     if images.dtype == tf.uint8:
         return tf.cast(images, "float32") / 255.0
     return images
 
 
-def crop_and_flip(images, key, padding, flip):
+def unchanged(images, labels, key):
+    """The `(input, target)` of a batch, see `Batches`: as they are stored."""
+    return images, labels
+
+
+def augmented(padding, flip):
+    """Returns a function for `Batches`: shifted images, half of them flipped.
+
+    Args:
+        padding: Zeros added on each side before images are cropped at random.
+        flip: Whether half of the images are flipped.
+    """
+    check_int("padding", padding, 0)
+
+    def prepare(images, labels, key):
+        return _crop_and_flip(images, key, padding, flip), labels
+
+    return prepare
+
+
+def _crop_and_flip(images, key, padding, flip):
     """Pads with zeros, crops back at random, flips half of the images."""
-    tf = import_tensorflow()
     batch = tf.shape(images)[0]
     height, width = images.shape[1:3]
     draws = tf.random.stateless_uniform(
@@ -106,113 +124,114 @@ def crop_and_flip(images, key, padding, flip):
     return tf.gather(images, columns, axis=2, batch_dims=1)
 
 
-class Source:
-    """All samples in memory, and the datasets that gather from them.
-
-    The methods take ids, and `prepare(images, labels, key)`: it makes the
-    `(input, target)` of a batch from the images as they are stored, and draws
-    from `key`, a new one for every batch. What it returns as input is scaled
-    to [0, 1] if it is uint8 still.
+class Samples:
+    """All samples, in memory.
 
     Args:
         images: Array `(N, ...)`; uint8, or else held as float32.
         labels: int32 array `(N,)`.
-        with_ids: Whether batches carry their ids as a third component.
     """
 
-    def __init__(self, images, labels, with_ids=False):
-        tf = import_tensorflow()
+    def __init__(self, images, labels):
         if images.dtype != np.uint8:
             images = np.asarray(images, "float32")
         # Input pipelines run on the host; do not fill an accelerator.
         with tf.device("CPU:0"):
-            self._images = tf.constant(images)
-            self._labels = tf.constant(labels)
-        self.labels = labels
-        self._with_ids = with_ids
-
-    def carrying_ids(self):
-        """The same samples, in batches that carry their ids."""
-        twin = copy.copy(self)
-        twin._with_ids = True
-        return twin
+            self.images = tf.constant(images)
+            self.labels = tf.constant(labels)
 
     def fingerprint(self):
         """A digest of all images and labels, in order: a str."""
         digest = hashlib.sha256()
-        for tensor in (self._images, self._labels):
+        for tensor in (self.images, self.labels):
             array = np.ascontiguousarray(tensor.numpy())
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(array)
         return digest.hexdigest()
 
-    def fixed(self, ids, batch_size, key, prepare):
-        """Batches in the order of `ids`, the same at every pass."""
-        tf = import_tensorflow()
-        ids = self._on_host(ids)
-        dataset = self._in_batches(ids, batch_size, tf.constant(key))
-        return self._finish(dataset, prepare, ceil_div(len(ids), batch_size))
 
-    def epochs(self, ids, batch_size, key, prepare, first, last):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Batches:
+    """Some samples in batches, as `tf.data`.
+
+    Args:
+        samples: The `Samples`.
+        ids: int64 array: which of them, and their order.
+        size: Samples in a batch; the last one may be smaller.
+        key: Key of all random numbers.
+        prepare: A function `(images, labels, key)` that makes the `(input,
+            target)` of a batch from the images as they are stored, and draws
+            from `key`, a new one for every batch. What it returns as input is
+            scaled to [0, 1] if it is uint8 still.
+        with_ids: Whether batches carry their ids as a third component.
+    """
+
+    samples: Samples
+    ids: np.ndarray
+    size: int
+    key: np.ndarray
+    prepare: object
+    with_ids: bool = False
+
+    @property
+    def steps(self):
+        """Number of batches that hold all samples once."""
+        return ceil_div(len(self.ids), self.size)
+
+    def fixed(self):
+        """Batches in the order of `ids`, the same at every pass."""
+        dataset = self._cut(self._ids_on_host(), tf.constant(self.key))
+        return self._gathered(dataset, self.steps)
+
+    def epochs(self, first, last):
         """Batches of the epochs `first` to `last - 1`."""
         if not 0 <= first <= last:
             raise ValueError(
                 "`first` and `last` must be epochs with 0 <= first <= last. "
                 f"Received: first={first}, last={last}"
             )
-        tf = import_tensorflow()
-        steps = (last - first) * ceil_div(len(ids), batch_size)
-        numbers = tf.data.Dataset.range(first, last)
-        dataset = self._shuffled(numbers, ids, batch_size, key)
-        return self._finish(dataset, prepare, steps)
+        return self._shuffled(tf.data.Dataset.range(first, last), last - first)
 
-    def passes(self, ids, batch_size, key, prepare):
+    def passes(self):
         """Batches of one epoch, of another number at every iteration."""
-        tf = import_tensorflow()
         numbers = tf.data.Dataset.random(
-            seed=int(key[0]), rerandomize_each_iteration=True
-        ).take(1)
-        dataset = self._shuffled(numbers, ids, batch_size, key)
-        return self._finish(dataset, prepare, ceil_div(len(ids), batch_size))
+            seed=int(self.key[0]), rerandomize_each_iteration=True
+        )
+        return self._shuffled(numbers.take(1), 1)
 
-    def _on_host(self, ids):
-        tf = import_tensorflow()
+    def _ids_on_host(self):
         with tf.device("CPU:0"):
-            return tf.constant(ids, "int64")
+            return tf.constant(self.ids, "int64")
 
-    def _shuffled(self, numbers, ids, batch_size, key):
-        """For each epoch number, its `(ids, key)` batches."""
-        tf = import_tensorflow()
-        ids = self._on_host(ids)
+    def _shuffled(self, numbers, count):
+        """Batches of the epochs of these numbers, `count` of them."""
+        ids = self._ids_on_host()
 
         def epoch(number):
-            epoch_key = tf.random.fold_in(key, number)
-            order = tf.random.experimental.stateless_shuffle(ids, epoch_key)
-            return self._in_batches(order, batch_size, epoch_key)
+            key = tf.random.fold_in(self.key, number)
+            order = tf.random.experimental.stateless_shuffle(ids, key)
+            return self._cut(order, key)
 
-        return numbers.flat_map(epoch)
+        return self._gathered(numbers.flat_map(epoch), count * self.steps)
 
-    def _in_batches(self, ids, batch_size, key):
-        tf = import_tensorflow()
+    def _cut(self, ids, key):
+        """The `(ids, key)` of each batch."""
 
         def batch(step):
-            begin = step * batch_size
-            return (
-                ids[begin : begin + batch_size],
-                tf.random.fold_in(key, step),
-            )
+            begin = step * self.size
+            return ids[begin : begin + self.size], tf.random.fold_in(key, step)
 
-        return tf.data.Dataset.range(ceil_div(len(ids), batch_size)).map(batch)
+        return tf.data.Dataset.range(self.steps).map(batch)
 
-    def _finish(self, dataset, prepare, num_batches):
-        tf = import_tensorflow()
+    def _gathered(self, dataset, count):
+        """The `count` batches themselves."""
 
         def gather(ids, key):
-            images = tf.gather(self._images, ids)
-            labels = tf.gather(self._labels, ids)
-            inputs, targets = prepare(images, labels, key)
+            images = tf.gather(self.samples.images, ids)
+            labels = tf.gather(self.samples.labels, ids)
+            inputs, targets = self.prepare(images, labels, key)
             parts = (in_unit_range(inputs), targets, ids)
-            return parts[: 3 if self._with_ids else 2]
+            return parts[: 3 if self.with_ids else 2]
 
         options = tf.data.Options()
         options.deterministic = True
@@ -222,7 +241,7 @@ class Source:
         )
         return (
             dataset.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
-            .apply(tf.data.experimental.assert_cardinality(num_batches))
+            .apply(tf.data.experimental.assert_cardinality(count))
             .with_options(options)
             .prefetch(tf.data.AUTOTUNE)
         )
@@ -232,13 +251,11 @@ class InMemory:
     """A data set whose samples are in memory, and who asks for them.
 
     Args:
-        name_or_arrays, batch_size, seed, data_dir, split, with_ids: Those of
-            the children.
+        name_or_arrays, batch_size, seed, data_dir, split: Those of the
+            children.
     """
 
-    def __init__(
-        self, name_or_arrays, batch_size, seed, data_dir, split, with_ids=False
-    ):
+    def __init__(self, name_or_arrays, batch_size, seed, data_dir, split):
         check_int("batch_size", batch_size, 1)
         check_int("seed", seed, 0)
         self.name, images, labels, self.num_classes = read(
@@ -249,17 +266,23 @@ class InMemory:
         self.image_shape = images.shape[1:]
         self.batch_size = batch_size
         self._seed = seed
-        self._source = Source(images, labels, with_ids)
+        self._labels = labels
+        self._samples = Samples(images, labels)
 
     def _check(self, argument, images):
         """Raises unless `images` are what batches can be made of."""
 
-    def _key(self, *use):
-        return stream_key(self._seed, *use)
+    def _batches(self, use, ids, prepare, size=None, with_ids=False):
+        """The `Batches` of some samples, which draw as this use of them does.
+
+        Args:
+            use: Integers, which make a stream of random numbers of its own.
+            ids, prepare, size, with_ids: See `Batches`.
+        """
+        key = stream_key(self._seed, *use)
+        size = size or self.batch_size
+        return Batches(self._samples, ids, size, key, prepare, with_ids)
 
     def _which(self, ids):
         """What decides which samples come, for `settings`."""
-        return {
-            "seed": self._seed,
-            "samples": digest(self._source.labels, ids),
-        }
+        return {"seed": self._seed, "samples": digest(self._labels, ids)}

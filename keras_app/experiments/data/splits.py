@@ -128,18 +128,10 @@ def split_megabatches(
         _parts(validation_offset, num_validation, num_megabatches),
     )
     if replay == "buffer":
-        train, validation = _with_buffer(parts, buffer_sizes, rng)
-    elif replay_fraction is not None:
-        train, validation = _with_fraction(parts, replay_fraction, rng)
-    else:
-        reach = {"full": num_megabatches, "none": 0, "one": 1}[replay]
-        train, validation = (
-            [
-                np.concatenate(part[max(0, t - reach) : t + 1])
-                for t in range(num_megabatches)
-            ]
-            for part in parts
-        )
+        _check_buffer(buffer_sizes, parts)
+    train, validation = _with_replay(
+        parts, replay, replay_fraction, buffer_sizes, rng
+    )
 
     splits = []
     for t in range(num_megabatches):
@@ -207,7 +199,7 @@ def _parts(begin, size, count):
     return list(np.arange(begin, stop, dtype="int64").reshape(count, size))
 
 
-def _with_buffer(parts, buffer_sizes, rng):
+def _check_buffer(buffer_sizes, parts):
     if len(buffer_sizes) != 2:
         raise ValueError(
             "`buffer_sizes` must be a pair (training, validation). "
@@ -223,25 +215,31 @@ def _with_buffer(parts, buffer_sizes, rng):
                 "validation samples that they are drawn from. "
                 f"Received: buffer_sizes={tuple(buffer_sizes)}"
             )
+
+
+def _with_replay(parts, replay, fraction, buffer_sizes, rng):
+    """Adds to what arrives in each megabatch what is kept of those before."""
+
+    def draw(ids, count):
+        # Sampling positions draws what sampling the list would draw.
+        return ids[rng.sample(range(len(ids)), count)]
+
     lists = ([], [])
-    buffers = [np.zeros(0, "int64"), np.zeros(0, "int64")]
+    kept = [np.zeros(0, "int64"), np.zeros(0, "int64")]
     for currents in zip(*parts):
         for i, current in enumerate(currents):
-            merged = np.concatenate([current, buffers[i]])
+            both = [kept[i], current]
+            if replay == "buffer":
+                both.reverse()
+            merged = np.concatenate(both)
             lists[i].append(merged)
-            # Sampling positions draws what sampling the list would draw.
-            drawn = merged[rng.sample(range(len(merged)), buffer_sizes[i])]
-            buffers[i] = np.concatenate([buffers[i], drawn])
-    return lists
-
-
-def _with_fraction(parts, fraction, rng):
-    lists = ([], [])
-    kept = ([], [])
-    for currents in zip(*parts):
-        for i, current in enumerate(currents):
-            lists[i].append(np.concatenate([*kept[i], current]))
-            size = int(fraction * len(current))
-            drawn = sorted(rng.sample(range(len(current)), size))
-            kept[i].append(current[drawn])
+            if replay == "buffer":
+                drawn = draw(merged, buffer_sizes[i])
+                kept[i] = np.concatenate([kept[i], drawn])
+            elif fraction is not None:
+                drawn = np.sort(draw(current, int(fraction * len(current))))
+                kept[i] = np.concatenate([kept[i], drawn])
+            else:
+                rest = {"full": merged, "one": current, "none": current[:0]}
+                kept[i] = rest[replay]
     return lists

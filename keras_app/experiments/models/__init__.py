@@ -27,24 +27,24 @@ strided 3x3 convolutions pad like Keras's `padding="same"`, so for even sizes
 the extra row and column come at the end instead of the beginning.
 """
 
-from keras_app.experiments.models.densenet import densenet_design
-from keras_app.experiments.models.first_weights import initialize
-from keras_app.experiments.models.foreign import application
-from keras_app.experiments.models.foreign import hub_backbone
+from keras_app.experiments.models.frame import initialize
+from keras_app.experiments.models.lookup import application
 from keras_app.experiments.models.lookup import factory
 from keras_app.experiments.models.lookup import get
-from keras_app.experiments.models.resnets import resnet18
-from keras_app.experiments.models.resnets import resnet20
-from keras_app.experiments.models.resnets import resnet32
-from keras_app.experiments.models.resnets import resnet50
-from keras_app.experiments.models.resnets import resnet56
-from keras_app.experiments.models.resnets import resnet_cifar
-from keras_app.experiments.models.skips import skip_encoder
-from keras_app.experiments.models.skips import SkipSum
-from keras_app.experiments.models.small import convnet
-from keras_app.experiments.models.small import convnet_5x5
-from keras_app.experiments.models.small import mlp
-from keras_app.experiments.models.vgg import vgg16_bn
+from keras_app.experiments.models.lookup import hub_backbone
+from keras_app.experiments.models.networks import convnet
+from keras_app.experiments.models.networks import convnet_5x5
+from keras_app.experiments.models.networks import densenet_design
+from keras_app.experiments.models.networks import mlp
+from keras_app.experiments.models.networks import resnet18
+from keras_app.experiments.models.networks import resnet20
+from keras_app.experiments.models.networks import resnet32
+from keras_app.experiments.models.networks import resnet50
+from keras_app.experiments.models.networks import resnet56
+from keras_app.experiments.models.networks import resnet_cifar
+from keras_app.experiments.models.networks import skip_encoder
+from keras_app.experiments.models.networks import SkipSum
+from keras_app.experiments.models.networks import vgg16_bn
 
 __all__ = [
     "SkipSum",

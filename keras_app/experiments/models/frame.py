@@ -1,7 +1,8 @@
-"""What all networks share: their input, normalization and first weights."""
+"""What all networks share: input, normalization, blocks and first weights."""
 
 import functools
 import inspect
+import math
 import numbers
 
 import keras
@@ -9,10 +10,18 @@ import numpy as np
 from keras import layers
 
 from keras_app.checks import check_int
-from keras_app.experiments.models.first_weights import initialize
 
 _INPUT = ("input_shape", "num_classes")
 _FRAME = ("mean", "std", "seed")
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+# Types, name of a kernel, and how many of its last axes are outputs.
+_CONVOLUTIONS = (
+    ((layers.Conv1D, layers.Conv2D, layers.Conv3D), "kernel", 1),
+    (_DEPTHWISE, "kernel", 2),
+    (_SEPARABLE, "depthwise_kernel", 2),
+    (_SEPARABLE, "pointwise_kernel", 1),
+)
 
 
 def classifier(name=None, rank=3):
@@ -125,3 +134,128 @@ def check_input_shape(input_shape, rank):
             f"`input_shape` must be {what} of positive integers. Received: "
             f"input_shape={input_shape}"
         )
+
+
+# ---- blocks ------------------------------------------------------------------
+
+
+def conv(x, filters, name, kernel_size=3, padding="same", **kwargs):
+    """A convolution with He's first weights."""
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        padding=padding,
+        data_format="channels_last",
+        kernel_initializer="he_normal",
+        name=name,
+        **kwargs,
+    )(x)
+
+
+def conv_bn(x, filters, name, **kwargs):
+    """A convolution without bias and batch normalization."""
+    x = conv(x, filters, name, use_bias=False, **kwargs)
+    return batch_norm(x, name.replace("conv", "bn"))
+
+
+def conv_bn_relu(x, filters, name, **kwargs):
+    """A convolution without bias, batch normalization and ReLU."""
+    x = conv_bn(x, filters, name, **kwargs)
+    return layers.ReLU(name=name.replace("conv", "relu"))(x)
+
+
+def batch_norm(x, name):
+    """Batch normalization with the constants of PyTorch."""
+    # Keras's momentum keeps, PyTorch's replaces: 0.9 here is 0.1 there.
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+
+
+def max_pool(x, name, padding="same"):
+    """A 2x2 max pool."""
+    # "same" keeps at least one pixel of images that are smaller than planned.
+    return layers.MaxPooling2D(
+        padding=padding, data_format="channels_last", name=name
+    )(x)
+
+
+def global_pool(x):
+    """The average over all positions."""
+    return layers.GlobalAveragePooling2D(
+        data_format="channels_last", name="global_pool"
+    )(x)
+
+
+# ---- first weights -----------------------------------------------------------
+
+
+def initialize(model, seed):
+    """Redraws the weights of a model, the same ones on every backend.
+
+    The i-th kernel, in the order of the layers, is drawn with NumPy from
+    `numpy.random.default_rng((seed, i))`:
+
+        convolution:  kernel ~ N(0, 2 / fan_in)                  (He normal)
+        dense:        kernel ~ U(-a, a), a^2 = 6 / (fan_in + fan_out)
+                                                                 (Glorot)
+
+    `fan_in` counts the inputs of one output, so it is `height * width` for a
+    depthwise kernel. Biases become zero. All other weights stay as they are:
+    those of normalization layers, which start from constants anyway, and those
+    of embedding, attention and recurrent layers, which no network here has.
+
+    Args:
+        model: A built `keras.Model`, changed in place. Models within it are
+            followed.
+        seed: Non-negative integer.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> initialize(model, seed=0)
+
+    Reference: [He et al., 2015](https://arxiv.org/abs/1502.01852), eq. 10, and
+    [Glorot and Bengio, 2010](https://proceedings.mlr.press/v9/glorot10a.html),
+    eq. 16. Differs: the normal is not truncated, unlike Keras's `he_normal`.
+    """
+    check_int("seed", seed, 0)
+    if not model.built:
+        raise ValueError(
+            f"`model` must be built. Received: model={model.name!r}, which "
+            f"has no weights yet"
+        )
+    index = 0
+    for layer in _flat_layers(model):
+        for kernel, scale, draw in _kernel_draws(layer):
+            values = draw(np.random.default_rng((seed, index)), kernel.shape)
+            kernel.assign(np.float32(scale) * values)
+            index += 1
+            if layer.bias is not None:
+                layer.bias.assign(np.zeros(layer.bias.shape, "float32"))
+
+
+def _kernel_draws(layer):
+    """Yields `(kernel, scale, draw)` of a layer, none for unknown layers."""
+    if isinstance(layer, layers.Dense):
+        scale = math.sqrt(6 / sum(layer.kernel.shape))
+        yield layer.kernel, scale, _symmetric_uniform
+    for kinds, attribute, outputs in _CONVOLUTIONS:
+        if isinstance(layer, kinds):
+            kernel = getattr(layer, attribute)
+            fan_in = math.prod(kernel.shape[:-outputs])
+            yield kernel, math.sqrt(2 / fan_in), _standard_normal
+
+
+def _standard_normal(rng, shape):
+    return rng.standard_normal(shape, dtype="float32")
+
+
+def _symmetric_uniform(rng, shape):
+    return 2 * rng.random(shape, dtype="float32") - 1
+
+
+def _flat_layers(model):
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _flat_layers(layer)
+        else:
+            yield layer

@@ -1,29 +1,17 @@
-"""Networks by name."""
+"""Networks by name: of this package, `keras.applications`, or KerasHub."""
 
+import difflib
 import functools
+import inspect
 
-from keras_app.experiments.models import densenet
-from keras_app.experiments.models import foreign
-from keras_app.experiments.models import resnets
-from keras_app.experiments.models import skips
-from keras_app.experiments.models import small
-from keras_app.experiments.models import vgg
+import keras
+from keras import layers
+
+from keras_app.checks import check_int
+from keras_app.experiments.models import frame
+from keras_app.experiments.models import networks
 
 _HUB = "keras_hub.models."
-_NETWORKS = (
-    small.mlp,
-    small.convnet,
-    resnets.resnet_cifar,
-    resnets.resnet20,
-    resnets.resnet32,
-    resnets.resnet56,
-    resnets.resnet18,
-    resnets.resnet50,
-    vgg.vgg16_bn,
-    small.convnet_5x5,
-    densenet.densenet_design,
-    skips.skip_encoder,
-)
 
 
 def get(name, input_shape, num_classes, **kwargs):
@@ -54,12 +42,16 @@ def get(name, input_shape, num_classes, **kwargs):
     """
     if str(name).startswith(_HUB):
         name = name.removeprefix(_HUB)
-        return foreign.hub_backbone(name, input_shape, num_classes, **kwargs)
-    own = {network.__name__: network for network in _NETWORKS}
-    # Own names come last: `foreign.match_name` prefers them in the wrong case.
-    match = foreign.match_name(
+        return hub_backbone(name, input_shape, num_classes, **kwargs)
+    own = {
+        name: each
+        for name, each in inspect.getmembers(networks, inspect.isfunction)
+        if each.__module__ == networks.__name__ and not name.startswith("_")
+    }
+    # Own names come last: `match_name` prefers them in the wrong case.
+    match = match_name(
         name,
-        [*foreign.applications(), *own],
+        [*applications(), *own],
         "a network of `keras_app.experiments.models` or `keras.applications`",
     )
     if match in own:
@@ -67,7 +59,7 @@ def get(name, input_shape, num_classes, **kwargs):
         return own[match](
             input_shape=input_shape, num_classes=num_classes, **kwargs
         )
-    return foreign.application(match, input_shape, num_classes, **kwargs)
+    return application(match, input_shape, num_classes, **kwargs)
 
 
 def factory(model):
@@ -80,3 +72,162 @@ def factory(model):
             f"Received: model={model!r}"
         )
     return model
+
+
+def application(
+    name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
+):
+    """Any network of `keras.applications`, untrained, with logits.
+
+    The network's own preprocessing is switched off, so that it takes images
+    in [0, 1], normalized by `mean` and `std`, like every other network here.
+    With a `seed`, the kernels are drawn by `initialize` and not as Keras draws
+    them for that network. Keras numbers all convolutions of InceptionV3 and
+    InceptionResNetV2 and four of Xception, so the paths of those kernels
+    change between instances.
+
+    Args:
+        name: Name in `keras.applications`, in upper or lower case.
+        input_shape: `(height, width, channels)`. Most of these networks take
+            32x32 and up, a few 71x71 or 75x75.
+        **kwargs: Further arguments of that network, such as `alpha=0.5` for
+            `"MobileNetV2"`.
+
+    Raises:
+        ValueError: If `name` is unknown, or the network does not take
+            `input_shape` or one of the `kwargs`.
+
+    Example:
+
+    >>> model = application("MobileNetV2", (32, 32, 3), 10, alpha=0.35)
+    """
+    inputs, x = frame.begin(input_shape, mean, std)
+    check_int("num_classes", num_classes, 1)
+    constructors = applications()
+    match = match_name(name, constructors, "a network of `keras.applications`")
+    constructor = constructors[match]
+    if "include_preprocessing" in inspect.signature(constructor).parameters:
+        kwargs["include_preprocessing"] = False
+
+    if match.startswith("EfficientNetB"):
+        # The only family that always divides its input by 255.
+        x = layers.Rescaling(255.0, name="undo_rescaling")(x)
+    try:
+        model = constructor(
+            input_shape=tuple(input_shape),
+            input_tensor=x,
+            weights=None,
+            classes=num_classes,
+            classifier_activation=None,
+            **kwargs,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"`input_shape` and the other arguments must be ones that "
+            f"{match} takes. Received: input_shape={input_shape}. {error}"
+        ) from error
+    # Keras takes `input_tensor` as a list of one input, and would warn of
+    # every batch that is not one.
+    return frame.finish(inputs, model.outputs[0], model.name, seed)
+
+
+def hub_backbone(
+    name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
+):
+    """Any backbone of KerasHub that takes images, untrained, with logits.
+
+    The logits are a linear layer on the average of the backbone's outputs over
+    all positions, class token included. Needs the extra `hub`. With a `seed`,
+    `initialize` draws what it finds outside of KerasHub's own layers; within
+    them the first weights are Keras's, and follow
+    `keras.utils.set_random_seed`.
+
+    Args:
+        name: Name of a class of `keras_hub.models`, in upper or lower case,
+            such as `"ViTBackbone"`.
+        **kwargs: The configuration of the backbone.
+
+    Raises:
+        ImportError: KerasHub is not installed.
+        ValueError: If `name` is unknown, or the backbone takes no images or
+            gives other outputs than one tensor.
+
+    Example:
+
+    ```python
+    model = hub_backbone(
+        "ViTBackbone",
+        (32, 32, 3),
+        10,
+        patch_size=(4, 4),
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=64,
+        mlp_dim=128,
+    )
+    ```
+    """
+    backbones = _hub_backbones()
+    match = match_name(
+        name, backbones, "a backbone of `keras_hub.models` that takes images"
+    )
+    constructor, shape_argument = backbones[match]
+
+    def body(x):
+        backbone = constructor(**{shape_argument: tuple(input_shape)}, **kwargs)
+        x = backbone(x)
+        rank = len(getattr(x, "shape", ()))
+        if rank not in (2, 3, 4):
+            raise ValueError(
+                f"`name` must be a backbone with one tensor of 2 to 4 axes as "
+                f"its output. Received: name={name!r}, which gives {x}"
+            )
+        if rank == 3:
+            return layers.GlobalAveragePooling1D(
+                data_format="channels_last", name="global_pool"
+            )(x)
+        return frame.global_pool(x) if rank == 4 else x
+
+    return frame.classify(
+        body, match.lower(), 3, input_shape, num_classes, mean, std, seed
+    )
+
+
+def _hub_backbones():
+    """`{name: (class, its argument for the shape of an image)}`."""
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise ImportError(
+            "The networks of KerasHub need the extra `hub`: "
+            "pip install 'keras_app[hub]'"
+        ) from error
+    found = {}
+    for name, each in inspect.getmembers(keras_hub.models, inspect.isclass):
+        arguments = inspect.signature(each).parameters
+        for shape in ("image_shape", "input_shape"):
+            if name.endswith("Backbone") and shape in arguments:
+                found.setdefault(name, (each, shape))
+    return found
+
+
+def applications():
+    """`{name: function}` of `keras.applications`."""
+    return dict(inspect.getmembers(keras.applications, inspect.isfunction))
+
+
+def match_name(name, names, kind):
+    """Finds the spelling in `names`; of several, the last one."""
+    names = list(names)
+    if name in names:
+        return name
+    spelling = {candidate.lower(): candidate for candidate in names}
+    lowered = str(name).lower()
+    if lowered in spelling:
+        return spelling[lowered]
+    close = difflib.get_close_matches(lowered, spelling)
+    hint = " or ".join(repr(spelling[match]) for match in close)
+    raise ValueError(
+        f"`name` must be {kind}. Received: name={name!r}."
+        + (f" Did you mean {hint}?" if hint else "")
+    )
