@@ -6,30 +6,33 @@ import keras
 import numpy as np
 
 from keras_app import report as report_lib
-from keras_app.checks import check_int
 from keras_app.enforcement import state_of
 from keras_app.experiments import data as data_lib
-from keras_app.experiments import devices
 from keras_app.experiments import models
-from keras_app.experiments.callbacks import BestWeights
-from keras_app.experiments.callbacks import MilestoneLearningRate
-from keras_app.experiments.experiment import check_methods
-from keras_app.experiments.experiment import Experiment
-from keras_app.experiments.experiment import Learner
+from keras_app.experiments.comparison import Comparison
+from keras_app.experiments.comparison import MethodLearner
 from keras_app.experiments.experiment import made
 from keras_app.experiments.experiment import Stage
-from keras_app.experiments.run.runner import model_state
-from keras_app.experiments.run.runner import restore_model_state
-from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import AnytimeProgressivePruner
 from keras_app.schedules import AnytimeSchedule
 from keras_app.schedules import OneShot
 
-METHODS = ("app", "one_shot", "dense", "app_reference")
+# How the authors' released code prunes.
+_REFERENCE = {
+    "mask_update": "intersect",
+    "score_weights": "reference_fresh",
+    "ties": "le",
+}
+_SUMMED = (
+    "kept_parameters",
+    "training_examples",
+    "forward_flops",
+    "forward_flops_sparse",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Anytime(Experiment):
+class Anytime(Comparison):
     """Trains on a stream of megabatches, with and without pruning.
 
     Each method starts from the same weights. Megabatch by megabatch it prunes
@@ -93,26 +96,26 @@ class Anytime(Experiment):
     level: float = 4.5
     base: float = 0.8
     pruner: object = AnytimeProgressivePruner
-    optimizer: object = CoupledSGD
     epochs: int = 50
     milestones: tuple = (20, 40)
-    warmup_epochs: int = 0
     progressive_local: bool = True
     carry_optimizer_state: bool = False
     init_from_scratch: bool = False
-    mean: object = None
-    std: object = None
-    seed: int = 0
 
     kind = "anytime"
-    _objects = Experiment._objects | {"megabatches", "test"}
+    columns = (
+        ("accuracy", "accuracy", "{:.4f}"),
+        ("CER", "cer", "{}"),
+        ("mean error", "mean_error_rate", "{:.4f}"),
+        ("gap", "generalization_gap", "{:.2f}"),
+        ("density", "effective_density", "{:.4f}"),
+    )
+    _known = ("app", "one_shot", "dense", "app_reference")
+    _objects = Comparison._objects | {"megabatches", "test"}
 
     def __post_init__(self):
         """Raises on arguments out of their range."""
         super().__post_init__()
-        methods = check_methods(self.methods, METHODS)
-        object.__setattr__(self, "methods", methods)
-        check_int("warmup_epochs", self.warmup_epochs, 0)
         AnytimeSchedule(1, self.level, self.base)
 
     @property
@@ -156,28 +159,23 @@ class Anytime(Experiment):
 
     def pruner_for(self, method):
         """The pruner; for the dense network one that is never attached."""
-        extra = {}
-        schedule = {"num_megabatches": len(self.megabatches)}
-        schedule.update(level=self.level, base=self.base)
-        if method == "app_reference":
-            schedule["reference_compatible"] = True
-            extra = {
-                "mask_update": "intersect",
-                "score_weights": "reference_fresh",
-                "ties": "le",
-            }
+        reference = method == "app_reference"
         pruner = self.pruner(
             schedule=OneShot(1.0 - self.base**self.level)
             if method == "one_shot"
-            else AnytimeSchedule(**schedule),
+            else self._schedule(reference_compatible=reference),
             seed=self.seed,
-            **extra,
+            **(_REFERENCE if reference else {}),
         )
-        constant = method == "app_reference" or not self.progressive_local
+        constant = reference or not self.progressive_local
         if pruner.scope == "layer" and constant and method != "one_shot":
-            schedule.pop("reference_compatible", None)
-            pruner.schedule = AnytimeSchedule(**schedule, progressive=False)
+            pruner.schedule = self._schedule(progressive=False)
         return pruner
+
+    def _schedule(self, **kwargs):
+        return AnytimeSchedule(
+            len(self.megabatches), self.level, self.base, **kwargs
+        )
 
     # ---- figures -------------------------------------------------------
 
@@ -189,12 +187,7 @@ class Anytime(Experiment):
         last = rows[-1]
         sums = {
             f"cumulative_{name}": sum(row[name] for row in rows)
-            for name in (
-                "kept_parameters",
-                "training_examples",
-                "forward_flops",
-                "forward_flops_sparse",
-            )
+            for name in _SUMMED
         }
         gaps = [row["generalization_gap_last"] for row in rows]
         return {
@@ -224,45 +217,28 @@ class Anytime(Experiment):
             "test_examples": len(self.test[1]),
         }
 
-    def table(self, figures):
-        """Title, columns and rows of the closing table."""
-        columns = ("method", "accuracy", "CER", "mean error", "gap", "density")
-        rows = [
-            (
-                method,
-                f"{row['accuracy']:.4f}",
-                f"{row['cer']}",
-                f"{row['mean_error_rate']:.4f}",
-                f"{row['generalization_gap']:.2f}",
-                f"{row['effective_density']:.4f}",
-            )
-            for method, row in figures.items()
-        ]
-        stream = self.megabatches
-        return f"{len(stream)} megabatches of {stream.name}", columns, rows
+    @property
+    def title(self):
+        """What stands above the closing table."""
+        return f"{len(self.megabatches)} megabatches of {self.data.name}"
 
 
-class _Learner(Learner):
+class _Learner(MethodLearner):
     """A model on its way through the megabatches."""
 
     def __init__(self, experiment, method):
-        self.experiment = e = experiment
-        self.method = method
-        devices.clear_session()
-        self.model = e.build_model()
-        self.pruner = e.pruner_for(method)
+        super().__init__(experiment, method)
+        self.pruner = experiment.pruner_for(method)
         self.chosen = _selection_without_data(self.pruner, self.model)
         self.prunes = method != "dense"
         if self.prunes:
-            self.pruner.data = e.megabatches[0].scoring
+            self.pruner.data = experiment.megabatches[0].scoring
             self.pruner.set_model(self.model)
-        self._fresh = model_state(self.model)
-        self._best = BestWeights()
         variables = self.chosen.variables.values()
         prunable = sum(int(np.prod(v.shape)) for v in variables)
-        self.introduction = (
-            f"[bold]{method}[/bold]: {self.model.name}, "
-            f"{self.model.count_params():,} parameters, {prunable:,} prunable"
+        self.introduce(
+            f"{self.model.count_params():,} parameters",
+            f"{prunable:,} prunable",
         )
 
     def settings(self):
@@ -279,7 +255,7 @@ class _Learner(Learner):
     def stages(self):
         """One for each megabatch."""
         e = self.experiment
-        rate = float(e.optimizer().get_config()["learning_rate"])
+        rate = e.learning_rate(e.milestones, e.warmup_epochs)
         for index, megabatch in enumerate(e.megabatches):
             yield Stage(
                 index,
@@ -287,11 +263,7 @@ class _Learner(Learner):
                 megabatch.epochs,
                 megabatch.steps_per_epoch,
                 megabatch.validation,
-                [
-                    *([self.pruner] if self.prunes else []),
-                    MilestoneLearningRate(rate, e.milestones, e.warmup_epochs),
-                    self._best,
-                ],
+                [*([self.pruner] if self.prunes else []), rate, self.best],
                 about={"megabatch": index},
                 title=f"megabatch {index + 1}/{len(e.megabatches)}",
                 details=megabatch,
@@ -308,17 +280,16 @@ class _Learner(Learner):
         Masks, counters and the learning rate are never reset.
         """
         e = self.experiment
-        self._best.reset()
+        self.best.reset()
         if stage.number == 0:
             return
-        reset = {}
-        for name, value in self._fresh.items():
-            slot = name.startswith("optimizer/") and value.ndim > 0
-            if slot and value.dtype != bool and not e.carry_optimizer_state:
-                reset[name] = value
-            if name.startswith("model/") and e.init_from_scratch:
-                reset[name] = value
-        restore_model_state(self.model, {**model_state(self.model), **reset})
+
+        def starts_over(kind, value):
+            if kind == "model":
+                return e.init_from_scratch
+            return value.ndim > 0 and not e.carry_optimizer_state
+
+        self.reset(starts_over)
         state = state_of(self.model)
         if state is not None:
             state.zero()
@@ -339,9 +310,7 @@ class _Learner(Learner):
         total = sum(row.parameters for row in report.rows if row.prunable)
         masks = self.pruner.masks if self.prunes else {}
         pruned = sum(int(np.count_nonzero(~mask)) for mask in masks.values())
-        images, labels = e.test
-        logits = devices.predict(self.model, images, batch_size=256, verbose=0)
-        wrong = int(np.sum(np.argmax(logits, -1) != labels))
+        wrong, judged = self.judged(*e.test)
         trained = len(megabatch.train_ids) * e.epochs
         gaps = [event["generalization_gap"] for event in epochs]
         target = self.pruner.schedule(stage.number)[1] if self.prunes else 0.0
@@ -355,21 +324,14 @@ class _Learner(Learner):
             "sparsity_all": report.sparsity_all,
             "kept_parameters": report.parameters - pruned,
             "misclassified": wrong,
-            "test_accuracy": (len(labels) - wrong) / len(labels),
-            "best_epoch": self._best.epoch,
-            "best_val_accuracy": self._best.best,
+            **judged,
             "generalization_gap_last": gaps[-1],
-            "generalization_gap_best": gaps[self._best.epoch],
+            "generalization_gap_best": gaps[self.best.epoch],
             "training_examples": trained,
             "forward_flops": report.flops * trained,
             "forward_flops_sparse": report.sparse_flops * trained,
             "layers": {r.path: r.density for r in report.rows if r.prunable},
         }
-
-    @property
-    def parts(self):
-        """The best weights of the megabatch."""
-        return {"best": self._best}
 
     def state(self):
         """What the pruner remembers."""

@@ -4,8 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_app import host
+from keras_app.checks import check_int
+from keras_app.checks import check_number
 from keras_app.config import Configured
+
+
+def learning_rate_of(model):
+    """The learning rate that a model trains with now, a float."""
+    return float(ops.convert_to_numpy(model.optimizer.learning_rate))
 
 
 class MilestoneLearningRate(Configured, keras.callbacks.Callback):
@@ -45,7 +51,8 @@ class MilestoneLearningRate(Configured, keras.callbacks.Callback):
         """Sets the epoch's rate."""
         self._epoch = epoch % self.period if self.period else epoch
         passed = sum(milestone <= self._epoch for milestone in self.milestones)
-        self._set(self.learning_rate * self.factor**passed)
+        rate = self.learning_rate * self.factor**passed
+        self.model.optimizer.learning_rate = rate
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets the step's rate during the warm-up."""
@@ -55,15 +62,11 @@ class MilestoneLearningRate(Configured, keras.callbacks.Callback):
         done = self._epoch * steps + batch + 1
         host.sync(self.model)
         share = min(1.0, done / (self.warmup_epochs * steps))
-        self._set(self.learning_rate * share)
+        self.model.optimizer.learning_rate = self.learning_rate * share
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds the rate to the logs."""
-        rate = self.model.optimizer.learning_rate
-        logs["learning_rate"] = float(ops.convert_to_numpy(rate))
-
-    def _set(self, rate):
-        self.model.optimizer.learning_rate = rate
+        logs["learning_rate"] = learning_rate_of(self.model)
 
 
 class PlateauLearningRate(Configured, keras.callbacks.Callback):
@@ -87,20 +90,9 @@ class PlateauLearningRate(Configured, keras.callbacks.Callback):
 
     def __init__(self, factor=0.5, patience=5, threshold=0.01):
         super().__init__()
-        if not 0 < factor < 1:
-            raise ValueError(
-                f"`factor` must be in (0, 1). Received: factor={factor}"
-            )
-        if not isinstance(patience, int) or patience < 0:
-            raise ValueError(
-                f"`patience` must be an integer >= 0. "
-                f"Received: patience={patience}"
-            )
-        if not 0 <= threshold < 1:
-            raise ValueError(
-                f"`threshold` must be in [0, 1). Received: "
-                f"threshold={threshold}"
-            )
+        check_number("factor", factor, lambda x: 0 < x < 1, "in (0, 1)")
+        check_int("patience", patience, 0)
+        check_number("threshold", threshold, lambda x: 0 <= x < 1, "in [0, 1)")
         self.factor = factor
         self.patience = patience
         self.threshold = threshold
@@ -116,10 +108,8 @@ class PlateauLearningRate(Configured, keras.callbacks.Callback):
         self._bad += 1
         if self._bad > self.patience:
             self._bad = 0
-            rate = self.model.optimizer.learning_rate
-            self.model.optimizer.learning_rate = self.factor * float(
-                ops.convert_to_numpy(rate)
-            )
+            rate = self.factor * learning_rate_of(self.model)
+            self.model.optimizer.learning_rate = rate
 
     def state(self):
         """Returns `(plain values, {name: array})`, what `restore` needs."""

@@ -2,19 +2,23 @@
 
 import dataclasses
 
-import numpy as np
 from keras import ops
 
-from keras_app.checks import check_choice
-from keras_app.checks import check_int
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.training import Train
 from keras_app.optimizers import ContinuousSparsification
 from keras_app.pruners import ContinuousSparsifier
 
-MODES = ("ticket", "prune")
-STRATEGIES = ("sequential", "iterative")
+_HANDED_ON = (
+    "final_temperature",
+    "rounds",
+    "rewind_epoch",
+    "granularity",
+    "reference_code_prune",
+    "reset_momentum_between_rounds",
+    "min_density",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,17 +96,13 @@ class TicketSearch(Experiment):
     reference_code_prune: bool = False
     reset_momentum_between_rounds: bool = False
     min_density: float = 0.0
-    mean: object = None
-    std: object = None
     label: str | None = None
-    seed: int = 0
 
-    def __post_init__(self):
-        """Raises on arguments out of their range."""
-        super().__post_init__()
-        check_choice("mode", self.mode, MODES)
-        check_choice("strategy", self.strategy, STRATEGIES)
-        check_int("rewind_epoch", self.rewind_epoch, 0)
+    _choices = {
+        "mode": ("ticket", "prune"),
+        "strategy": ("sequential", "iterative"),
+    }
+    _least = {**Experiment._least, "rewind_epoch": 0}
 
     def resolved(self):
         """Returns the training that the search comes down to."""
@@ -115,31 +115,25 @@ class TicketSearch(Experiment):
             retrain_epochs = self.epochs if ticket else 0
         total = self.rounds * self.epochs + retrain_epochs
         pruner = ContinuousSparsifier(
-            final_temperature=self.final_temperature,
-            rounds=self.rounds,
+            **{name: getattr(self, name) for name in _HANDED_ON},
             retrain_epochs=retrain_epochs,
             ticket=ticket,
-            rewind_epoch=self.rewind_epoch,
             rewind_between_rounds=self.strategy == "iterative",
-            granularity=self.granularity,
-            reference_code_prune=self.reference_code_prune,
-            reset_momentum_between_rounds=self.reset_momentum_between_rounds,
-            min_density=self.min_density,
             batch_norm_data=None if ticket else data.epochs(0, 1),
             validation_data=data.validation,
         )
         pruner.epochs_per_round(total)
-        rate = float(np.asarray(ops.convert_to_numpy(optimizer.learning_rate)))
+        rate = MilestoneLearningRate(
+            ops.convert_to_numpy(optimizer.learning_rate),
+            self.milestones,
+            period=self.epochs,
+        )
         return Train(
             data,
             ready.model,
             optimizer=lambda: optimizer,
             pruner=pruner,
-            callbacks=(
-                MilestoneLearningRate(
-                    rate, self.milestones, period=self.epochs
-                ),
-            ),
+            callbacks=(rate,),
             epochs=total,
             mean=self.mean,
             std=self.std,

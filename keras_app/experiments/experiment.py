@@ -11,6 +11,7 @@ import dataclasses
 import keras
 
 from keras_app import host
+from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.experiments import data as data_lib
 from keras_app.experiments import models
@@ -24,7 +25,13 @@ class Experiment:
 
     A child is a frozen dataclass. Its fields are the arguments, what gin
     binds, and what a run must have in common with the one that it resumes.
+    All children have `data`, `model`, `optimizer` and `epochs`, too.
     """
+
+    _: dataclasses.KW_ONLY
+    mean: object = None
+    std: object = None
+    seed: int = 0
 
     #: What `summary.json` calls it.
     kind = None
@@ -32,10 +39,18 @@ class Experiment:
     #: Fields that name objects; `settings` describes what came of them.
     _objects = frozenset({"data", "model", "optimizer", "pruner"})
 
+    #: Fields that are integers, and their least values.
+    _least = {"epochs": 1, "seed": 0}
+
+    #: Fields that are words, and those there are.
+    _choices = {}
+
     def __post_init__(self):
         """Raises on arguments out of their range; children add theirs."""
-        check_int("epochs", self.epochs, 1)
-        check_int("seed", self.seed, 0)
+        for name, choices in self._choices.items():
+            check_choice(name, getattr(self, name), choices)
+        for name, least in self._least.items():
+            check_int(name, getattr(self, name), least)
 
     def run(self, run_dir, resume=False, *, on_start=None, verbose=True):
         """Runs the experiment and writes its run folder.
@@ -265,15 +280,3 @@ def made(name, data, seed):
             f"that makes one given `seed`. Received: {name}={data!r}"
         )
     return data
-
-
-def check_methods(methods, known):
-    """Returns a tuple of different ones of `known`, or raises."""
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
-    unknown = [method for method in methods if method not in known]
-    if unknown or not methods or len(set(methods)) != len(methods):
-        raise ValueError(
-            f"`methods` must be different ones of {known}. "
-            f"Received: methods={methods}"
-        )
-    return methods

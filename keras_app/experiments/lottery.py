@@ -8,25 +8,15 @@ import numpy as np
 from keras_app import lottery as lottery_lib
 from keras_app import selection
 from keras_app import shares
-from keras_app.checks import check_choice
-from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.experiments import devices
-from keras_app.experiments.callbacks import BestWeights
-from keras_app.experiments.callbacks import MilestoneLearningRate
-from keras_app.experiments.experiment import check_methods
-from keras_app.experiments.experiment import Experiment
-from keras_app.experiments.experiment import Learner
+from keras_app.experiments.comparison import Comparison
+from keras_app.experiments.comparison import MethodLearner
 from keras_app.experiments.experiment import Stage
 from keras_app.experiments.page.searches import HARDEST
-from keras_app.experiments.run.runner import model_state
-from keras_app.experiments.run.runner import restore_model_state
-from keras_app.optimizers import CoupledSGD
 from keras_app.pruners import MagnitudePruner
 from keras_app.pruners import RandomPruner
 
-METHODS = ("vanilla", "prac", "random")
-TICKETS = ("lt", "rewind_lt", "pt")
 SETS = "prac_sets.npz"
 _IDS = ("ids", "training_ids", "pruning_ids")
 _NONE = np.empty(0, "int64")
@@ -34,7 +24,7 @@ _SHOWN_EXAMPLES = 40
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Lottery(Experiment):
+class Lottery(Comparison):
     """Searches winning tickets: train, prune a share of what remains, rewind.
 
     Round r trains under the mask of r prunings; then `round(rate *
@@ -126,7 +116,6 @@ class Lottery(Experiment):
     model: object
     _: dataclasses.KW_ONLY
     methods: tuple = ("vanilla",)
-    optimizer: object = CoupledSGD
     pruner: object = MagnitudePruner
     filters: object = None
     ticket: str = "rewind_lt"
@@ -134,7 +123,6 @@ class Lottery(Experiment):
     rate: float = 0.2
     epochs: int = 182
     milestones: tuple = (91, 136)
-    warmup_epochs: int = 0
     rewind_epoch: int = 2
     lr_rewind: bool | None = None
     select_examples: str = "threshold"
@@ -151,28 +139,33 @@ class Lottery(Experiment):
     set_mode: str = "per_round"
     evaluate: tuple | None = None
     evaluation_runs: int = 1
-    mean: object = None
-    std: object = None
-    seed: int = 0
 
     kind = "lottery"
-    _objects = Experiment._objects | {"filters", "sets"}
+    columns = (
+        ("accuracy", "accuracy", "{:.4f}"),
+        ("density", "effective_density", "{:.4f}"),
+        ("iterations", "iterations", "{:,}"),
+        ("saved", "saving_percent", "{:.1f} %"),
+    )
+    _known = ("vanilla", "prac", "random")
+    _objects = Comparison._objects | {"filters", "sets"}
+    _choices = {
+        "ticket": ("lt", "rewind_lt", "pt"),
+        "select_examples": ("threshold", "constant"),
+        "iteration_scaling": ("epochs", "linear"),
+        "on_empty": ("raise", "keep"),
+        "set_mode": lottery_lib.sets.MODES,
+    }
+    _least = {
+        **Comparison._least,
+        "rounds": 1,
+        "rewind_epoch": 0,
+        "evaluation_runs": 1,
+    }
 
     def __post_init__(self):
         """Raises on arguments out of their range."""
         super().__post_init__()
-        check = check_choice
-        check("ticket", self.ticket, TICKETS)
-        check(
-            "select_examples", self.select_examples, ("threshold", "constant")
-        )
-        check("iteration_scaling", self.iteration_scaling, ("epochs", "linear"))
-        check("on_empty", self.on_empty, ("raise", "keep"))
-        check("set_mode", self.set_mode, lottery_lib.sets.MODES)
-        check_int("rounds", self.rounds, 1)
-        check_int("warmup_epochs", self.warmup_epochs, 0)
-        check_int("rewind_epoch", self.rewind_epoch, 0)
-        check_int("evaluation_runs", self.evaluation_runs, 1)
         for name in ("rate", "data_rate"):
             value = getattr(self, name)
             check_number(name, value, lambda x: 0 < x < 1, "in (0, 1)")
@@ -180,22 +173,21 @@ class Lottery(Experiment):
             "forgetting_threshold", self.forgetting_threshold, lambda x: x >= 0
         )
         self.stop_rule()
-        methods = check_methods(self.methods, METHODS)
-        object.__setattr__(self, "methods", methods)
         if self.ticket == "rewind_lt" and self.epochs <= self.rewind_epoch:
             raise ValueError(
                 "`epochs` must be more than `rewind_epoch`, which would never "
                 f"be reached. Received: epochs={self.epochs}, "
                 f"rewind_epoch={self.rewind_epoch}"
             )
-        if self.ticket == "pt" and "prac" in methods:
+        if self.ticket == "pt" and "prac" in self.methods:
             raise ValueError(
                 "`ticket` must be 'lt' or 'rewind_lt' on PrAC sets. "
                 "Received: ticket='pt'"
             )
-        evaluate = range(1, self.rounds)
-        evaluate = evaluate if self.evaluate is None else self.evaluate
-        evaluate = tuple(evaluate) if "prac" in methods else ()
+        evaluate = self.evaluate
+        if evaluate is None:
+            evaluate = range(1, self.rounds)
+        evaluate = tuple(evaluate) if "prac" in self.methods else ()
         if not all(0 <= number <= self.rounds for number in evaluate):
             raise ValueError(
                 "`evaluate` must hold numbers of prunings, in [0, "
@@ -261,20 +253,10 @@ class Lottery(Experiment):
         examples = len(self.data.test[0])
         return {"rounds": self.rounds, "test_examples": examples}
 
-    def table(self, figures):
-        """Title, columns and rows of the closing table."""
-        columns = ("method", "accuracy", "density", "iterations", "saved")
-        rows = [
-            (
-                method,
-                f"{row['accuracy']:.4f}",
-                f"{row['effective_density']:.4f}",
-                f"{row['iterations']:,}",
-                f"{row['saving_percent']:.1f} %",
-            )
-            for method, row in figures.items()
-        ]
-        return f"lottery tickets on {self.data.name}", columns, rows
+    @property
+    def title(self):
+        """What stands above the closing table."""
+        return f"lottery tickets on {self.data.name}"
 
 
 @dataclasses.dataclass
@@ -286,15 +268,15 @@ class _Plan:
     judged: bool  # not part of the search
 
 
-class _Search(Learner):
+class _Search(MethodLearner):
     """A method's model and everything it has found so far."""
 
+    shown = ("loss", "val_accuracy", "mask_distance")
+
     def __init__(self, experiment, method):
-        self.experiment = e = experiment
-        self.method = method
+        super().__init__(experiment, method)
+        e = experiment
         self.reduces_data = method == "prac"
-        devices.clear_session()
-        self.model = e.build_model()
         random = method == "random"
         self.pruner = (RandomPruner if random else e.pruner)(
             schedule=_never,
@@ -306,11 +288,6 @@ class _Search(Learner):
         if getattr(self.pruner, "data", ()) is None:
             self.pruner.data = e.data.in_order(e.data.train_ids)
         self.pruner.set_model(self.model)
-        self._fresh = {
-            name: value
-            for name, value in model_state(self.model).items()
-            if name.startswith("optimizer/") and value.dtype != bool
-        }
         self.variables = self.pruner.variables
         self.total = sum(math.prod(v.shape) for v in self.variables.values())
         # After k prunings: {path: mask}.
@@ -320,16 +297,10 @@ class _Search(Learner):
         self.start = lottery_lib.snapshot(self.model)
         self.ids = [e.data.train_ids]
         self.training_ids, self.pruning_ids = [], []
-        self.epochs_run = []
         self.dense_predictions = None
         self.forgotten = None  # how often each example was, in round 0
-        self._best = BestWeights()
         self._last = None  # the trial mask of the epoch before
-        self.introduction = (
-            f"[bold]{method}[/bold]: {self.model.name}, {self.total:,} "
-            "prunable weights"
-        )
-        self.shown = ("loss", "val_accuracy", "mask_distance")
+        self.introduce(f"{self.total:,} prunable weights")
 
     def settings(self):
         """The data, the pruner and the sets."""
@@ -372,38 +343,34 @@ class _Search(Learner):
         e = self.experiment
         for r in range(e.rounds):
             # Only now the round before has said which examples are critical.
-            yield self._stage(r, r, self.ids[r], judged=False)
-        if not self.reduces_data:
-            return
-        for i, prunings in enumerate(e.evaluate):
-            for run in range(e.evaluation_runs):
-                number = e.rounds + i * e.evaluation_runs + run
-                yield self._stage(number, prunings, e.data.train_ids, True)
+            yield self._stage(r, _Plan(r, self.ids[r], judged=False))
+        runs = e.evaluation_runs
+        for i in range(len(e.evaluate) * runs if self.reduces_data else 0):
+            plan = _Plan(e.evaluate[i // runs], e.data.train_ids, judged=True)
+            yield self._stage(e.rounds + i, plan)
 
-    def _stage(self, number, prunings, ids, judged):
+    def _stage(self, number, plan):
         e = self.experiment
         epochs, milestones, warmup = e.epochs, e.milestones, e.warmup_epochs
-        if not judged and e.iteration_scaling == "epochs":
+        if not plan.judged and e.iteration_scaling == "epochs":
             epochs, milestones, warmup = lottery_lib.scale_schedule(
-                len(ids), len(e.data.train_ids), epochs, milestones, warmup
+                len(plan.ids), len(e.data.train_ids), epochs, milestones, warmup
             )
-        stop_warmup = warmup
         if number == 0 and e.ticket == "rewind_lt":
             epochs = max(epochs, e.rewind_epoch + 1)
+        finds_sets = self.reduces_data and not plan.judged
+        self.stop = self.tracker = None
+        if finds_sets and e.early_stop:
+            self.stop = e.stop_rule(warmup)
+        if finds_sets and e.sets is None:
+            self.tracker = lottery_lib.ForgettingTracker(e.data.num_examples)
         rewinds = e.lr_rewind
         if rewinds is None:
             rewinds = not self.reduces_data and e.ticket == "rewind_lt"
-        if rewinds and number and not judged:
+        if rewinds and number and not plan.judged:
             # The learning rate is rewound too.
             milestones = tuple(m - e.rewind_epoch for m in milestones)
             warmup = max(0, warmup - e.rewind_epoch)
-        rate = float(e.optimizer().get_config()["learning_rate"])
-        finds_sets = self.reduces_data and not judged
-        self.stop = self.tracker = None
-        if finds_sets and e.early_stop:
-            self.stop = e.stop_rule(stop_warmup)
-        if finds_sets and e.sets is None:
-            self.tracker = lottery_lib.ForgettingTracker(e.data.num_examples)
         # The order of the data follows from the number of the epoch.
         first = number * e.epochs
         return Stage(
@@ -412,48 +379,45 @@ class _Search(Learner):
             lambda begin, end: e.data.epochs(
                 first + begin,
                 first + end,
-                ids,
+                plan.ids,
                 with_ids=self.tracker is not None,
             ),
-            e.data.steps(ids),
+            e.data.steps(plan.ids),
             e.data.validation,
             [
-                MilestoneLearningRate(rate, milestones, warmup),
+                e.learning_rate(milestones, warmup),
                 *([self.tracker] if self.tracker else []),
-                self._best,
+                self.best,
             ],
-            about={"stage": number, "prunings": prunings},
-            title=f"ticket {prunings}" if judged else f"round {number + 1}",
-            details=_Plan(prunings, ids, judged),
+            about={"stage": number, "prunings": plan.prunings},
+            title=f"ticket {plan.prunings}"
+            if plan.judged
+            else f"round {number + 1}",
+            details=plan,
         )
 
     def begin(self, stage):
-        """Early weights, the mask, and an optimizer without momentum.
-
-        Not a new optimizer, for which every step would be compiled again.
-        """
-        self._best.reset()
+        """Early weights, the mask, and an optimizer without momentum."""
+        self.best.reset()
         self._last = None
-        restore_model_state(
-            self.model, {**model_state(self.model), **self._fresh}
-        )
+        self.reset(lambda kind, value: kind == "optimizer")
         self.pruner.apply(self.masks[stage.details.prunings])
         # After the new mask: the old one may prune what it keeps.
         lottery_lib.rewind(self.model, self.start)
 
     def epoch_done(self, stage, epoch, logs):
         """Keeps the start, tries a mask, and stops once it has settled."""
-        e = self.experiment
+        e, prunings = self.experiment, stage.details.prunings
         keeps_a_start = stage.number == 0 and e.ticket == "rewind_lt"
         if keeps_a_start and epoch == e.rewind_epoch:
             self.start = lottery_lib.snapshot(self.model)
         if stage.details.judged:
             return {}
-        last, self._last = self._last, self.candidate(stage.details.prunings)
+        last, self._last = self._last, self.candidate(prunings)
         if last is None:
             return {}
         distance = lottery_lib.mask_distance(
-            self._last, last, self.remaining(stage.details.prunings)
+            self._last, last, self.remaining(prunings)
         )
         if self.stop is not None and self.stop.update(distance):
             early = keeps_a_start and epoch < e.rewind_epoch
@@ -465,85 +429,54 @@ class _Search(Learner):
     def conclude(self, stage, epochs):
         """The model holds its best weights; says what they are worth."""
         plan = stage.details
-        inputs, labels = self.experiment.data.test
-        logits = devices.predict(self.model, inputs, batch_size=256, verbose=0)
+        _, judged = self.judged(*self.experiment.data.test)
         row = {
             "event": "ticket" if plan.judged else "round",
             "method": self.method,
             "prunings": plan.prunings,
             "density": self.remaining(plan.prunings) / self.total,
             "sparsity_all": shares.sparsity_all(self.model),
-            "test_accuracy": float(np.mean(np.argmax(logits, -1) == labels)),
-            "best_epoch": self._best.epoch,
-            "best_val_accuracy": self._best.best,
+            **judged,
             "epochs_run": len(epochs),
         }
-        if not plan.judged:
-            row.update(self._next_round(stage, len(epochs)))
-        return row
+        return row if plan.judged else {**row, **self._next_round(stage)}
 
-    def _next_round(self, stage, epochs_run):
+    def _next_round(self, stage):
         """Mask, start and examples of the next round; figures of this one."""
-        e, plan = self.experiment, stage.details
+        e = self.experiment
         self.masks.append(self._last)
-        self.epochs_run.append(epochs_run)
+        if e.ticket == "pt" and stage.number == 0:
+            self.start = lottery_lib.snapshot(self.model)
         row = {
             "round": stage.number,
-            "set_size": len(plan.ids),
+            "set_size": len(stage.details.ids),
             "stopped_early": bool(self.model.stop_training),
             "overhead_samples": 0,
         }
-        if e.ticket == "pt" and stage.number == 0:
-            self.start = lottery_lib.snapshot(self.model)
         if stage.number == e.rounds - 1:  # nobody will train on them
             return row
-        if not self.reduces_data:
-            self.ids.append(e.data.train_ids)
-        elif e.sets is not None:
-            self.ids.append(e.sets.for_round(stage.number + 1, e.set_mode))
-            self.training_ids.append(_NONE)
-            self.pruning_ids.append(_NONE)
-        else:
-            row.update(self._find_examples(stage))
-        return row
-
-    def _find_examples(self, stage):
-        """The examples of the next round; figures on them."""
-        e, train_ids = self.experiment, self.experiment.data.train_ids
-        training, pruning = self._critical_for_training(stage), _NONE
-        row = {}
-        if e.use_pruning_examples:
-            predictions = self._predictions()
-            row["overhead_samples"] = len(train_ids)
-            if stage.number == 0:
-                self.dense_predictions = predictions
-            else:
-                changed = lottery_lib.critical_for_pruning(
-                    self.dense_predictions, predictions
-                )
-                pruning = train_ids[changed]
-                row["overlap"] = (
-                    lottery_lib.overlap_rate(training, pruning)
-                    if len(pruning)
-                    else None
-                )
-        self.training_ids.append(training)
-        self.pruning_ids.append(pruning)
-        self.ids.append(
-            lottery_lib.prac_set(
+        ids, training, pruning = e.data.train_ids, _NONE, _NONE
+        if self.tracker is not None:
+            training = self._critical_for_training(stage)
+            if e.use_pruning_examples:
+                pruning, found = self._critical_for_pruning(stage, training)
+                row.update(found)
+            ids = lottery_lib.prac_set(
                 training,
                 pruning,
                 e.on_empty,
                 current_ids=stage.details.ids,
-                within=train_ids,
+                within=e.data.train_ids,
             )
-        )
-        return {
-            **row,
-            "critical_for_training": len(training),
-            "critical_for_pruning": len(pruning),
-            "next_set_size": len(self.ids[-1]),
-        }
+            row["critical_for_training"] = len(training)
+            row["critical_for_pruning"] = len(pruning)
+            row["next_set_size"] = len(ids)
+        elif self.reduces_data:
+            ids = e.sets.for_round(stage.number + 1, e.set_mode)
+        self.ids.append(ids)
+        self.training_ids.append(training)
+        self.pruning_ids.append(pruning)
+        return row
 
     def _critical_for_training(self, stage):
         e, counts = self.experiment, self.tracker.counts
@@ -557,13 +490,28 @@ class _Search(Learner):
         wanted = int(len(e.data.train_ids) * share)
         return lottery_lib.hardest_examples(counts, wanted)
 
-    def _predictions(self):
-        """Classes of the whole training set, in the order of its ids."""
+    def _critical_for_pruning(self, stage, training):
+        """Ids on which the dense and the pruned network disagree; figures."""
         data = self.experiment.data
+        # Classes of the whole training set, in the order of its ids.
         logits = devices.predict(
             self.model, data.in_order(data.train_ids), verbose=0
         )
-        return np.argmax(logits, axis=-1)
+        predictions = np.argmax(logits, axis=-1)
+        figures = {"overhead_samples": len(data.train_ids)}
+        if stage.number == 0:
+            self.dense_predictions = predictions
+            return _NONE, figures
+        changed = lottery_lib.critical_for_pruning(
+            self.dense_predictions, predictions
+        )
+        pruning = data.train_ids[changed]
+        figures["overlap"] = (
+            lottery_lib.overlap_rate(training, pruning)
+            if len(pruning)
+            else None
+        )
+        return pruning, figures
 
     def close(self, folder):
         """Writes the sets, and the examples that were forgotten most often."""
@@ -601,8 +549,9 @@ class _Search(Learner):
     @property
     def parts(self):
         """What watches the training of a stage."""
-        parts = {"best": self._best, "stop": self.stop, "tracker": self.tracker}
-        return {name: each for name, each in parts.items() if each is not None}
+        parts = {"stop": self.stop, "tracker": self.tracker}
+        there = {name: each for name, each in parts.items() if each is not None}
+        return {**super().parts, **there}
 
     def state(self):
         """Masks, the weights to return to, and the sets."""
@@ -621,7 +570,6 @@ class _Search(Learner):
                 arrays[name] = getattr(self, name)
         plain = {
             "masks": list(masks),
-            "epochs_run": self.epochs_run,
             **{name: len(getattr(self, name)) for name in _IDS},
         }
         return plain, arrays
@@ -640,7 +588,6 @@ class _Search(Learner):
         }
         self._last = masks.pop("last", None)
         self.masks = list(masks.values())
-        self.epochs_run = list(plain["epochs_run"])
         for name in _IDS:
             count = plain[name]
             setattr(self, name, [arrays[f"{name}/{r}"] for r in range(count)])

@@ -69,11 +69,8 @@ class Train(Experiment):
     callbacks: tuple = ()
     sparsify: object = None
     epochs: int = 10
-    mean: object = None
-    std: object = None
     discover: object = None
     label: str | None = None
-    seed: int = 0
 
     kind = "train"
     methods = (None,)  # the learner names itself

@@ -1,8 +1,11 @@
 """Takes an experiment through its stages, and back into the middle of one."""
 
+import itertools
+
 import keras
 from keras import ops
 
+from keras_app.experiments.callbacks import learning_rate_of
 from keras_app.experiments.run.folder import MODEL
 from keras_app.export import strip_pruning
 
@@ -34,11 +37,7 @@ class Runner:
         methods, session = self.experiment.methods, self.session
         checkpoint = session.begin(on_start)
         first = checkpoint[1]["method"] if checkpoint else 0
-        done = sum(
-            event["event"] == "epoch"
-            for events in session.results.values()
-            for event in events
-        )
+        done = len(self._epochs())
         with session.terminal.bar(self.experiment.total_epochs, done):
             for number in range(first, len(methods)):
                 self._learn(number, checkpoint)
@@ -96,29 +95,17 @@ class Runner:
             shuffle=False,
         )
         self.session.missed += learner.missed()
-        epochs = [
-            event
-            for event in self.session.results[learner.method]
-            if event["event"] == "epoch"
-            and stage.about.items() <= event.items()
-        ]
+        epochs = self._epochs(method=learner.method, **stage.about)
         row = learner.conclude(stage, epochs)
         if row is not None:
-            self.session.log(row)
-            figures = {k: v for k, v in row.items() if isinstance(v, float)}
-            for name, value in figures.items():
-                self.session.scalar(
-                    f"{row['event']}/{name}", value, stage.number + 1
-                )
-            shown = "  ".join(
-                f"{name.replace('_', ' ')} {figures[name]:.4f}"
-                for name in ("density", "sparsity_all", "test_accuracy")
-            )
-            self.session.terminal.line(
-                f"[bold]{learner.method}[/bold] {stage.title}  {shown}"
+            self._record(
+                row,
+                stage.number + 1,
+                f"[bold]{learner.method}[/bold] {stage.title}",
+                ("density", "sparsity_all", "test_accuracy"),
             )
 
-    # ---- epochs --------------------------------------------------------
+    # ---- what is recorded ----------------------------------------------
 
     def epoch_done(self, stage, epoch, logs):
         """Logs one epoch and takes a checkpoint.
@@ -139,29 +126,38 @@ class Runner:
             **{name: float(value) for name, value in logs.items()},
         }
         if "learning_rate" not in event:
-            rate = learner.model.optimizer.learning_rate
-            event["learning_rate"] = float(ops.convert_to_numpy(rate))
+            event["learning_rate"] = learning_rate_of(learner.model)
         event.update(learner.epoch_done(stage, epoch, logs))
-        session.log(event)
-        count = sum(
-            each["event"] == "epoch" for each in session.results[learner.method]
-        )
-        for name, value in event.items():
-            if isinstance(value, float):
-                session.scalar(f"epoch/{name}", value, count)
-        shown = "  ".join(
-            f"{name.replace('_', ' ')} {event[name]:.4f}"
-            for name in learner.shown
-            if name in event
-        )
         where = f"{learner.method} {stage.title}".strip()
-        session.terminal.line(
-            f"{where} epoch {epoch + 1}/{stage.epochs}  {shown}"
+        self._record(
+            event,
+            len(self._epochs(method=learner.method)) + 1,
+            f"{where} epoch {epoch + 1}/{stage.epochs}",
+            learner.shown,
         )
         session.terminal.advance(where)
         last = epoch + 1 == stage.epochs or learner.model.stop_training
         if not last:
             self._checkpoint(stage, epoch + 1)
+
+    def _epochs(self, **about):
+        """The logged epochs that say this about themselves."""
+        wanted = {"event": "epoch", **about}.items()
+        logged = itertools.chain(*self.session.results.values())
+        return [event for event in logged if wanted <= event.items()]
+
+    def _record(self, event, step, where, shown):
+        """Logs an event, adds its figures to the curves, and shows some."""
+        self.session.log(event)
+        for name, value in event.items():
+            if isinstance(value, float):
+                self.session.scalar(f"{event['event']}/{name}", value, step)
+        figures = [
+            f"{name.replace('_', ' ')} {event[name]:.4f}"
+            for name in shown
+            if name in event
+        ]
+        self.session.terminal.line(f"{where}  {'  '.join(figures)}")
 
     def _checkpoint(self, stage, epoch):
         learner = self.learner
@@ -242,10 +238,16 @@ def model_state(model):
     return {name: ops.convert_to_numpy(v) for name, v in variables.items()}
 
 
-def restore_model_state(model, arrays):
-    """Assigns what `model_state` returned to a model built alike."""
+def restore_model_state(model, arrays, names=None):
+    """Assigns what `model_state` returned to a model built alike.
+
+    Args:
+        model, arrays: The model, and what was returned.
+        names: Of which variables. Defaults to `None`: all.
+    """
     variables = _state_variables(model)
-    for name, variable in variables.items():
+    for name in variables if names is None else names:
+        variable = variables[name]
         if name not in arrays or arrays[name].shape != tuple(variable.shape):
             raise ValueError(
                 f"The checkpoint does not fit the model at {variable.path}: "

@@ -1,0 +1,127 @@
+"""What experiments share that compare several methods from one start."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_app.experiments import devices
+from keras_app.experiments.callbacks import BestWeights
+from keras_app.experiments.callbacks import MilestoneLearningRate
+from keras_app.experiments.experiment import Experiment
+from keras_app.experiments.experiment import Learner
+from keras_app.experiments.run.runner import model_state
+from keras_app.experiments.run.runner import restore_model_state
+from keras_app.optimizers import CoupledSGD
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison(Experiment):
+    """Methods that start from the same weights and train in many stages.
+
+    In each stage the learning rate's schedule starts over; it ends with the
+    weights of its best epoch.
+    """
+
+    _: dataclasses.KW_ONLY
+    methods: tuple = ()
+    optimizer: object = CoupledSGD
+    epochs: int = 1
+    milestones: tuple = ()
+    warmup_epochs: int = 0
+
+    #: The methods there are.
+    _known = ()
+
+    _least = {**Experiment._least, "warmup_epochs": 0}
+
+    #: Columns of the closing table: heading, figure, and how to write it.
+    columns = ()
+
+    def __post_init__(self):
+        """Raises on arguments out of their range."""
+        super().__post_init__()
+        methods = self.methods
+        methods = (methods,) if isinstance(methods, str) else tuple(methods)
+        unknown = set(methods) - set(self._known)
+        if unknown or not methods or len(set(methods)) != len(methods):
+            raise ValueError(
+                f"`methods` must be different ones of {self._known}. "
+                f"Received: methods={methods}"
+            )
+        object.__setattr__(self, "methods", methods)
+
+    def learning_rate(self, milestones, warmup_epochs):
+        """Returns the callback that sets the learning rate of a stage."""
+        rate = self.optimizer().get_config()["learning_rate"]
+        return MilestoneLearningRate(rate, milestones, warmup_epochs)
+
+    @property
+    def title(self):
+        """What stands above the closing table."""
+        raise NotImplementedError
+
+    def table(self, figures):
+        """Title, columns and rows of the closing table."""
+        headings = ("method", *(heading for heading, _, _ in self.columns))
+        rows = [
+            (
+                method,
+                *(form.format(row[name]) for _, name, form in self.columns),
+            )
+            for method, row in figures.items()
+        ]
+        return self.title, headings, rows
+
+
+class MethodLearner(Learner):
+    """The model of one method, and its best weights in a stage."""
+
+    def __init__(self, experiment, method):
+        self.experiment = experiment
+        self.method = method
+        devices.clear_session()
+        self.model = experiment.build_model()
+        self.best = BestWeights()
+
+    def introduce(self, *figures):
+        """Says what it is; from here on `reset` returns to what it is now."""
+        self.introduction = (
+            f"[bold]{self.method}[/bold]: {self.model.name}, "
+            f"{', '.join(figures)}"
+        )
+        self._fresh = model_state(self.model)
+
+    def reset(self, which):
+        """Returns to the start, except for masks.
+
+        Not a new optimizer, for which every step would be compiled again.
+
+        Args:
+            which: A callable `(kind, value) -> bool`: whether a variable of
+                kind `"model"` or `"optimizer"` is one to reset.
+        """
+        names = [
+            name
+            for name, value in self._fresh.items()
+            if value.dtype != bool and which(name.split("/")[0], value)
+        ]
+        restore_model_state(self.model, self._fresh, names)
+
+    def judged(self, inputs, labels):
+        """What the best weights, which the model holds now, are worth.
+
+        Returns:
+            How many test examples they get wrong, and figures to log.
+        """
+        logits = devices.predict(self.model, inputs, batch_size=256, verbose=0)
+        wrong = int(np.sum(np.argmax(logits, -1) != labels))
+        return wrong, {
+            "test_accuracy": (len(labels) - wrong) / len(labels),
+            "best_epoch": self.best.epoch,
+            "best_val_accuracy": self.best.best,
+        }
+
+    @property
+    def parts(self):
+        """The best weights of the stage."""
+        return {"best": self.best}
