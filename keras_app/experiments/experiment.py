@@ -15,8 +15,9 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.experiments import data as data_lib
 from keras_app.experiments import models
-from keras_app.experiments.run import session as session_lib
 from keras_app.experiments.run.runner import Runner
+from keras_app.experiments.run.session import open_folder
+from keras_app.experiments.run.session import Session
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Experiment:
         Raises:
             ValueError: Bad arguments, before anything is written or trained.
         """
-        folder, finished = session_lib.open_folder(run_dir, resume)
+        folder, finished = open_folder(run_dir, resume)
         if finished is not None:
             return finished
         keras.utils.set_random_seed(self.seed)
@@ -79,7 +80,7 @@ class Experiment:
         learner = ready.learner(ready.methods[0])
         ready.check(learner)
         settings = ready.settings(learner)
-        with session_lib.Session(folder, settings, resume, verbose) as session:
+        with Session(folder, settings, resume, verbose) as session:
             return Runner(ready, learner, session).go(on_start)
 
     # ---- what an experiment says ---------------------------------------
@@ -159,21 +160,22 @@ class Experiment:
 
     def settings(self, learner):
         """Plain values that must be equal for a run to be continued."""
-        plain = session_lib.plain
         own = {
-            field.name: plain(getattr(self, field.name))
+            field.name: _plain(getattr(self, field.name))
             for field in dataclasses.fields(self)
             if field.name not in self._objects
         }
+        # A data set without `settings` is known by its name and size alone.
+        of_data = _plain(getattr(self.data, "settings", {}))
         return {
             "backend": host.BACKEND,
             "data": self.data.name,
-            **session_lib.settings_of(self.data),
+            **{f"data.{name}": value for name, value in of_data.items()},
             "model": learner.model.name,
             "parameters": int(learner.model.count_params()),
-            "optimizer": plain(learner.model.optimizer.get_config()),
+            "optimizer": _plain(learner.model.optimizer.get_config()),
             **own,
-            **plain(learner.settings()),
+            **_plain(learner.settings()),
         }
 
 
@@ -280,3 +282,20 @@ def made(name, data, seed):
             f"that makes one given `seed`. Received: {name}={data!r}"
         )
     return data
+
+
+def _plain(value):
+    """A configuration as JSON can hold it, without names.
+
+    Keras's names carry a counter that differs between processes.
+    """
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if k != "name"}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (str, bool, int, float, type(None))):
+        return value
+    try:
+        return float(keras.ops.convert_to_numpy(value))
+    except (TypeError, ValueError):
+        return str(value)

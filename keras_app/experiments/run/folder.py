@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import fcntl
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import tempfile
 import zipfile
 
 import keras
+import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by its name
 import numpy as np
 
 from keras_app import files
@@ -118,13 +120,9 @@ class RunFolder:
     # ---- single files --------------------------------------------------
 
     def write_text(self, name, text):
-        """Writes a text file atomically."""
-        self.write_bytes(name, text.encode())
-
-    def write_bytes(self, name, data):
-        """Writes a file atomically: a temporary name, then a rename."""
-        if self.writes:
-            files.write_bytes(self.path / name, data)
+        """Writes a text file atomically: a temporary name, then a rename."""
+        with self.replacing(name) as path:
+            path.write_bytes(text.encode())
 
     @contextlib.contextmanager
     def replacing(self, name):
@@ -147,19 +145,17 @@ class RunFolder:
 
     def save_model(self, model, name=MODEL):
         """Writes a Keras model atomically."""
-        if not self.writes:
-            return
-        with self.replacing(name) as temporary:
-            model.save(temporary)
+        if self.writes:
+            with self.replacing(name) as temporary:
+                model.save(temporary)
 
     # ---- the log -------------------------------------------------------
 
     def log(self, event):
         """Appends one line to the metrics, a dict of plain values."""
-        if not self.writes:
-            return
-        with open(self.path / METRICS, "a") as file:
-            file.write(_line(event))
+        if self.writes:
+            with open(self.path / METRICS, "a") as file:
+                file.write(json.dumps(event) + "\n")
 
     def write_log(self, events):
         """Replaces the log: what was logged after a checkpoint is forgotten.
@@ -167,7 +163,8 @@ class RunFolder:
         Args:
             events: Dicts of plain values, as `log` takes them.
         """
-        self.write_text(METRICS, "".join(map(_line, events)))
+        lines = [json.dumps(event) + "\n" for event in events]
+        self.write_text(METRICS, "".join(lines))
 
     # ---- checkpoints ---------------------------------------------------
 
@@ -251,21 +248,14 @@ class RunFolder:
 
 def versions():
     """Returns the versions a result depends on, `{package: version}`."""
-    found = {
+    backend = keras.backend.backend()
+    return {
         "keras_app": __version__,
         "keras": keras.__version__,
-        "backend": host.BACKEND,
+        "backend": backend,
         "numpy": np.__version__,
+        backend: importlib.import_module(backend).__version__,
     }
-    module = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[
-        host.BACKEND
-    ]
-    found[module] = __import__(module).__version__
-    return found
-
-
-def _line(event):
-    return json.dumps(event) + "\n"
 
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -323,14 +313,6 @@ def _unpack(data):
         arrays = {}
         for name, (index, dtype, shape) in text["arrays"].items():
             raw = archive.read(str(index))
-            array = np.frombuffer(raw, _dtype(dtype)).reshape(shape)
+            array = np.frombuffer(raw, np.dtype(dtype)).reshape(shape)
             arrays[name] = array.copy()
     return arrays, text["meta"]
-
-
-def _dtype(name):
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)

@@ -4,8 +4,6 @@ import itertools
 import math
 import time
 
-import keras
-
 from keras_app.experiments import devices
 from keras_app.experiments import page
 from keras_app.experiments.run import interruption
@@ -58,21 +56,18 @@ class Session:
         self._started = time.monotonic()
         self._writer = None
         self._checkpoint = folder.load_checkpoint() if resume else None
+        logged = -1
         if self._checkpoint is not None:
             self._check_settings(self._checkpoint[1]["settings"])
-        devices.check_agreement("checkpoint", self._logged())
+            logged = sum(map(len, self._checkpoint[1]["results"].values()))
+        # What was logged before a checkpoint grows with every one.
+        devices.check_agreement("checkpoint", logged)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
         self.folder.flush()
-
-    def _logged(self):
-        """Events before the checkpoint to go on from; grows with every one."""
-        if self._checkpoint is None:
-            return -1
-        return sum(map(len, self._checkpoint[1]["results"].values()))
 
     def _check_settings(self, stored):
         # An earlier version may not have stored all of them.
@@ -163,14 +158,14 @@ class Session:
             if not math.isfinite(logs.get(name, 0.0)):
                 self.folder.flush()
                 last = self.folder.newest_checkpoint
+                last = (
+                    f"The last good checkpoint is {last}."
+                    if last
+                    else "There is no checkpoint yet."
+                )
                 raise FloatingPointError(
-                    f"`{name}` is {logs[name]} in {when}. "
-                    + (
-                        f"The last good checkpoint is {last}."
-                        if last
-                        else "There is no checkpoint yet."
-                    )
-                    + " Lower the learning rate and start again."
+                    f"`{name}` is {logs[name]} in {when}. {last} Lower the "
+                    "learning rate and start again."
                 )
 
     def open_events(self, method):
@@ -179,9 +174,12 @@ class Session:
 
         if not self.folder.writes:
             return
+        self._close_events()
+        self._writer = Writer(str(self.folder.path / "tensorboard" / method))
+
+    def _close_events(self):
         if self._writer is not None:
             self._writer.close()
-        self._writer = Writer(str(self.folder.path / "tensorboard" / method))
 
     def scalar(self, name, value, step):
         """Writes one point of a curve to TensorBoard."""
@@ -199,8 +197,7 @@ class Session:
             The whole summary.
         """
         self.folder.flush()
-        if self._writer is not None:
-            self._writer.close()
+        self._close_events()
         summary = {
             **summary,
             "seconds": self.seconds,
@@ -210,7 +207,6 @@ class Session:
         }
         if self.folder.writes:
             page.write_page([self.folder.path], summaries=[summary])
-        if self.folder.writes:
             self.folder.drop_old_checkpoints()
         self.folder.before_summary()
         # Last of all: a folder with a summary is finished.
@@ -219,29 +215,3 @@ class Session:
         written = self.folder.path / page.PAGE
         self.terminal.line(f"{written} shows the run as pictures")
         return summary
-
-
-def settings_of(data):
-    """The `settings` of a data set, as JSON can hold them.
-
-    A data set without `settings` is known by its name and size alone.
-    """
-    own = plain(getattr(data, "settings", {}))  # NumPy's numbers too
-    return {f"data.{name}": value for name, value in own.items()}
-
-
-def plain(value):
-    """A configuration as JSON can hold it, without names.
-
-    Keras's names carry a counter that differs between processes.
-    """
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items() if k != "name"}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, (str, bool, int, float, type(None))):
-        return value
-    try:
-        return float(keras.ops.convert_to_numpy(value))
-    except (TypeError, ValueError):
-        return str(value)
