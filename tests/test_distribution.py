@@ -28,7 +28,6 @@ from keras_app import pruners
 from keras_app import regularizers
 from keras_app import schedules
 from keras_app.experiments import devices
-from keras_app.experiments.devices import lost
 from keras_app.experiments.devices import processes
 from tests.helpers import run
 
@@ -393,7 +392,7 @@ def refusal_of(call, *arguments, **keywords):
 
 def in_one_of_two(scope, folder):
     """Trains; meets what must be refused; the first process leaves alone."""
-    lost.LAST_WORDS_SECONDS = 0
+    processes.LAST_WORDS_SECONDS = 0
     with devices.leaving(together=(0,)), devices.scope(**scope):
         chief = devices.is_chief()
         summary = trained(folder)
@@ -417,7 +416,7 @@ def in_one_of_two(scope, folder):
                 time.sleep(100)
             devices.anywhere(False)
         except Exception as error:
-            assert lost.means_lost(error)
+            assert processes.means_lost(error)
             end_as_lost("Python heard of it.")
 
 
@@ -578,7 +577,7 @@ def unavailable(message):
 
 def raised(error):
     with pytest.raises(Exception) as caught:
-        with lost.naming_lost_processes():
+        with processes.naming_lost_processes():
             raise error
     return caught.value
 
@@ -633,11 +632,11 @@ def test_an_abort_of_another_kind_goes_its_way(words, gone):
         with tempfile.TemporaryFile() as file:
             os.dup2(file.fileno(), 2)
             os.write(2, words)
-            line = lost.fatal_line()
+            line = processes.fatal_line()
     finally:
         os.dup2(before, 2)
         os.close(before)
-    assert (lost.JAX_GAVE_UP in line) == gone
+    assert (processes.JAX_GAVE_UP in line) == gone
 
 
 @jax_only

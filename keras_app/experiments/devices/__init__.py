@@ -5,11 +5,11 @@ are those of all devices together, so that the same batches, weights and masks
 come out as on one device, up to rounding.
 """
 
-from keras_app.experiments.devices.lost import explain_aborts
-from keras_app.experiments.devices.lost import leaving
 from keras_app.experiments.devices.processes import anywhere
 from keras_app.experiments.devices.processes import check_agreement
+from keras_app.experiments.devices.processes import explain_aborts
 from keras_app.experiments.devices.processes import is_chief
+from keras_app.experiments.devices.processes import leaving
 from keras_app.experiments.devices.processes import ProcessLost
 from keras_app.experiments.devices.scopes import clear_session
 from keras_app.experiments.devices.scopes import predict

@@ -3,8 +3,6 @@
 Private Keras name in use, inside the scope only: `trainer._distribute_data`.
 """
 
-import contextlib
-
 import keras
 import numpy as np
 
@@ -59,9 +57,8 @@ def distribution(name, devices, model_devices, layout):
     )
 
 
-@contextlib.contextmanager
 def taking_whole_batches(distribution):
-    """Makes Keras's JAX trainer lay out whole batches, of any size.
+    """Inside, Keras's JAX trainer lays out whole batches, of any size.
 
     Keras wants each process to bring its share, cut from batches of a fixed
     size, and takes the layout of the first batch for all. Here every process
@@ -90,9 +87,4 @@ def taking_whole_batches(distribution):
     def place_all(data, layouts=None):
         return keras.tree.map_structure(place, data)
 
-    before = trainer._distribute_data
-    trainer._distribute_data = place_all
-    try:
-        yield
-    finally:
-        trainer._distribute_data = before
+    return processes.replaced(trainer, "_distribute_data", place_all)

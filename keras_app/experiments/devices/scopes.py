@@ -8,7 +8,6 @@ import keras
 from keras_app import host
 from keras_app.checks import check_choice
 from keras_app.experiments.devices import jax_devices
-from keras_app.experiments.devices import lost
 from keras_app.experiments.devices import processes
 from keras_app.experiments.devices import tensorflow_devices
 
@@ -125,7 +124,7 @@ def scope(
         )
     host.open_scope = _Open(name, chosen, dict(layout or {}))
     try:
-        with mend, lost.naming_lost_processes():
+        with mend, processes.naming_lost_processes():
             host.open_scope.enter()
             try:
                 yield

@@ -10,6 +10,7 @@ import os
 
 import keras
 
+from keras_app.experiments.devices import processes
 from keras_app.experiments.devices.choice import choose
 
 
@@ -73,7 +74,7 @@ def mended():
     from keras.src.backend.tensorflow import trainer
 
     kind = trainer.TensorFlowTrainer
-    build, reduce = kind._maybe_symbolic_build, trainer.reduce_per_replica
+    reduce = trainer.reduce_per_replica
 
     def reduce_per_replica(values, strategy, reduction):
         def one(value):
@@ -87,10 +88,11 @@ def mended():
 
     # It takes the mean of a batch over the workers, integers included. The
     # experiments build model and optimizer, and the rest builds as it traces.
-    kind._maybe_symbolic_build = lambda self, *args, **kwargs: None
-    trainer.reduce_per_replica = reduce_per_replica
-    try:
+    def build_later(self, *args, **kwargs):
+        pass
+
+    with (
+        processes.replaced(kind, "_maybe_symbolic_build", build_later),
+        processes.replaced(trainer, "reduce_per_replica", reduce_per_replica),
+    ):
         yield
-    finally:
-        kind._maybe_symbolic_build = build
-        trainer.reduce_per_replica = reduce
