@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import host
 from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.config import Configured

@@ -16,8 +16,9 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-import keras
 import numpy as np
+
+from keras_app import host
 
 SHIPPED_NAME = "fashion_mnist_mini"
 SHIPPED_DATA_DIR = pathlib.Path(__file__).parent / "tfds"
@@ -38,7 +39,7 @@ def import_tensorflow():
             "The input pipelines need TensorFlow on every backend: `pip "
             "install tensorflow tensorflow-datasets`."
         ) from error
-    if keras.backend.backend() != "tensorflow":
+    if host.BACKEND != "tensorflow":
         # If somebody used TensorFlow before, its devices are settled.
         with contextlib.suppress(RuntimeError):
             tensorflow.config.set_visible_devices([], "GPU")
@@ -62,7 +63,7 @@ def make_deterministic():
     the same bits on every run of one machine. JAX and PyTorch are
     deterministic on CPUs as they are.
     """
-    if keras.backend.backend() == "tensorflow":
+    if host.BACKEND == "tensorflow":
         tf.config.experimental.enable_op_determinism()
 
 

@@ -224,7 +224,7 @@ def naming_lost_processes():
 def means_lost(error):
     """Whether an error of the backend says that another process is gone."""
     text = str(error)
-    if keras.backend.backend() == "jax":
+    if host.BACKEND == "jax":
         # Of many types, ValueError among them.
         return bool(_LOST.search(text))
     import tensorflow as tf
@@ -255,7 +255,7 @@ def explain_aborts(say):
     >>> explain_aborts(print)
     """
     global _handler
-    if keras.backend.backend() != "jax":
+    if host.BACKEND != "jax":
         return
 
     def handle(signum):
@@ -315,7 +315,7 @@ def leaving(together):
     try:
         yield
     except BaseException as error:
-        jax = keras.backend.backend() == "jax"
+        jax = host.BACKEND == "jax"
         several = lost or (jax and process_count() > 1)
         status = 1
         if isinstance(error, SystemExit):

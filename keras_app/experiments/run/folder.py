@@ -248,13 +248,12 @@ class RunFolder:
 
 def versions():
     """Returns the versions a result depends on, `{package: version}`."""
-    backend = keras.backend.backend()
     return {
         "keras_app": __version__,
         "keras": keras.__version__,
-        "backend": backend,
+        "backend": host.BACKEND,
         "numpy": np.__version__,
-        backend: importlib.import_module(backend).__version__,
+        host.BACKEND: importlib.import_module(host.BACKEND).__version__,
     }
 
 
