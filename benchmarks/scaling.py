@@ -158,8 +158,8 @@ def measure(args):
 
 
 def measure_checkpoints(model, args):
-    from keras_app.experiments.callbacks import model_state
     from keras_app.experiments.run.folder import RunFolder
+    from keras_app.experiments.run.runner import model_state
 
     held, written = [], []
     with tempfile.TemporaryDirectory() as path:

@@ -229,10 +229,11 @@ class _Learner(MethodLearner):
     def __init__(self, experiment, method):
         super().__init__(experiment, method)
         self.pruner = experiment.pruner_for(method)
-        self.chosen = _selection_without_data(self.pruner, self.model)
+        self.pruner.data = experiment.megabatches[0].scoring
+        # The dense network is measured on what the others prune.
+        self.chosen = self.pruner.select(self.model)
         self.prunes = method != "dense"
         if self.prunes:
-            self.pruner.data = experiment.megabatches[0].scoring
             self.pruner.set_model(self.model)
         variables = self.chosen.variables.values()
         prunable = sum(int(np.prod(v.shape)) for v in variables)
@@ -358,11 +359,3 @@ def _test_arrays(megabatches, test):
     if images.dtype == np.uint8:
         images = images.astype("float32") / 255.0
     return images, np.asarray(labels)
-
-
-def _selection_without_data(pruner, model):
-    """What the pruner would prune; the dense network is measured on it too."""
-    data, pruner.data = pruner.data, ()
-    chosen = pruner.select(model)
-    pruner.data = data
-    return chosen
