@@ -69,12 +69,10 @@ class Anytime(Comparison):
             the next, as in the authors' code. Defaults to `False`.
         init_from_scratch: Whether every megabatch starts from the initial
             weights (under the current mask). Defaults to `False`.
-        mean, std: Normalization inside the model. Default to `None`.
-        seed: Seed of everything, >= 0. Defaults to `0`.
+        mean, std, seed: See `Train`.
 
     Raises:
-        ValueError: Bad arguments, here or when it is run, before anything is
-            written or trained.
+        ValueError: See `Train`.
 
     Example:
 

@@ -64,8 +64,7 @@ class TicketSearch(Experiment):
     accuracies, after each round.
 
     Raises:
-        ValueError: Bad arguments, here or when it is run, before anything is
-            written or trained.
+        ValueError: See `Train`.
 
     Example:
 
