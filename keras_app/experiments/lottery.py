@@ -13,7 +13,7 @@ from keras_app.experiments import devices
 from keras_app.experiments.comparison import Comparison
 from keras_app.experiments.comparison import MethodLearner
 from keras_app.experiments.experiment import Stage
-from keras_app.experiments.page.searches import HARDEST
+from keras_app.experiments.page.tickets import HARDEST
 from keras_app.pruners import MagnitudePruner
 from keras_app.pruners import RandomPruner
 

@@ -4,8 +4,9 @@ import math
 import statistics
 
 from keras_app.experiments.page import wording
-from keras_app.experiments.page.results import Comparison
-from keras_app.experiments.page.results import task
+from keras_app.experiments.page.comparison import Comparison
+from keras_app.experiments.page.comparison import Side
+from keras_app.experiments.page.comparison import task
 from keras_app.experiments.page.runs import group_name
 from keras_app.experiments.page.runs import groups
 from keras_app.experiments.page.runs import number
@@ -17,7 +18,6 @@ _AT_LENGTH = 2
 def conclusions(runs):
     """`[(heading, [sentence, ...]), ...]`, something for every page."""
     equal = groups(runs)
-    unfinished = [run for run in runs if not run.finished]
     found = []
     if len(equal) > _AT_LENGTH:
         found.append(("", _briefly(equal)))
@@ -25,159 +25,157 @@ def conclusions(runs):
         for group in equal:
             heading = group_name(group) if len(runs) > 1 else ""
             found.append((heading, _at_length(Comparison(group, equal))))
-    for run in unfinished:
-        found.append((run.name if len(runs) > 1 else "", _so_far(run)))
+    for run in runs:
+        if not run.finished:
+            found.append((run.name if len(runs) > 1 else "", _so_far(run)))
     return found
+
+
+# ---- pieces of sentences ---------------------------------------------------
+
+
+def _outcome(side):
+    """What a method ends with."""
+    label = wording.capital(side.label)
+    for key, show, text in (
+        ("accuracy", wording.percent, "{} ends at {} test accuracy"),
+        ("psnr", wording.points, "{} ends at a PSNR of {} dB"),
+    ):
+        mean = side.mean(key)
+        if mean is not None:
+            text = text.format(label, show(mean, side.spread(key)))
+            before = side.mean("psnr_of_input")
+            if key == "psnr" and before is not None:
+                text += f", that of the input is {wording.points(before)} dB"
+            return text
+    return f"{label} has no accuracy"
+
+
+def _means(ours, theirs, key):
+    """Our mean and the other's; `None` without both."""
+    pair = ours.mean(key), theirs.mean(key)
+    return None if None in pair else pair
+
+
+def _phrase(ours, theirs):
+    """The other method in a sentence on ours."""
+    if not theirs.is_dense:
+        return wording.phrase(theirs.method)
+    of = "" if ours.runs is theirs.runs else f" of {theirs.name}"
+    return f"the dense network{of}"
+
+
+def _apart(means):
+    """How far the first of two accuracies is from the second, and where."""
+    size = wording.fixed(abs(100 * (means[0] - means[1])), 1)
+    side = "below" if means[0] < means[1] else "above"
+    return side, "level with" if size == "0.0" else f"{size} points {side}"
+
+
+def _zeros_of(side):
+    parts = [
+        f"{wording.percent(mean)} of the {what}"
+        for key, what in (
+            ("sparsity", "prunable weights"),
+            ("sparsity_all", "whole model"),
+        )
+        if (mean := side.mean(key)) is not None
+    ]
+    if not parts:
+        return ""
+    text = f"{' and '.join(parts)} zero"
+    counts = side.mean("zeros"), side.mean("parameters")
+    if None not in counts:
+        text += " ({} of {})".format(*map(wording.count, counts))
+    return text
+
+
+def _best(sides, key, best):
+    """`(value, names)` of the sides that are first in a figure, if any are."""
+    found = [(side.mean(key), side) for side in sides]
+    found = [(mean, side) for mean, side in found if mean is not None]
+    if not found:
+        return None, []
+    top = best(mean for mean, _ in found)
+    return top, [side for mean, side in found if mean == top]
+
+
+# ---- many settings ---------------------------------------------------------
 
 
 def _briefly(equal):
     """A sentence for each of many settings, and one on the dense network."""
-    sides = [Comparison(group, equal) for group in equal]
+    compared = [Comparison(group, equal) for group in equal]
     lines = []
-    for side in sides:
-        name = group_name(side.runs)
-        if len(side.runs) > 1:
-            name += f" ({len(side.runs)} seeds)"
-        parts = [_outcome(side), _beside_dense(side)]
-        parts.append("" if side.is_dense else _zeros_of(side))
+    for each in compared:
+        name = each.main.name
+        if len(each.runs) > 1:
+            name += f" ({len(each.runs)} seeds)"
+        parts = [_outcome(each.main)]
+        if not each.main.is_dense:
+            parts += [_beside_dense(each), _zeros_of(each.main)]
         lines.append(f"{name}: {'; '.join(filter(None, parts))}.")
-    ranked = [
-        (side.mean(side.subject, "accuracy"), group_name(side.runs))
-        for side in sides
-        if side.mean(side.subject, "accuracy") is not None
-    ]
-    if ranked:
-        top = max(ranked)[0]
-        names = [name for accuracy, name in ranked if accuracy == top]
+    top, sides = _best([each.main for each in compared], "accuracy", max)
+    if sides:
+        names = wording.listed([side.name for side in sides])
         lines.append(
-            f"Highest final accuracy: {wording.listed(names)} "
-            f"({wording.percent(top)})."
+            f"Highest final accuracy: {names} ({wording.percent(top)})."
         )
     # One dense network serves all that share its data and model.
     missing = {
-        str(task(s.runs[0])): s for s in reversed(sides) if not s.reference
+        str(task(x.runs[0])): x for x in reversed(compared) if not x.dense
     }
     return lines + list(dict.fromkeys(map(_missing, missing.values())))
 
 
-def _outcome(side):
-    """What the main method ends with."""
-    method = side.subject
-    label = wording.capital(wording.label_of(side.runs[0], method))
-    accuracy = side.mean(method, "accuracy")
-    if accuracy is not None:
-        spread = side.spread(method, "accuracy")
-        shown = wording.percent(accuracy, spread)
-        return f"{label} ends at {shown} test accuracy"
-    ratio = side.mean(method, "psnr")
-    if ratio is not None:
-        shown = wording.points(ratio, side.spread(method, "psnr"))
-        text = f"{label} ends at a PSNR of {shown} dB"
-        before = side.mean(method, "psnr_of_input")
-        if before is not None:
-            text += f", that of the input is {wording.points(before)} dB"
-        return text
-    return f"{label} has no accuracy"
-
-
-def _beside_dense(side):
-    if side.is_dense or side.reference is None:
-        return ""
-    means = side.mean(side.subject, "accuracy"), side.dense_mean("accuracy")
-    if None in means:
-        return ""
-    size = wording.fixed(abs(100 * (means[0] - means[1])), 1)
-    where = "below" if means[0] < means[1] else "above"
-    where = "level with" if size == "0.0" else f"{size} points {where}"
-    return f"{where} {_dense_phrase(side)}"
-
-
-def _dense_phrase(side):
-    name = "the dense network"
-    if side.reference is not side:
-        name += f" of {group_name(side.reference.runs)}"
-    return name
-
-
-def _zeros_of(side, method=None):
-    method = method or side.subject
-    prunable = side.mean(method, "sparsity")
-    whole = side.mean(method, "sparsity_all")
-    parts = []
-    if prunable is not None:
-        parts.append(f"{wording.percent(prunable)} of the prunable weights")
-    if whole is not None:
-        parts.append(f"{wording.percent(whole)} of the whole model")
-    if not parts:
-        return ""
-    text = f"{' and '.join(parts)} zero"
-    zeros = side.mean(method, "zeros")
-    parameters = side.mean(method, "parameters")
-    if zeros is not None and parameters is not None:
-        text += f" ({wording.count(zeros)} of {wording.count(parameters)})"
-    return text
+def _beside_dense(compared):
+    side, dense = compared.main, compared.dense
+    means = dense and _means(side, dense, "accuracy")
+    return f"{_apart(means)[1]} {_phrase(side, dense)}" if means else ""
 
 
 # ---- at length -------------------------------------------------------------
 
 
-def _at_length(side):
-    found = [_against(side, side, other) for other in side.others]
-    if side.reference not in (None, side):
-        found.append(_against(side, side.reference, side.reference.dense))
+def _at_length(compared):
+    main = compared.main
+    found = [_against(main, theirs) for theirs in compared.opponents]
     if not any(found):
-        found.append(f"{_outcome(side)}.")
-    found += [_zeros(side), _size(side)]
-    found += [_winners(side), _cost(side), _chance(side), _missing(side)]
+        found.append(f"{_outcome(main)}.")
+    found += [_zeros(compared), _size(main), _winners(compared)]
+    found += [_cost(compared), _chance(compared), _missing(compared)]
     return [sentence for sentence in found if sentence]
 
 
-def _phrase(ours, theirs, method):
-    if method == theirs.dense:
-        return (
-            _dense_phrase(ours) if ours is not theirs else "the dense network"
-        )
-    return wording.phrase(method)
-
-
-def _against(ours, theirs, other):
-    """The main method against another one, `other` of `theirs`."""
-    accuracy = _accuracy_against(ours, theirs, other)
-    parts = [accuracy, _cer_against(ours, theirs, other)]
+def _against(ours, theirs):
+    """The main method against another one."""
+    parts = [_accuracy_against(ours, theirs), _cer_against(ours, theirs)]
     text = "; ".join(part for part in parts if part)
-    subject = wording.capital(wording.phrase(ours.subject))
+    subject = wording.capital(wording.phrase(ours.method))
     return f"{subject} {text}." if text else ""
 
 
-def _means(ours, theirs, other, key):
-    """Our mean and the other's; `None` without both."""
-    pair = ours.mean(ours.subject, key), theirs.mean(other, key)
-    return None if None in pair else pair
-
-
-def _accuracy_against(ours, theirs, other):
-    means = _means(ours, theirs, other, "accuracy")
+def _accuracy_against(ours, theirs):
+    means = _means(ours, theirs, "accuracy")
     if not means:
         return ""
-    difference = 100 * (means[0] - means[1])
-    size = wording.fixed(abs(difference), 1)
-    side = "below" if difference < 0 else "above"
-    where = "level with" if size == "0.0" else f"{size} points {side}"
+    side, where = _apart(means)
     left, right = map(wording.percent, means)
-    phrase = _phrase(ours, theirs, other)
-    text = f"ends {where} {phrase} ({left} against {right})"
-    text += _density_against(ours, theirs, other)
+    text = f"ends {where} {_phrase(ours, theirs)} ({left} against {right})"
+    text += _density_against(ours, theirs)
     if len(ours.runs) == 1:
         return text
     text += f" on average over {len(ours.runs)} seeds"
     # Only equal seeds make pairs.
-    if size == "0.0" or ours.seeds() != theirs.seeds():
+    seeds = [
+        [run.summary.get("seed") for run in each.runs]
+        for each in (ours, theirs)
+    ]
+    if where == "level with" or seeds[0] != seeds[1]:
         return text
-    pairs = zip(
-        ours.values(ours.subject, "accuracy"), theirs.values(other, "accuracy")
-    )
+    pairs = zip(ours.values("accuracy"), theirs.values("accuracy"))
     differences = [100 * (a - b) for a, b in pairs]
-    same = sum(d * difference > 0 for d in differences)
+    same = sum(d * (means[0] - means[1]) > 0 for d in differences)
     return text + (
         f", {side} it in {same} of them, with a standard deviation of "
         f"the difference of {wording.fixed(statistics.stdev(differences), 1)} "
@@ -185,19 +183,19 @@ def _accuracy_against(ours, theirs, other):
     )
 
 
-def _density_against(ours, theirs, other):
-    means = _means(ours, theirs, other, "effective_density")
+def _density_against(ours, theirs):
+    means = _means(ours, theirs, "effective_density")
     if not means:
         return ""
     left, right = map(wording.percent, means)
     if left == right:
         return f" at the same density of {left}"
     text = f" with {left} of the prunable weights"
-    return text if other == theirs.dense else f"{text} against {right}"
+    return text if theirs.is_dense else f"{text} against {right}"
 
 
-def _cer_against(ours, theirs, other):
-    means = _means(ours, theirs, other, "cer")
+def _cer_against(ours, theirs):
+    means = _means(ours, theirs, "cer")
     if not means:
         return ""
     left, right = means
@@ -208,13 +206,13 @@ def _cer_against(ours, theirs, other):
     return f"its CER is {how} ({numbers})"
 
 
-def _zeros(side):
+def _zeros(compared):
     """The zeros of all pruned methods, equal ones together."""
     found = {}
-    for method in side.methods:
-        text = _zeros_of(side, method)
-        if text and method != side.dense:
-            found.setdefault(text, []).append(wording.label(method))
+    for side in compared.sides:
+        text = _zeros_of(side)
+        if text and not side.is_dense:
+            found.setdefault(text, []).append(wording.label(side.method))
     texts = [
         f"{wording.listed(names)}: {text}" for text, names in found.items()
     ]
@@ -225,10 +223,9 @@ def _size(side):
     """What the main method takes on disk."""
     if side.is_dense:
         return ""
-    label = wording.capital(wording.label(side.subject))
-    sparse = side.mean(side.subject, "sparse_bytes")
-    dense = side.mean(side.subject, "dense_bytes")
-    whole = side.mean(side.subject, "model_bytes")
+    label = wording.capital(wording.label(side.method))
+    sparse, dense = side.mean("sparse_bytes"), side.mean("dense_bytes")
+    whole = side.mean("model_bytes")
     if sparse is not None and dense:
         return (
             f"{label} takes {wording.nbytes(sparse)} stored sparse, "
@@ -244,34 +241,29 @@ def _size(side):
     )
 
 
-def _winners(side):
+def _winners(compared):
     """Which method comes first, by each figure that has a direction."""
     found = []
     for key, words, show, best in (
         ("accuracy", "Highest final accuracy", wording.percent, max),
         ("cer", "Lowest CER", wording.count, min),
     ):
-        means = {m: side.mean(m, key) for m in side.methods}
-        known = [mean for mean in means.values() if mean is not None]
+        known = [x for x in compared.sides if x.mean(key) is not None]
         if len(known) > 1:
-            top = best(known)
-            names = [
-                wording.label_of(side.runs[0], method)
-                for method, mean in means.items()
-                if mean == top
-            ]
-            found.append(f"{words}: {wording.listed(names)} ({show(top)}).")
+            top, sides = _best(known, key, best)
+            names = wording.listed([side.label for side in sides])
+            found.append(f"{words}: {names} ({show(top)}).")
     return " ".join(found)
 
 
-def _cost(side):
+def _cost(compared):
     key = "cumulative_forward_flops_sparse"
-    means = {method: side.mean(method, key) for method in side.methods}
-    dense = means.pop(side.dense, None)
+    own = compared.has_own_dense
+    dense = compared.dense.mean(key) if own else None
     shares = [
-        f"{wording.label(method)} {wording.percent(mean / dense)}"
-        for method, mean in means.items()
-        if dense and mean is not None
+        f"{wording.label(side.method)} {wording.percent(mean / dense)}"
+        for side in compared.sides
+        if dense and not side.is_dense and (mean := side.mean(key)) is not None
     ]
     if not shares:
         return ""
@@ -281,17 +273,15 @@ def _cost(side):
     )
 
 
-def _chance(side):
+def _chance(compared):
     """How large a difference one test set and one seed can make."""
-    examples = number(side.runs[0].summary.get("test_examples"))
-    if len(side.runs) > 1 or not examples:
+    ours = compared.main
+    examples = number(ours.runs[0].summary.get("test_examples"))
+    if len(ours.runs) > 1 or not examples:
         return ""
-    others = [(side, other) for other in side.others]
-    if side.reference not in (None, side):
-        others.append((side.reference, side.reference.dense))
     within, largest = [], 0.0
-    for theirs, other in others:
-        means = _means(side, theirs, other, "accuracy")
+    for theirs in compared.opponents:
+        means = _means(ours, theirs, "accuracy")
         if not means:
             continue
         p = sum(means) / 2
@@ -300,7 +290,7 @@ def _chance(side):
         limit = 2 * math.sqrt(2 * p * (1 - p) / examples)
         largest = max(largest, limit)
         if abs(means[0] - means[1]) < limit:
-            within.append(_phrase(side, theirs, other))
+            within.append(_phrase(ours, theirs))
     if not largest:
         return ""
     limit = wording.fixed(100 * largest, 1)
@@ -309,8 +299,8 @@ def _chance(side):
         f"difference in final accuracy below about {limit} points can be chance"
     )
     if within:
-        verb = "is" if len(within) == 1 else "are"
-        noun = "difference" if len(within) == 1 else "differences"
+        one = len(within) == 1
+        noun, verb = ("difference", "is") if one else ("differences", "are")
         text += f"; the {noun} to {wording.listed(within)} {verb} that small"
     return text + "."
 
@@ -318,14 +308,14 @@ def _chance(side):
 # ---- without a dense network, or an end ------------------------------------
 
 
-def _missing(side):
+def _missing(compared):
     """That there is no dense network, and how to get one."""
-    if side.reference is not None:
+    if compared.dense is not None:
         return ""
     return (
         "No dense network was trained on the same data, model and epochs, so "
         "what the zeros cost in accuracy cannot be told. "
-        + _way_to_dense(side.runs[0])
+        + _way_to_dense(compared.runs[0])
     )
 
 
@@ -356,19 +346,18 @@ def _way_to_dense(run):
 def _so_far(run):
     """What an unfinished run has, without any comparison."""
     found = [f"Unfinished: {wording.progress(run)} so far."]
-    side = Comparison([run])
     for method in run.methods:
-        parts = []
-        accuracy = side.mean(method, "accuracy")
-        epochs = run.epochs(method)
+        side, epochs = Side([run], method), run.epochs(method)
+        accuracy = side.mean("accuracy")
         validation = number(epochs[-1].get("val_accuracy")) if epochs else None
+        parts = [_zeros_of(side)]
         if accuracy is not None:
-            parts.append(f"{wording.percent(accuracy)} test accuracy")
+            parts.insert(0, f"{wording.percent(accuracy)} test accuracy")
         elif validation is not None:
-            parts.append(f"{wording.percent(validation)} validation accuracy")
-        parts.append(_zeros_of(side, method))
-        label = wording.capital(wording.label_of(run, method))
+            text = f"{wording.percent(validation)} validation accuracy"
+            parts.insert(0, text)
         if any(parts):
+            label = wording.capital(side.label)
             found.append(f"{label}: {'; '.join(filter(None, parts))}.")
     if run.dense is None:
         found.append("No dense network has been trained so far.")

@@ -7,7 +7,6 @@ import math
 import textwrap
 import zlib
 
-from keras_app.experiments.page import wording
 from keras_app.experiments.page.runs import finite
 from keras_app.experiments.page.runs import group_name
 from keras_app.experiments.page.runs import settings
@@ -135,6 +134,11 @@ def look(method, dense=None):
     }
 
 
+def look_of(side):
+    """The look of a `Side`."""
+    return look(side.method, side.runs[0].dense)
+
+
 def styles(runs):
     """`[(equal runs, style), ...]` by name.
 
@@ -167,17 +171,14 @@ def toned(look, style):
 def entries(runs, shown):
     """Entries of a legend: methods, and settings where there are several.
 
-    `shown` lists `(equal runs, method)` of what was drawn.
+    `shown` holds the `Side`s that were drawn.
     """
-    found = {
-        wording.label_of(group[0], method): look(method, group[0].dense)
-        for group, method in shown
-    }
+    found = {side.label: look_of(side) for side in shown}
     color = "#777777"
     if len(found) == 1:
         color = next(iter(found.values()))["color"]
     found = [{**kind, "label": label} for label, kind in found.items()]
-    drawn = [group for group, _ in shown]
+    drawn = [side.runs for side in shown]
     groups = [pair for pair in styles(runs) if pair[0] in drawn]
     for group, style in groups if len(groups) > 1 else ():
         seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
@@ -243,6 +244,11 @@ def limits(values, least=0.0, within=(-math.inf, math.inf)):
     return low - room, high + room
 
 
+def whole(values):
+    """Limits of an axis of shares, in percent: all that there can be."""
+    return PERCENT
+
+
 def shares(values):
     """Limits of an axis in percent of what was right or wrong."""
     return limits(values, LEAST_POINTS, (0, 100))
@@ -251,12 +257,3 @@ def shares(values):
 def from_zero(values, least=0.0):
     """Limits of an axis of amounts: from zero to above the largest."""
     return 0, 1.08 * max([*finite(values), least]) or 1.0
-
-
-def finish(axes, x, y):
-    """Names the axes; whole numbers below."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)

@@ -5,44 +5,30 @@ import dataclasses
 import statistics
 
 from keras_app.experiments.page import drawing
-from keras_app.experiments.page import wording
+from keras_app.experiments.page.comparison import Side
 from keras_app.experiments.page.runs import finite
-from keras_app.experiments.page.runs import group_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Line:
+class Line(Side):
     """What is drawn for equal runs and a method.
 
     `curves` holds `(xs, ys)` for each of the runs.
     """
 
-    group: list
-    method: str
     style: dict
     curves: list
 
     @property
     def look(self):
         """Colour and mark of the method, dashes and tone of the setting."""
-        look = drawing.look(self.method, self.group[0].dense)
-        return drawing.toned(look, self.style)
+        return drawing.toned(drawing.look_of(self), self.style)
 
-    @property
-    def label(self):
-        """The method's name."""
-        return wording.label_of(self.group[0], self.method)
-
-    @property
-    def name(self):
-        """The runs' name."""
-        return group_name(self.group)
-
-    def mean(self):
-        """The mean over the runs, where all of them have a value."""
+    def points(self):
+        """`(xs, ys)`: the mean over the runs, where all have a value."""
         return mean(self.curves)
 
-    def values(self):
+    def numbers(self):
         """All numbers."""
         return [y for _, ys in self.curves for y in ys]
 
@@ -52,7 +38,7 @@ class Line:
         for xs, ys in self.curves if len(self.curves) > 1 else ():
             thin = {"marker": "", "lw": 0.7, "alpha": 0.35}
             axes.plot(xs, ys, **{**look, **thin})
-        axes.plot(*self.mean(), **look)
+        axes.plot(*self.points(), **look)
 
 
 def mean(curves):
@@ -79,9 +65,3 @@ def lines(runs, curve):
             if curves:
                 found.append(Line(group, method, style, curves))
     return found
-
-
-def entries(runs, drawn, extra=()):
-    """Entries of the legend of these lines, and further ones."""
-    shown = [(line.group, line.method) for line in drawn]
-    return [*drawing.entries(runs, shown), *extra]

@@ -1,7 +1,8 @@
 """The run page: what came of one run, or of several, in one HTML file.
 
-Every section shows itself only where its data are there, so that an experiment
-this module has never heard of still gets its numbers and its curves.
+Run folders are read, their figures compared, and put into sections, which the
+template shows. Every section is there only where its data are, so that an
+experiment this module has never heard of still gets its numbers and its curves.
 """
 
 import functools
@@ -9,15 +10,16 @@ import os
 import pathlib
 
 from keras_app import files
-from keras_app.experiments.page import charts
 from keras_app.experiments.page import conclusion
+from keras_app.experiments.page import discovered
+from keras_app.experiments.page import epochs
+from keras_app.experiments.page import exports
 from keras_app.experiments.page import front
-from keras_app.experiments.page import maps
+from keras_app.experiments.page import megabatches
 from keras_app.experiments.page import results
 from keras_app.experiments.page import runs as runs_lib
-from keras_app.experiments.page import searches
+from keras_app.experiments.page import tickets
 from keras_app.experiments.page import wording
-from keras_app.export import export_report
 
 PAGE = "report.html"
 COMPARISON = "comparison.html"
@@ -85,42 +87,38 @@ def default_path(folders):
     return pathlib.Path(os.path.commonpath(parents)) / COMPARISON
 
 
+# In the order of the page.
+_SECTIONS = (
+    results.section,
+    front.section,
+    tickets.section,
+    tickets.examples,
+    tickets.rounds,
+    discovered.section,
+    megabatches.section,
+    megabatches.layers,
+    epochs.section,
+    exports.section,
+    megabatches.in_numbers,
+)
+
+
 def _page(runs, notes):
-    outcomes = front.outcomes(runs)
-    several = len({run for found in outcomes for run in found.runs}) > 1
+    sections = [section(runs) for section in _SECTIONS]
     return _template().render(
         title=wording.title(runs),
         runs=runs,
         statements=[(run.name, wording.statement(run)) for run in runs],
         warnings=_warnings(runs, notes),
         conclusions=conclusion.conclusions(runs),
-        finished=all(run.finished for run in runs),
-        results=results.table(runs),
-        results_note=results.notes(runs),
-        meanings=_meanings(runs) if len(runs) > 1 else [],
-        front=front.table(outcomes) if several else None,
-        front_title=front.TITLE,
-        front_note=front.note(outcomes),
-        front_charts=several and charts.density_accuracy(outcomes),
-        tickets=searches.tickets(runs),
-        examples=searches.examples(runs),
-        rounds=searches.rounds(runs),
-        discovered=maps.discovered(runs),
-        over_megabatches=charts.over_megabatches(runs),
-        over_layers=maps.over_layers(runs),
-        over_epochs=charts.over_epochs(runs),
-        losses=charts.loss_over_epochs(runs),
-        has_stages=charts.has_stages(runs),
-        exports=_exports(runs),
-        remarks=_remarks(runs),
-        megabatches=results.every_megabatch(runs),
+        sections=[section for section in sections if not section.is_empty],
         versions=_versions(runs),
     )
 
 
 @functools.cache
 def _template():
-    # Here: pruners import this package for its tables, and need no pages.
+    # Here: experiments import this module, and write their page at the end.
     import jinja2
 
     environment = jinja2.Environment(
@@ -131,9 +129,6 @@ def _template():
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template("page.html.j2")
-
-
-# ---- data of the sections --------------------------------------------------
 
 
 def _warnings(runs, notes):
@@ -149,38 +144,6 @@ def _warnings(runs, notes):
         if not run.finished:
             found.append(("", wording.unfinished(run), []))
     return found
-
-
-def _meanings(runs):
-    """What the columns of the results are, `[(name, meaning), ...]`."""
-    figures = results.shown_figures(runs).values()
-    return [(figure.label, figure.note) for figure in figures if figure.note]
-
-
-def _reports(runs):
-    """`(name, report)` of all that was exported."""
-    for run in runs:
-        for report in export_report.read(run.path) if run.path else ():
-            name = f"{run.name}: " if len(runs) > 1 else ""
-            yield name + report.name, report
-
-
-def _exports(runs):
-    """A `Table` of what was exported, or `None`."""
-    rows, titles = [], []
-    for name, report in _reports(runs):
-        titles = [title for title, _ in report.rows()]
-        parts = [text.partition(", ") for _, text in report.rows()]
-        cells = [results.Cell(figure, words) for figure, _, words in parts]
-        rows.append(results.Row(results.Cell(name), cells))
-    head = [results.Cell(text) for text in ["file", *titles]]
-    return results.Table("Exports", head, rows) if rows else None
-
-
-def _remarks(runs):
-    """What is to be known about exports, `[(name, [text, ...]), ...]`."""
-    found = [(name, report.remarks()) for name, report in _reports(runs)]
-    return [(name, remarks) for name, remarks in found if remarks]
 
 
 def _versions(runs):

@@ -1,43 +1,15 @@
 """The table of results: which figures, in which words, beside dense."""
 
 import dataclasses
-import statistics
 
 from keras_app.experiments.page import wording
-from keras_app.experiments.page.runs import group_name
+from keras_app.experiments.page.comparison import Comparison
 from keras_app.experiments.page.runs import groups
 from keras_app.experiments.page.runs import number
-from keras_app.experiments.page.runs import settings
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A cell of a table: its text, a line in small print, its mark."""
-
-    text: str
-    small: str = ""
-    best: bool = False
-    tag: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row of a table: its header, its cells, its classes in the CSS."""
-
-    head: Cell
-    cells: list
-    name: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table; `label` says what it holds, `name` is its class in the CSS."""
-
-    label: str
-    head: list
-    rows: list
-    name: str = ""
-
+from keras_app.experiments.page.sections import Cell
+from keras_app.experiments.page.sections import Row
+from keras_app.experiments.page.sections import Section
+from keras_app.experiments.page.sections import Table
 
 # ---- headline figures ------------------------------------------------------
 
@@ -76,30 +48,35 @@ def _count_beside(value, dense):
     return wording.signed(value - dense, 0 if whole else 1)
 
 
+_SHARE = (wording.percent,)
 _RATE = wording.percent, _difference
 _GAP = wording.points, lambda value, dense: wording.signed(value - dense)
+_COUNT = (wording.count,)
+_AMOUNT = wording.count, _share
 _COST = wording.large, _share
+_BYTES = (wording.nbytes,)
+# The key in the summary: the label, what it is about, how it is shown.
 _FIGURES = {
     "accuracy": Figure("Test accuracy", "at the end", *_RATE, max),
     "sparsity": Figure(
         "Sparsity, prunable",
         "share of the prunable kernels that is zero",
-        wording.percent,
+        *_SHARE,
     ),
     "sparsity_all": Figure(
-        "Sparsity, whole model", "share of all weights", wording.percent
+        "Sparsity, whole model", "share of all weights", *_SHARE
     ),
-    "zeros": Figure("Zeros", "weights of the whole model", wording.count),
+    "zeros": Figure("Zeros", "weights of the whole model", *_COUNT),
     "parameters": Figure(
         "Parameters", "zeros included", lambda value, _: wording.count(value)
     ),
     "sparse_bytes": Figure(
-        "Size, stored sparse", "of the exported checkpoint", wording.nbytes
+        "Size, stored sparse", "of the exported checkpoint", *_BYTES
     ),
     "dense_bytes": Figure(
-        "Size, stored dense", "of the same checkpoint", wording.nbytes
+        "Size, stored dense", "of the same checkpoint", *_BYTES
     ),
-    "model_bytes": Figure("Size, Keras file", "zeros included", wording.nbytes),
+    "model_bytes": Figure("Size, Keras file", "zeros included", *_BYTES),
     "cer": Figure(
         "CER",
         "misclassified test examples, summed over the megabatches",
@@ -124,29 +101,28 @@ _FIGURES = {
     "initial_sparsity": Figure(
         "Sparsity, at first",
         "of the prunable kernels, before training",
-        wording.percent,
+        *_SHARE,
     ),
     "training_flops_share": Figure(
         "Training FLOPs",
         "relative to dense training, zero weights left out: a count, not a "
         "time",
-        wording.percent,
+        *_SHARE,
     ),
     "mean_squared_error": Figure(
-        "Mean squared error", "on the test set", wording.plain, None, min
+        "Mean squared error", "on the test set", best=min
     ),
     "psnr": Figure(
         "PSNR",
         "peak signal-to-noise ratio in decibels",
-        *(wording.points, None, max),
+        wording.points,
+        best=max,
     ),
     "psnr_of_input": Figure(
         "PSNR of the input", "what doing nothing would give", wording.points
     ),
     "iterations": Figure(
-        "Iterations",
-        "of training, until the sparsest ticket is found",
-        wording.count,
+        "Iterations", "of training, until the sparsest ticket is found", *_COUNT
     ),
     "saving_percent": Figure(
         "Iterations saved",
@@ -154,22 +130,18 @@ _FIGURES = {
         wording.hundredths,
     ),
     "set_fraction": Figure(
-        "Last set", "share of the training examples it holds", wording.percent
+        "Last set", "share of the training examples it holds", *_SHARE
     ),
     "overhead_samples": Figure(
         "Extra predictions",
         "of examples, to find those that pruning costs",
-        wording.count,
+        *_COUNT,
     ),
     "cumulative_kept_parameters": Figure(
-        "Kept parameters",
-        "summed over the megabatches",
-        *(wording.count, _share),
+        "Kept parameters", "summed over the megabatches", *_AMOUNT
     ),
     "cumulative_training_examples": Figure(
-        "Training examples",
-        "seen, all epochs and megabatches",
-        *(wording.count, _share),
+        "Training examples", "seen, all epochs and megabatches", *_AMOUNT
     ),
     "cumulative_forward_flops": Figure(
         "Forward FLOPs", "in training, as a dense network computes", *_COST
@@ -184,7 +156,7 @@ _FIGURES = {
 _SAID_ALREADY = {"effective_density", "density_all", "initial_density"}
 
 
-def shown_figures(runs):
+def _shown_figures(runs):
     """`{key: Figure}`: the known ones that any method has, then all others."""
     found = set()
     for run in runs:
@@ -194,127 +166,60 @@ def shown_figures(runs):
             # A summary without methods: its settings are not its results.
             found -= {"seed", "seconds", "epochs", "num_megabatches"}
     found -= _SAID_ALREADY
-    known = [key for key in _FIGURES if key in found]
+    known = {k: figure for k, figure in _FIGURES.items() if k in found}
     others = sorted(found.difference(known))
-    return {
-        **{key: _FIGURES[key] for key in known},
-        **{key: Figure(wording.humanised(key)) for key in others},
-    }
+    return {**known, **{k: Figure(wording.humanised(k)) for k in others}}
 
 
-# ---- comparison ------------------------------------------------------------
+# ---- the table -------------------------------------------------------------
 
 
-class Comparison:
-    """One run, or equal runs with several seeds, beside a dense network.
-
-    Args:
-        runs: The `Run`s, one or more.
-        others: Groups of other runs, one of which may be the dense network
-            where these have none.
-    """
-
-    def __init__(self, runs, others=()):
-        self.runs = runs
-        self.methods = list(runs[0].figures)
-        main, dense = runs[0].main, runs[0].dense
-        if main == dense:
-            main = next((m for m in self.methods if m != dense), main)
-        self.subject = main
-        rest = [m for m in self.methods if m != main]
-        self.others = sorted(rest, key=lambda method: method != dense)
-        self.dense = dense
-        self.reference = self if dense in self.methods else None
-        if self.reference is None:
-            fitting = [
-                group
-                for group in others
-                if group[0].dense in group[0].figures
-                and task(group[0]) == task(runs[0])
-            ]
-            if fitting:
-                self.reference = Comparison(min(fitting, key=group_name))
-
-    @property
-    def is_dense(self):
-        """Whether there is nothing but the dense network."""
-        return self.subject == self.dense
-
-    def values(self, method, key):
-        """One number per run; empty if any run lacks it."""
-        found = [run.figures.get(method, {}).get(key) for run in self.runs]
-        found = [number(value) for value in found]
-        return [] if None in found else found
-
-    def mean(self, method, key):
-        """The mean over the runs, or `None` if any run lacks the number."""
-        values = self.values(method, key)
-        # The number of a single run stays an integer if it is one.
-        if len(values) > 1:
-            return statistics.fmean(values)
-        return values[0] if values else None
-
-    def spread(self, method, key):
-        """The standard deviation (n - 1) over several runs, or `None`."""
-        values = self.values(method, key)
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def dense_mean(self, key):
-        """The mean of the dense network, of these runs or of others."""
-        if self.reference is None:
-            return None
-        return self.reference.mean(self.reference.dense, key)
-
-    def seeds(self):
-        """The seeds of the runs."""
-        return [run.summary.get("seed") for run in self.runs]
-
-
-def task(run):
-    """What a dense network must share to be what a run is compared to."""
-    names = ("data", "model", "epochs", "num_megabatches")
-    return [run.summary.get(name) for name in names]
-
-
-# ---- tables ----------------------------------------------------------------
-
-
-def table(runs):
-    """The `Table` of results, or `None` where there are none."""
-    figures = shown_figures(runs)
+def section(runs):
+    """The table of results, and what there is to know before it is read."""
+    figures = _shown_figures(runs)
     if not figures:
-        return None
-    return (_of_one if len(runs) == 1 else _of_several)(runs, figures)
+        return Section()
+    equal = groups(runs)
+    folded = []
+    if len(runs) > 1:
+        terms = [(f.label, f.note) for f in figures.values() if f.note]
+        folded = [Section("What the columns mean", terms=terms)]
+    return Section(
+        "Results" if all(run.finished for run in runs) else "Results so far",
+        _note(runs, equal),
+        table=(_of_one if len(runs) == 1 else _of_several)(
+            runs, equal, figures
+        ),
+        folded=[part for part in folded if not part.is_empty],
+    )
 
 
-def _of_one(runs, figures):
+def _of_one(runs, equal, figures):
     """Figures down, methods across: it fits a phone, and explains itself."""
     results = Comparison(runs)
     rows = [
         Row(Cell(figure.label, figure.note), _cells(results, key, figure))
         for key, figure in figures.items()
     ]
-    labels = [wording.label_of(runs[0], m) for m in results.methods]
-    return Table("Results per method", [Cell(""), *map(Cell, labels)], rows)
+    head = [Cell(""), *(Cell(side.label) for side in results.sides)]
+    return Table("Results per method", head, rows)
 
 
-def _of_several(runs, figures):
+def _of_several(runs, equal, figures):
     """Runs and methods down; before them, the means over seeds."""
-    equal = groups(runs)
     several = [group for group in equal if len(group) > 1]
     rows = []
     for group in several + [[run] for run in runs]:
         results = Comparison(group, equal)
         many = len(group) > 1
         tag = "" if group[0].finished else "unfinished"
-        name = group_name(group)
         lines = zip(*(_cells(results, *item) for item in figures.items()))
-        for method, cells in zip(results.methods, lines):
-            label = wording.label_of(group[0], method)
-            head = Cell(f"{name}, {label}", tag=tag)
+        for side, cells in zip(results.sides, lines):
+            head = Cell(f"{side.name}, {side.label}", tag=tag)
             if many:
-                head = Cell(f"{label}, mean of {len(group)} seeds", name)
-            first = "first" if method == results.methods[0] else ""
+                mean = f"{side.label}, mean of {len(group)} seeds"
+                head = Cell(mean, side.name)
+            first = "first" if side is results.sides[0] else ""
             marks = f"{'mean' if many else ''} {first}".strip()
             rows.append(Row(head, cells, marks))
     head = [Cell("run, method"), *(Cell(f.label) for f in figures.values())]
@@ -326,35 +231,33 @@ def _cells(results, key, figure):
 
     In small print is how it compares to the dense network.
     """
-    means = {method: results.mean(method, key) for method in results.methods}
-    known = [mean for mean in means.values() if mean is not None]
+    means = [side.mean(key) for side in results.sides]
+    known = [mean for mean in means if mean is not None]
     best = dense = None
     # Half a method compared to a whole one would mislead.
     if results.runs[0].finished:
-        dense = results.dense_mean(key)
+        dense = results.dense and results.dense.mean(key)
         if figure.best and len(known) > 1 and len(results.runs) == 1:
             best = figure.best(known)
     cells = []
-    for method, mean in means.items():
+    for side, mean in zip(results.sides, means):
         if mean is None:
             cells.append(Cell(wording.NOTHING))
             continue
         small = ""
-        if figure.compare and dense is not None and method != results.dense:
+        if figure.compare and dense is not None and not side.is_dense:
             small = figure.compare(mean, dense)
-        text = figure.show(mean, results.spread(method, key))
+        text = figure.show(mean, side.spread(key))
         cells.append(Cell(text, small, best is not None and mean == best))
     return cells
 
 
-def notes(runs):
-    """What there is to know before the table is read."""
+def _note(runs, equal):
     found = []
-    equal = groups(runs)
-    sides = [Comparison(group, equal) for group in equal]
-    compared = [side for side in sides if side.reference and not side.is_dense]
+    compared = [Comparison(group, equal) for group in equal]
+    compared = [x for x in compared if x.dense and not x.main.is_dense]
     if compared:
-        own = all(side.reference is side for side in compared)
+        own = all(each.has_own_dense for each in compared)
         where = " of the same run" if len(runs) > 1 and own else ""
         found.append(
             f"Small print: the difference to the dense network{where}."
@@ -364,44 +267,3 @@ def notes(runs):
     if any(len(run.figures) > 1 and run.finished for run in runs):
         found.append("Green marks the best method of a run.")
     return " ".join(found)
-
-
-_COLUMNS = (
-    ("target_sparsity", "target sparsity", wording.percent),
-    ("sparsity", "sparsity, prunable", wording.percent),
-    ("sparsity_all", "sparsity, whole model", wording.percent),
-    ("kept_parameters", "kept parameters", wording.count),
-    ("test_accuracy", "test accuracy", wording.percent),
-    ("misclassified", "misclassified", wording.count),
-    ("best_epoch", "best epoch", lambda value: wording.count(value + 1)),
-    ("best_val_accuracy", "best val. accuracy", wording.percent),
-    ("generalization_gap_last", "gap, last", wording.points),
-    ("generalization_gap_best", "gap, best", wording.points),
-    ("training_examples", "training examples", wording.count),
-)
-
-
-def every_megabatch(runs):
-    """A `Table` for each run that has megabatches."""
-    tables = []
-    for group in settings(runs):
-        for run in group:
-            rows = list(_megabatch_rows(run))
-            title = "Every megabatch in numbers"
-            title += f": {run.name}" if len(runs) > 1 else ""
-            head = ["megabatch", *(label for _, label, _ in _COLUMNS)]
-            if rows:
-                tables.append(Table(title, list(map(Cell, head)), rows))
-    return tables
-
-
-def _megabatch_rows(run):
-    for method in run.methods:
-        for index, row in enumerate(run.megabatches(method)):
-            cells = []
-            for key, _, show in _COLUMNS:
-                value = number(row.get(key))
-                known = value is not None
-                cells.append(Cell(show(value) if known else wording.NOTHING))
-            head = Cell(f"{wording.label_of(run, method)} {index + 1}")
-            yield Row(head, cells, "" if index else "first")

@@ -9,6 +9,7 @@ NOTHING = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
+_BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 _LABELS = {
     "app": "APP",
     "one_shot": "one-shot",
@@ -61,8 +62,12 @@ def _with_spread(value, spread, digits):
 
 def percent(value, spread=None):
     """A share in [0, 1] in percent."""
-    spread = None if spread is None else 100 * spread
-    return _with_spread(100 * value, spread, 1) + _SPACE + "%"
+    return hundredths(100 * value, None if spread is None else 100 * spread)
+
+
+def hundredths(value, spread=None):
+    """A number that is in percent already."""
+    return points(value, spread) + _SPACE + "%"
 
 
 def points(value, spread=None):
@@ -80,31 +85,26 @@ def count(value, spread=None):
 
 def large(value, spread=None):
     """A number that matters by its size; millions and more get a prefix."""
-    for size, prefix in _PREFIXES:
+    return _in_units(value, spread, 2, _PREFIXES)
+
+
+def nbytes(value, spread=None):
+    """Bytes, in the unit that leaves few digits."""
+    return _in_units(value, spread, 1, _BYTES, _SPACE + "bytes")
+
+
+def _in_units(value, spread, digits, units, single=""):
+    for size, unit in units:
         if abs(value) >= size:
             spread = None if spread is None else spread / size
-            text = _with_spread(value / size, spread, 2)
-            return text + _SPACE + prefix
-    return _with_spread(value, spread, 0)
-
-
-def hundredths(value, spread=None):
-    """A number that is in percent already."""
-    return percent(value / 100, None if spread is None else spread / 100)
+            text = _with_spread(value / size, spread, digits)
+            return text + _SPACE + unit
+    return _with_spread(value, spread, 0) + single
 
 
 def plain(value, spread=None):
     """A number nothing is known about."""
     return _with_spread(value, spread, 0 if isinstance(value, int) else 4)
-
-
-def nbytes(value, spread=None):
-    """Bytes, in the unit that leaves few digits."""
-    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= size:
-            spread = None if spread is None else spread / size
-            return _with_spread(value / size, spread, 1) + _SPACE + unit
-    return _with_spread(value, spread, 0) + _SPACE + "bytes"
 
 
 # ---- names -----------------------------------------------------------------
@@ -157,16 +157,14 @@ def _megabatches(how_many):
 
 def title(runs):
     """What the page is about, in a few words."""
-    kinds = dict.fromkeys(run.summary.get("experiment") for run in runs)
-    data = dict.fromkeys(run.summary.get("data") for run in runs)
-    kinds = [
-        _EXPERIMENTS.get(kind, str(kind).replace("_", " "))
-        for kind in kinds
-        if kind
-    ]
-    data = [
-        _DATA.get(name, str(name).replace("_", " ")) for name in data if name
-    ]
+    kinds, data = (
+        [
+            known.get(name, str(name).replace("_", " "))
+            for name in dict.fromkeys(run.summary.get(key) for run in runs)
+            if name
+        ]
+        for key, known in (("experiment", _EXPERIMENTS), ("data", _DATA))
+    )
     text = capital(listed(kinds)) or "Unfinished run"
     text += f" on {listed(data)}" if data else ""
     return text if len(runs) == 1 else f"{text}, {len(runs)} runs"
