@@ -16,8 +16,24 @@ show_help() {
   exit 0
 }
 
-unexpected() {
-  fail "unexpected argument: $1 (what the command itself takes goes behind --)"
+# read_options ARGUMENTS...: gives each option to the script's own `option`,
+# which fails on those that it does not know. The script must `shift "$taken"`;
+# what is left then goes to the command.
+read_options() {
+  taken=$#
+  while [ $# -gt 0 ]; do
+    case $1 in
+      --dry-run) dry_run=yes ;;
+      --help) show_help ;;
+      --) shift && break ;;
+      *)
+        option "$1" || fail "unexpected argument: $1 (what the command itself \
+takes goes behind --)"
+        ;;
+    esac
+    shift
+  done
+  taken=$((taken - $#))
 }
 
 # check_whole OPTION VALUE

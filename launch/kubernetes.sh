@@ -19,20 +19,18 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 name='' image='' claim='' nodes='' gpus=0
-while [ $# -gt 0 ]; do
+option() {
   case $1 in
     --name=*) name=${1#*=} ;;
     --image=*) image=${1#*=} ;;
     --claim=*) claim=${1#*=} ;;
     --nodes=*) nodes=${1#*=} && check_whole --nodes "$nodes" ;;
     --gpus=*) gpus=${1#*=} && check_whole --gpus "$gpus" ;;
-    --dry-run) dry_run=yes ;;
-    --help) show_help ;;
-    --) shift && break ;;
-    *) unexpected "$1" ;;
+    *) return 1 ;;
   esac
-  shift
-done
+}
+read_options "$@"
+shift "$taken"
 check_given --name "$name" 'what the Job is called'
 check_given --image "$image" 'what the pods run'
 check_given --claim "$claim" 'the volume claim for /runs'

@@ -14,16 +14,14 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 gpus=''
-while [ $# -gt 0 ]; do
+option() {
   case $1 in
     --gpus=*) gpus=${1#*=} && check_whole --gpus "$gpus" ;;
-    --dry-run) dry_run=yes ;;
-    --help) show_help ;;
-    --) shift && break ;;
-    *) unexpected "$1" ;;
+    *) return 1 ;;
   esac
-  shift
-done
+}
+read_options "$@"
+shift "$taken"
 check_backend tensorflow jax
 check_behind --gin_file 'what to train' "$@"
 

@@ -14,16 +14,14 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 address=''
-while [ $# -gt 0 ]; do
+option() {
   case $1 in
     --address=*) address=${1#*=} ;;
-    --dry-run) dry_run=yes ;;
-    --help) show_help ;;
-    --) shift && break ;;
-    *) unexpected "$1" ;;
+    *) return 1 ;;
   esac
-  shift
-done
+}
+read_options "$@"
+shift "$taken"
 check_given --address "$address" 'host:port of the head of the cluster, or auto'
 check_behind --gin_file 'what the runs share' "$@"
 check_behind --grid 'what to vary' "$@"

@@ -20,18 +20,16 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 nodes='' gpus='' options=''
-while [ $# -gt 0 ]; do
+option() {
   case $1 in
     --nodes=*) nodes=${1#*=} && check_whole --nodes "$nodes" ;;
     --gpus=*) gpus=${1#*=} && check_whole --gpus "$gpus" ;;
     --sbatch=*) options+="#SBATCH ${1#*=}"$'\n' ;;
-    --dry-run) dry_run=yes ;;
-    --help) show_help ;;
-    --) shift && break ;;
-    *) unexpected "$1" ;;
+    *) return 1 ;;
   esac
-  shift
-done
+}
+read_options "$@"
+shift "$taken"
 check_given --nodes "$nodes" 'how many machines'
 check_backend tensorflow jax
 check_behind --gin_file 'what to train' "$@"

@@ -24,20 +24,18 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 grids=() sweep_dir='' at_a_time='' gpus='' options=''
-while [ $# -gt 0 ]; do
+option() {
   case $1 in
     --grid=*) grids+=("${1#*=}") ;;
     --sweep_dir=*) sweep_dir=${1#*=} ;;
     --at_a_time=*) at_a_time=${1#*=} && check_whole --at_a_time "$at_a_time" ;;
     --gpus=*) gpus=${1#*=} && check_whole --gpus "$gpus" ;;
     --sbatch=*) options+="#SBATCH ${1#*=}"$'\n' ;;
-    --dry-run) dry_run=yes ;;
-    --help) show_help ;;
-    --) shift && break ;;
-    *) unexpected "$1" ;;
+    *) return 1 ;;
   esac
-  shift
-done
+}
+read_options "$@"
+shift "$taken"
 check_given --grid "${grids[*]-}" 'what to vary'
 check_given --sweep_dir "$sweep_dir" 'a folder that all machines see'
 check_backend tensorflow jax torch

@@ -16,18 +16,16 @@ set -euo pipefail
 . "$(dirname "$0")/common.sh"
 
 tpu='' zone='' setup=''
-while [ $# -gt 0 ]; do
+option() {
   case $1 in
     --tpu=*) tpu=${1#*=} ;;
     --zone=*) zone=${1#*=} ;;
     --setup=*) setup=${1#*=} ;;
-    --dry-run) dry_run=yes ;;
-    --help) show_help ;;
-    --) shift && break ;;
-    *) unexpected "$1" ;;
+    *) return 1 ;;
   esac
-  shift
-done
+}
+read_options "$@"
+shift "$taken"
 check_given --tpu "$tpu" 'the name of the TPU VM'
 check_given --zone "$zone" 'where the TPU VM is'
 KERAS_BACKEND=${KERAS_BACKEND:-jax}

@@ -692,8 +692,8 @@ def test_help_names_every_option(tools, script):
     done = tools.run(f"launch/{script}", "--help")
     assert (done.returncode, done.errors) == (0, "")
     assert f"launch/{script}" in done.output
-    text = (LAUNCH / script).read_text()
-    options = re.findall(r"^    (--[\w-]+)(?:=\*)?\)", text, re.MULTILINE)
+    text = "".join((LAUNCH / x).read_text() for x in (script, "common.sh"))
+    options = re.findall(r"^ {4,}(--[\w-]+)(?:=\*)?\)", text, re.MULTILINE)
     assert "--dry-run" in options
     for option in {*options} - {"--help"}:
         assert option in done.output
