@@ -1,6 +1,5 @@
 """What the command lines share: one line for a mistake, and nothing else."""
 
-import argparse
 import contextlib
 import difflib
 import logging
@@ -48,34 +47,6 @@ def did_you_mean(name, known):
     """Returns " Did you mean ...?" with the nearest name, or an empty text."""
     found = nearest(name, known)
     return f" Did you mean {found}?" if found else ""
-
-
-class Parser(argparse.ArgumentParser):
-    """Leaves it to `command` how a mistake is told."""
-
-    def error(self, message):
-        raise UsageError(message)
-
-    def parse_args(self, argv):
-        options, rest = self.parse_known_args(argv)
-        if rest:
-            flag = rest[0].partition("=")[0]
-            hint = did_you_mean(flag, self._option_string_actions)
-            raise UsageError(f"unexpected argument: {rest[0]}.{hint}")
-        check_not_empty(vars(options))
-        return options
-
-
-def check_not_empty(options):
-    """Raises where an option is empty, such as an unset variable's text.
-
-    Args:
-        options: `{name: value}`, of several values a list.
-    """
-    for name, value in options.items():
-        for text in value if isinstance(value, list) else [value]:
-            if isinstance(text, str) and not text.strip():
-                raise UsageError(f"{name} must not be empty.")
 
 
 @contextlib.contextmanager

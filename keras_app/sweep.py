@@ -14,12 +14,16 @@ import re
 import signal
 import sys
 
-from absl import flags
-
 from keras_app import cli
 from keras_app.experiments.cli import configuration
+from keras_app.experiments.cli import gin_files
 from keras_app.experiments.cli import mistakes
 from keras_app.experiments.cli.configuration import CONFIG
+from keras_app.experiments.cli.parser import GIN_OPTIONS
+from keras_app.experiments.cli.parser import number
+from keras_app.experiments.cli.parser import Parser
+from keras_app.experiments.cli.parser import several
+from keras_app.experiments.cli.parser import switch
 from keras_app.experiments.run import interruption
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.experiments.sweep import grid
@@ -33,56 +37,33 @@ from keras_app.train import EXIT_INTERRUPTED
 EXIT_BY_HAND = 130  # as a shell says it of Ctrl-C
 
 
-def _define_flags():
-    values = configuration.flag_values()
-    flags.DEFINE_multi_string(
-        "grid",
-        [],
-        "What to vary, such as 'regularizers.L1.lam=[0.1, 0.3]'. Several grids "
-        "multiply.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "sweep_dir",
-        None,
-        "Folder to write. Defaults to a new one under runs/.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "resume",
-        False,
-        "Continue what is in --sweep_dir; start it if there is nothing yet.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "address",
-        None,
-        "Address of a Ray cluster. Defaults to a Ray of this machine alone, "
-        "started and stopped with the sweep.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "retries",
-        1,
-        "How often a run that failed is started again.",
-        lower_bound=0,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "cpus_per_run",
-        1,
-        "CPUs, and threads, of each run.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "gpus_per_run",
-        0.0,
-        "GPUs of each run; 0.5 lets two runs share one, 0 hides them.",
-        lower_bound=0.0,
-        flag_values=values,
-    )
-    return values
+PARSER = Parser(
+    NAME,
+    __doc__,
+    {
+        **GIN_OPTIONS,
+        "--grid": several(
+            "what to vary, such as 'regularizers.L1.lam=[0.1, 0.3]'; several "
+            "grids multiply",
+            default=[],
+        ),
+        "--sweep_dir": "folder to write; a new one under runs/ if not given",
+        "--resume": switch(
+            "continue what is in --sweep_dir; start it if there is nothing yet"
+        ),
+        "--address": "address of a Ray cluster; a Ray of this machine alone, "
+        "started and stopped with the sweep, if not given",
+        "--retries": number(
+            "how often a run that failed is started again", 1, least=0
+        ),
+        "--cpus_per_run": number("CPUs, and threads, of each run", 1, least=1),
+        "--gpus_per_run": number(
+            "GPUs of each run; 0.5 lets two runs share one, 0 hides them",
+            0.0,
+            least=0,
+        ),
+    },
+)
 
 
 def main(argv):
@@ -97,8 +78,9 @@ def main(argv):
     Raises:
         cli.UsageError: What would be exit status 2.
     """
-    options = configuration.read_flags(_define_flags(), argv)
-    if configuration.answered(options, __doc__):
+    options = PARSER.parse_args(argv[1:])
+    if options.list:
+        print(gin_files.listing())
         return 0
     gin = configuration.import_gin()
     try:
@@ -138,26 +120,14 @@ def main(argv):
 
 def _planned(gin, options):
     """The sweep that the command line asks for, or that is to be resumed."""
-    if options.resume and options.sweep_dir is None:
-        raise cli.UsageError(
-            "--resume needs --sweep_dir, the folder to continue."
-        )
-    files = [configuration.find(name) for name in options.gin_file]
-    grids = [grid.parse(text) for text in options.grid]
-    stored = None
+    stored = folder = None
     if options.sweep_dir is not None:
-        stored = _stored(pathlib.Path(options.sweep_dir), options.resume)
-    if stored is not None:
-        files = files or [pathlib.Path(options.sweep_dir) / CONFIG]
-        grids = grids or [grid.parse(text) for text in stored["grids"]]
-    if not files:
-        place = options.sweep_dir
-        where = (
-            f"{place} holds no sweep to continue: " if options.resume else ""
-        )
-        raise cli.UsageError(
-            f"{where}name a configuration with --gin_file=app.gin."
-        )
+        folder = pathlib.Path(options.sweep_dir)
+        stored = _stored(folder, options.resume)
+    config = folder / CONFIG if stored is not None else None
+    files = configuration.files(options, "sweep_dir", "sweep", config)
+    texts = options.grid or (stored["grids"] if stored is not None else [])
+    grids = [grid.parse(text) for text in texts]
     if not grids:
         raise cli.UsageError(
             'name what to vary with --grid="regularizers.L1.lam=[0.1, 0.3]".'

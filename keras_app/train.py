@@ -19,36 +19,32 @@ import os
 import pathlib
 import sys
 
-from absl import flags
-
 from keras_app import cli
 from keras_app.experiments import devices
 from keras_app.experiments.cli import configuration
+from keras_app.experiments.cli import gin_files
 from keras_app.experiments.cli import mistakes
 from keras_app.experiments.cli.configuration import CONFIG
+from keras_app.experiments.cli.parser import GIN_OPTIONS
+from keras_app.experiments.cli.parser import Parser
+from keras_app.experiments.cli.parser import switch
 from keras_app.experiments.run import interruption
 from keras_app.masks import DegenerateScores
 
 EXIT_FAILED = 1
 EXIT_MISSED = 3
 EXIT_INTERRUPTED = 75  # "try again", as of sysexits.h
-
-
-def _define_flags():
-    values = configuration.flag_values()
-    flags.DEFINE_string(
-        "run_dir",
-        None,
-        "Folder to write. Defaults to a new one under runs/.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "resume",
-        False,
-        "Continue what is in --run_dir; start it if there is nothing yet.",
-        flag_values=values,
-    )
-    return values
+PARSER = Parser(
+    "keras_app.train",
+    __doc__,
+    {
+        **GIN_OPTIONS,
+        "--run_dir": "folder to write; a new one under runs/ if not given",
+        "--resume": switch(
+            "continue what is in --run_dir; start it if there is nothing yet"
+        ),
+    },
+)
 
 
 def run(
@@ -106,29 +102,19 @@ def main(argv):
     Raises:
         cli.UsageError: What would be exit status 2.
     """
-    options = configuration.read_flags(_define_flags(), argv)
-    if configuration.answered(options, __doc__):
+    options = PARSER.parse_args(argv[1:])
+    if options.list:
+        print(gin_files.listing())
         return 0
     gin = configuration.import_gin()
     resume = options.resume
-    files = list(options.gin_file)
-    if resume and options.run_dir is None:
-        raise cli.UsageError(
-            "--resume needs --run_dir, the folder to continue."
-        )
-    if resume and not files:
+    stored = None
+    if resume and options.run_dir is not None and not options.gin_file:
         stored = pathlib.Path(options.run_dir) / CONFIG
-        if stored.exists():
-            configuration.check_own(stored)
-            files = [str(stored)]
-    if not files:
-        where = (
-            f"{options.run_dir} holds no run to continue: " if resume else ""
-        )
-        raise cli.UsageError(
-            f"{where}name a configuration with --gin_file=app.gin."
-        )
-    paths = [configuration.find(name) for name in files]
+        stored = stored if stored.exists() else None
+    if stored is not None:
+        configuration.check_own(stored)
+    paths = configuration.files(options, "run_dir", "run", stored)
     run_dir = options.run_dir or configuration.new_folder(paths[0].stem)
     started = []
     lost = []

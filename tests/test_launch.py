@@ -359,8 +359,7 @@ def test_the_real_parser_takes_the_command_line(tools, script, backend):
         name = "keras_app.sweep" if module is sweep else "keras_app.train"
         assert said["call"][:3] == ["python", "-m", name]
         assert said["env"]["KERAS_BACKEND"] == backend
-        flags = module._define_flags()
-        options = configuration.read_flags(flags, said["call"][2:])
+        options = module.PARSER.parse_args(said["call"][3:])
         first, *added = options.gin_file
         assert f"--gin_file={first}" in CALLS[script][1]
         assert added == [
@@ -373,7 +372,7 @@ def test_the_real_parser_takes_the_command_line(tools, script, backend):
 def test_gin_takes_the_number_of_gpus(tools):
     gin = configuration.import_gin()
     [said] = tools.trained("local_gpus.sh")
-    flags = configuration.read_flags(train._define_flags(), said["call"][2:])
+    flags = train.PARSER.parse_args(said["call"][3:])
     gin.clear_config()
     try:
         path = configuration.find(flags.gin_file[1])

@@ -7,56 +7,45 @@ the export was refused, said in one line.
 import sys
 
 from keras_app import cli
+from keras_app.experiments.cli.parser import number
+from keras_app.experiments.cli.parser import Parser
+from keras_app.experiments.cli.parser import several
+from keras_app.experiments.cli.parser import switch
 from keras_app.export.formats import FORMATS
 
 _NAME = "keras_app.export"
 
 
-def _parser():
-    parser = cli.Parser(
-        prog=f"python -m {_NAME}",
-        description="Writes a trained model to files that are smaller, "
-        "verified and described.",
-    )
-    add = parser.add_argument
-    add("source", metavar="RUN_DIR_OR_KERAS_FILE")
-    add(
-        "--format",
-        action="append",
-        choices=tuple(FORMATS),
-        help="may be given several times; litert if not given",
-    )
-    add(
-        "--output",
-        metavar="PATH",
-        help="file to write, or the folder for several formats; exports/ in a "
-        "run folder if not given",
-    )
-    add(
-        "--quantize",
-        choices=("float16", "dynamic", "int8"),
-        help="precision of a LiteRT file; float32 if not given",
-    )
-    add(
-        "--sparse",
-        choices=("auto", "true", "false"),
-        default="auto",
-        help="whether a LiteRT file stores weights sparse",
-    )
-    add(
-        "--data",
-        metavar="x.npy|DATA_SET",
-        help="inputs to compare and calibrate on; the run's data set, or "
-        "random ones, if not given",
-    )
-    add("--shrink", action="store_true", help="cut dead channels out first")
-    add(
-        "--multiple_of",
-        type=int,
-        default=1,
-        help="with --shrink: layers keep a multiple of this many channels",
-    )
-    return parser
+_PARSER = Parser(
+    _NAME,
+    "Writes a trained model to files that are smaller, verified and described.",
+    {
+        "source": {"metavar": "RUN_DIR_OR_KERAS_FILE"},
+        "--format": several(
+            "may be given several times; litert if not given",
+            choices=tuple(FORMATS),
+        ),
+        "--output": "file to write, or the folder for several formats; "
+        "exports/ in a run folder if not given",
+        "--quantize": {
+            "choices": ("float16", "dynamic", "int8"),
+            "help": "precision of a LiteRT file; float32 if not given",
+        },
+        "--sparse": {
+            "choices": ("auto", "true", "false"),
+            "default": "auto",
+            "help": "whether a LiteRT file stores weights sparse",
+        },
+        "--data": "x.npy, or a data set: inputs to compare and calibrate on; "
+        "the run's data set, or random ones, if not given",
+        "--shrink": switch("cut dead channels out first"),
+        "--multiple_of": number(
+            "with --shrink: layers keep a multiple of this many channels",
+            1,
+            least=None,
+        ),
+    },
+)
 
 
 def main(argv):
@@ -71,7 +60,7 @@ def main(argv):
     Raises:
         cli.UsageError: What would be exit status 2.
     """
-    options = _parser().parse_args(argv)
+    options = _PARSER.parse_args(argv)
     from keras_app.export.run import export_run
 
     try:

@@ -8,6 +8,7 @@ import pathlib
 import sys
 
 from keras_app import cli
+from keras_app.experiments.cli.parser import Parser
 from keras_app.experiments.page import COMPARISON
 from keras_app.experiments.page import default_path
 from keras_app.experiments.page import PAGE
@@ -16,6 +17,19 @@ from keras_app.experiments.sweep.results import folders_and_notes
 from keras_app.experiments.sweep.results import SWEEP
 
 _NAME = "keras_app.report"
+_PARSER = Parser(
+    _NAME,
+    "One page with plots and tables of one or several runs.",
+    {
+        "run_dirs": {
+            "metavar": "RUN_DIR",
+            "nargs": "+",
+            "help": "a run folder, or a sweep folder for all its runs",
+        },
+        "--output": f"file to write; {PAGE} in the folder if not given, or "
+        f"{COMPARISON} beside several",
+    },
+)
 
 
 def main(argv):
@@ -30,23 +44,7 @@ def main(argv):
     Raises:
         cli.UsageError: What would be exit status 2.
     """
-    parser = cli.Parser(
-        prog=f"python -m {_NAME}",
-        description="One page with plots and tables of one or several runs.",
-    )
-    parser.add_argument(
-        "run_dirs",
-        metavar="RUN_DIR",
-        nargs="+",
-        help="a run folder, or a sweep folder for all its runs",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="page.html",
-        help=f"file to write; {PAGE} in the folder if not given, or "
-        f"{COMPARISON} beside several",
-    )
-    options = parser.parse_args(argv)
+    options = _PARSER.parse_args(argv)
     named = [pathlib.Path(folder) for folder in options.run_dirs]
     try:
         folders, notes = [], []

@@ -6,8 +6,6 @@ import logging
 import pathlib
 import re
 
-from absl import flags
-
 from keras_app import cli
 from keras_app.experiments.cli import gin_files
 from keras_app.experiments.cli import mistakes
@@ -17,61 +15,6 @@ RUNS = "runs"
 
 _OWN = ("keras_app", "keras")
 _MACROS = "# Macros:"
-
-
-def flag_values():
-    """Returns the flags that every command with gin files has."""
-    values = flags.FlagValues()
-    flags.DEFINE_multi_string(
-        "gin_file",
-        [],
-        "A gin file, looked up here, then in gin/. May be given several times.",
-        flag_values=values,
-    )
-    flags.DEFINE_multi_string(
-        "gin_param",
-        [],
-        "A binding such as 'Anytime.level=3.0', which wins over the files. May "
-        "be given several times.",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "list", False, "List the gin files, a line each.", flag_values=values
-    )
-    flags.DEFINE_bool("help", False, "Show this help.", flag_values=values)
-    return values
-
-
-def read_flags(values, argv):
-    """Returns `values` with what the command line says.
-
-    Raises:
-        cli.UsageError: A flag or an argument that there is not, or an empty
-            one.
-    """
-    try:
-        rest = values(list(argv))[1:]
-    except flags.Error as error:
-        raise cli.UsageError(cli.one_line(error)) from error
-    if rest:
-        raise cli.UsageError(f"unexpected argument: {rest[0]}")
-    cli.check_not_empty(values.flag_values_dict())
-    return values
-
-
-def answered(options, words):
-    """Prints what `--help` or `--list` ask for; returns whether one is given.
-
-    Args:
-        options: What `read_flags` returned.
-        words: What `--help` begins with.
-    """
-    if options.help:
-        print(words)
-        print(options.get_help())
-    elif options.list:
-        print(gin_files.listing())
-    return options.help or options.list
 
 
 @functools.cache
@@ -107,6 +50,33 @@ def find(name):
     if any(path.is_dir() for path in places):
         what = f"it is a folder.{gin_files.SEE_LIST}"
     raise cli.UsageError(f"--gin_file={name}: {what}")
+
+
+def files(options, place, what, stored=None):
+    """Returns the paths of the gin files to read.
+
+    Args:
+        options: What the command line says.
+        place: The flag of the folder to write.
+        what: What `--resume` continues.
+        stored: Path of what the folder was started with, if it was.
+
+    Raises:
+        cli.UsageError: There is none, or no folder to continue.
+    """
+    folder = getattr(options, place)
+    if options.resume and folder is None:
+        raise cli.UsageError(
+            f"--resume needs --{place}, the folder to continue."
+        )
+    if options.gin_file:
+        return [find(name) for name in options.gin_file]
+    if stored is not None:
+        return [stored]
+    where = f"{folder} holds no {what} to continue: " if options.resume else ""
+    raise cli.UsageError(
+        f"{where}name a configuration with --gin_file=app.gin."
+    )
 
 
 def parse(gin, paths, params):
