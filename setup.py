@@ -68,7 +68,7 @@ setup(
             "tfds/*/LICENSE",
             "tfds/*/*/*",
         ],
-        "keras_app.experiments.page": ["*.css", "*.j2"],
+        "keras_app.experiments.page": ["*.css", "*.j2", "*.toml"],
     },
     install_requires=[
         "absl-py>=1.4,<3",

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from keras_app.experiments.page import drawing
+from keras_app.experiments.page import wording
 from keras_app.experiments.page.runs import number
 
 DASHED = {"ls": (0, (4, 2)), "lw": 1.2}
@@ -22,10 +23,20 @@ class Words:
     """
 
     title: str
-    note: str
-    x: str
-    y: str
+    note: str = ""
+    x: str = ""
+    y: str = ""
     counts: bool = True
+
+
+def words(chart, run="", **figures):
+    """The `Words` of a chart, of one run of several, with figures put in."""
+    told = Words(**wording.WORDS["charts"][chart])
+    return dataclasses.replace(
+        told,
+        title=f"{told.title}, {run}" if run else told.title,
+        note=told.note.format(**figures),
+    )
 
 
 def over(
@@ -53,7 +64,7 @@ def over(
             if each is not None:
                 each(axes, line)
         axes.set_ylim(*limits([y for line in drawn for y in line.numbers()]))
-        _name_axes(axes, words)
+        name_axes(axes, words)
         if last is not None:
             last(axes)
         entries = drawing.entries(runs, drawn)
@@ -76,7 +87,7 @@ def bars(words, alt, heights, color, top, dashed=None, **size):
             look = {"padding": 3, "bbox": {"color": "white", "pad": 0.6}}
         axes.bar_label(found, fontsize=8.5, **look)
         axes.set_ylim(0, top)
-        _name_axes(axes, words)
+        name_axes(axes, words)
 
     return drawing.chart(words.title, words.note, alt, draw, **size)
 
@@ -145,7 +156,8 @@ def short_percent(value):
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
-def _name_axes(axes, words):
+def name_axes(axes, words):
+    """Writes what is along the axes."""
     if words.counts:
         from matplotlib.ticker import MaxNLocator
 

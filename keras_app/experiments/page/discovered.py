@@ -14,7 +14,7 @@ def section(runs):
     """What the runs found of their networks' architecture."""
     shown = []
     for run in runs:
-        name = f", {run.name}" if len(runs) > 1 else ""
+        name = wording.run_name(run, runs)
         connections = run.summary.get("connections")
         if isinstance(connections, dict):
             shown.append(_connection_map(connections, name))
@@ -59,13 +59,7 @@ def _connection_map(connections, name):
         )
         for target, values in zip(targets, table)
     ]
-    words = charts.Words(
-        f"Connections{name}",
-        "Share of the 2-D kernels that is not zero, in percent, from the maps "
-        "that a unit adds to those of a later one. 0 is no kernel at all.",
-        "from the maps of",
-        "to",
-    )
+    words = charts.words("connections", name)
     alt = "Heat map of the connections that are left, in percent: "
     alt += f"{'; '.join(rows)}."
     return _square_map(words, alt, table, sources, targets, show)
@@ -74,13 +68,7 @@ def _connection_map(connections, name):
 def _widths(run, architecture, name):
     units, widths = architecture["units"], architecture["active_rows"]
     return charts.bars(
-        charts.Words(
-            f"Active units{name}",
-            "Units with an incoming weight that is not zero; dashed is what a "
-            f"layer has, {wording.count(units)}.",
-            "layer",
-            "active units",
-        ),
+        charts.words("widths", name, units=wording.count(units)),
         f"Bar chart of the active units per layer, of {units}: "
         f"{wording.listed([str(width) for width in widths])}.",
         widths,
@@ -106,13 +94,7 @@ def _skip_map(architecture, name):
         for source, value in zip(sources, values)
         if math.isfinite(value) and value
     ]
-    words = charts.Words(
-        f"Skips{name}",
-        "Coefficient with which the output of one layer is added to that of a "
-        "later one. 0 is no skip.",
-        "from",
-        "added to",
-    )
+    words = charts.words("skips", name)
     alt = (
         f"Heat map of the skip coefficients: {', '.join(skips) or 'all zero'}."
     )

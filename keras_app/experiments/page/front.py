@@ -52,6 +52,7 @@ def _chart(sides, front):
     ys = [100 * side.mean(_ACCURACY) for side in sides]
     singles = [100 * y for side in sides for y in side.values(_ACCURACY)]
     looks = [drawing.look_of(side) for side in sides]
+    words = charts.words("front")
 
     def draw(axes):
         axes.step(
@@ -76,8 +77,7 @@ def _chart(sides, front):
         if min(xs) > 0 and max(xs) >= 10 * min(xs):
             _scale_by_logarithm(axes, xs)
         axes.set_ylim(*drawing.shares([*ys, *singles]))
-        axes.set_xlabel("density of the prunable weights (%)")
-        axes.set_ylabel("test accuracy (%)")
+        charts.name_axes(axes, words)
         named = dict(zip((side.label for side in sides), looks))
         marks = [{**x, "ls": "", "label": k} for k, x in named.items()]
         return [*marks, _FRONT]
@@ -88,11 +88,11 @@ def _chart(sides, front):
         for i, side in enumerate(sides, start=1)
     ]
     members = wording.listed([str(i + 1) for i in front])
-    note = "Numbered as in the table. Above the line there is no run."
+    note = words.note
     if any(len(side.runs) > 1 for side in sides):
         note += " Small dots are single seeds, bars their standard deviation."
     return drawing.chart(
-        "Accuracy over density",
+        words.title,
         note,
         "Scatter chart of the test accuracy over the density: "
         f"{'; '.join(told)}. On the front: {members}.",

@@ -32,62 +32,21 @@ def section(runs):
     # Common limits, so that neighbouring charts can be compared by eye.
     gaps = drawing.limits([0, *gaps], drawing.LEAST_POINTS)
     shown = [
-        _chart(
-            runs,
-            "Test accuracy",
-            "After each megabatch, with the weights of the best epoch.",
-            ("test_accuracy", "test accuracy (%)"),
-            drawing.shares,
-        ),
-        _chart(
-            runs,
-            "Density",
-            "Share of the prunable kernels that is kept: line and marks are "
-            "what was achieved, dashes what was asked for.",
-            ("density", "density (%)"),
-            drawing.whole,
-        ),
-        _chart(
-            runs,
-            "Generalization gap, last epoch",
-            "Training minus validation accuracy, in points. Training accuracy "
-            "is taken while the epoch runs, so that early gaps can be "
-            "negative.",
-            (_LAST, "points"),
-            lambda values: gaps,
-        ),
-        _chart(
-            runs,
-            "Generalization gap, best epoch",
-            "The same at the epoch with the best validation accuracy, whose "
-            "weights are kept.",
-            (_BEST, "points"),
-            lambda values: gaps,
-        ),
-        _chart(
-            runs,
-            "Misclassified",
-            "Test examples that are wrong after each megabatch.",
-            ("misclassified", "test examples"),
-            drawing.from_zero,
-        ),
-        _chart(
-            runs,
-            "CER so far",
-            "The same, summed up from the first megabatch; lower is better.",
-            ("misclassified", "test examples"),
-            drawing.from_zero,
-            curve=_summed,
-        ),
-        _chart(
-            runs,
-            "CER so far, beside dense",
-            "The same, less that of the dense network of the same run: below "
-            "zero is better than dense.",
-            ("misclassified", "test examples"),
-            _around_zero(runs),
-            curve=_beside_dense,
-        ),
+        _chart(runs, *row)
+        for row in (
+            ("accuracy", "test_accuracy", drawing.shares, _series),
+            ("density", "density", drawing.whole, _series),
+            ("gap_last", _LAST, lambda values: gaps, _series),
+            ("gap_best", _BEST, lambda values: gaps, _series),
+            ("misclassified", "misclassified", drawing.from_zero, _series),
+            ("cer", "misclassified", drawing.from_zero, _summed),
+            (
+                "cer_beside_dense",
+                "misclassified",
+                _around_zero(runs),
+                _beside_dense,
+            ),
+        )
     ]
     return Section("Megabatch by megabatch", charts=list(filter(None, shown)))
 
@@ -128,10 +87,10 @@ def _around_zero(runs):
     return lambda values: drawing.limits([0, *values], least)
 
 
-def _chart(runs, title, note, of, limits, curve=_series):
+def _chart(runs, chart, key, limits, curve):
     """What the log has as the target of a key is drawn dashed."""
-    key, axis = of
-    scale = 100 if axis.endswith("(%)") else 1
+    words = charts.words(chart)
+    scale = 100 if words.y.endswith("(%)") else 1
     drawn, asked, ends = {}, {}, []
     for line in lines.lines(runs, lambda r, m: curve(r, m, key, scale)):
         asked[line] = lines.mean(
@@ -158,9 +117,9 @@ def _chart(runs, title, note, of, limits, curve=_series):
     has_targets = any(xs for xs, _ in asked.values())
     return charts.over(
         runs,
-        charts.Words(title, note, "megabatch", axis),
+        words,
         drawn,
-        f"Line chart, {title.lower()}, {axis}: {'; '.join(ends)}.",
+        f"Line chart, {words.title.lower()}, {words.y}: {'; '.join(ends)}.",
         limits,
         each=draw_target,
         last=draw_zero,
@@ -207,7 +166,7 @@ def _layer_map(run, method, with_name):
         f"{name} {values[-1]:.1f} %" for name, values in zip(names, table)
     )
     return charts.heat_map(
-        charts.Words(title, "", "megabatch", ""),
+        charts.Words(title, x="megabatch"),
         f"Heat map of the density per layer and megabatch; at the end {last}.",
         table,
         None,

@@ -48,109 +48,29 @@ def _count_beside(value, dense):
     return wording.signed(value - dense, 0 if whole else 1)
 
 
-_SHARE = (wording.percent,)
-_RATE = wording.percent, _difference
-_GAP = wording.points, lambda value, dense: wording.signed(value - dense)
-_COUNT = (wording.count,)
-_AMOUNT = wording.count, _share
-_COST = wording.large, _share
-_BYTES = (wording.nbytes,)
-# The key in the summary: the label, what it is about, how it is shown.
+# How figures are shown, and compared to those of the dense network.
+_KINDS = {
+    "plain": (wording.plain, None),
+    "share": (wording.percent, None),
+    "rate": (wording.percent, _difference),
+    "percent": (wording.hundredths, None),
+    "points": (wording.points, None),
+    "gap": (wording.points, lambda value, dense: wording.signed(value - dense)),
+    "count": (wording.count, None),
+    "size": (lambda value, _: wording.count(value), None),
+    "errors": (wording.count, _count_beside),
+    "amount": (wording.count, _share),
+    "cost": (wording.large, _share),
+    "bytes": (wording.nbytes, None),
+}
 _FIGURES = {
-    "accuracy": Figure("Test accuracy", "at the end", *_RATE, max),
-    "sparsity": Figure(
-        "Sparsity, prunable",
-        "share of the prunable kernels that is zero",
-        *_SHARE,
-    ),
-    "sparsity_all": Figure(
-        "Sparsity, whole model", "share of all weights", *_SHARE
-    ),
-    "zeros": Figure("Zeros", "weights of the whole model", *_COUNT),
-    "parameters": Figure(
-        "Parameters", "zeros included", lambda value, _: wording.count(value)
-    ),
-    "sparse_bytes": Figure(
-        "Size, stored sparse", "of the exported checkpoint", *_BYTES
-    ),
-    "dense_bytes": Figure(
-        "Size, stored dense", "of the same checkpoint", *_BYTES
-    ),
-    "model_bytes": Figure("Size, Keras file", "zeros included", *_BYTES),
-    "cer": Figure(
-        "CER",
-        "misclassified test examples, summed over the megabatches",
-        *(wording.count, _count_beside, min),
-    ),
-    "mean_error_rate": Figure(
-        "Mean error rate", "over the megabatches", *_RATE, min
-    ),
-    "generalization_gap": Figure(
-        "Gap, last epoch",
-        "training minus validation accuracy in points, last megabatch",
-        *_GAP,
-    ),
-    "generalization_gap_best": Figure(
-        "Gap, best epoch",
-        "the same at the epoch with the best validation accuracy",
-        *_GAP,
-    ),
-    "mean_generalization_gap": Figure(
-        "Gap, mean", "last epochs, over the megabatches", *_GAP
-    ),
-    "initial_sparsity": Figure(
-        "Sparsity, at first",
-        "of the prunable kernels, before training",
-        *_SHARE,
-    ),
-    "training_flops_share": Figure(
-        "Training FLOPs",
-        "relative to dense training, zero weights left out: a count, not a "
-        "time",
-        *_SHARE,
-    ),
-    "mean_squared_error": Figure(
-        "Mean squared error", "on the test set", best=min
-    ),
-    "psnr": Figure(
-        "PSNR",
-        "peak signal-to-noise ratio in decibels",
-        wording.points,
-        best=max,
-    ),
-    "psnr_of_input": Figure(
-        "PSNR of the input", "what doing nothing would give", wording.points
-    ),
-    "iterations": Figure(
-        "Iterations", "of training, until the sparsest ticket is found", *_COUNT
-    ),
-    "saving_percent": Figure(
-        "Iterations saved",
-        "in percent of those that all data would have cost",
-        wording.hundredths,
-    ),
-    "set_fraction": Figure(
-        "Last set", "share of the training examples it holds", *_SHARE
-    ),
-    "overhead_samples": Figure(
-        "Extra predictions",
-        "of examples, to find those that pruning costs",
-        *_COUNT,
-    ),
-    "cumulative_kept_parameters": Figure(
-        "Kept parameters", "summed over the megabatches", *_AMOUNT
-    ),
-    "cumulative_training_examples": Figure(
-        "Training examples", "seen, all epochs and megabatches", *_AMOUNT
-    ),
-    "cumulative_forward_flops": Figure(
-        "Forward FLOPs", "in training, as a dense network computes", *_COST
-    ),
-    "cumulative_forward_flops_sparse": Figure(
-        "Forward FLOPs, kept",
-        "the same, without those of pruned weights: a count, not a time",
-        *_COST,
-    ),
+    key: Figure(
+        told["label"],
+        told["about"],
+        *_KINDS[told["as"]],
+        {"max": max, "min": min}.get(told.get("best")),
+    )
+    for key, told in wording.WORDS["figures"].items()
 }
 # The table says the sparsity, which is the rest.
 _SAID_ALREADY = {"effective_density", "density_all", "initial_density"}

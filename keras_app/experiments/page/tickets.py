@@ -59,14 +59,7 @@ def _accuracies(runs):
     )
     return charts.over(
         runs,
-        charts.Words(
-            "Accuracy of the tickets",
-            "Each trained from its early weights on all data. Bars: standard "
-            "deviation, where a ticket was trained several times.",
-            "sparsity (%)",
-            "test accuracy (%)",
-            counts=False,
-        ),
+        charts.words("tickets"),
         dict.fromkeys(drawn, {}),
         f"Line chart of the test accuracy over the sparsity: {told}.",
         drawing.shares,
@@ -94,13 +87,7 @@ def _costs(runs):
     )
     return charts.over(
         runs,
-        charts.Words(
-            "Cost of finding them",
-            "Training iterations until a ticket of so many prunings is found, "
-            "without those that judge it.",
-            "prunings",
-            "training iterations",
-        ),
+        charts.words("costs"),
         dict.fromkeys(drawn, {}),
         f"Line chart of the iterations over the prunings, in the end: {told}.",
         drawing.from_zero,
@@ -114,16 +101,9 @@ def _set_sizes(runs):
             rows = rows if isinstance(rows, list) else []
             sizes = [row["set_size"] for row in rows if row.get("set_size")]
             if len(set(sizes)) > 1:
-                name = f", {run.name}" if len(runs) > 1 else ""
                 counts = wording.listed([wording.count(x) for x in sizes])
                 yield charts.bars(
-                    charts.Words(
-                        f"Examples of each round{name}",
-                        "Those that training forgot, or that pruning changes "
-                        "the prediction of.",
-                        "round",
-                        "training examples",
-                    ),
+                    charts.words("set_sizes", wording.run_name(run, runs)),
                     f"Bar chart of the training examples per round: {counts}.",
                     sizes,
                     drawing.look(method, run.dense)["color"],
@@ -148,12 +128,12 @@ def examples(runs):
                 for i, label, count in zip(file["ids"], labels, file["counts"])
             )
         if images.ndim == 4 and images.shape[-1] in (1, 3):
-            name = f", {run.name}" if len(runs) > 1 else ""
-            shown.append(_pictures(images, labels, told, name))
+            words = charts.words("hardest", wording.run_name(run, runs))
+            shown.append(_pictures(images, labels, told, words))
     return Section("The examples that matter", charts=shown)
 
 
-def _pictures(images, labels, told, name):
+def _pictures(images, labels, told, words):
     columns = 8
     rows = math.ceil(len(images) / columns)
     height, width, channels = images.shape[1:]
@@ -175,9 +155,8 @@ def _pictures(images, labels, told, name):
             axes.annotate(str(label), corner, **look)
 
     return drawing.chart(
-        f"The hardest examples{name}",
-        "With their class: never right, or forgotten most often, while the "
-        "dense network was trained.",
+        words.title,
+        words.note,
         f"Pictures of training examples: {told}.",
         draw,
         0.3 + 0.58 * rows * height / width,
@@ -196,24 +175,13 @@ def rounds(runs):
     shown = [
         _over_rounds(
             runs,
-            charts.Words(
-                "Density after each round",
-                "Share of the masked weights that the final mask would keep.",
-                "round",
-                "density (%)",
-            ),
+            charts.words("round_density"),
             drawing.whole,
             {"density": "kept", "soft_density": "mean of the soft mask"},
         ),
         _over_rounds(
             runs,
-            charts.Words(
-                "Accuracy after each round",
-                "With the soft mask, which is what was trained, and with the "
-                "mask made final; on the validation data.",
-                "round",
-                "accuracy (%)",
-            ),
+            charts.words("round_accuracy"),
             drawing.shares,
             {"val_accuracy": "soft mask", "hard_val_accuracy": "final mask"},
         ),

@@ -1,10 +1,16 @@
 """Numbers as text, and the words that names and keys become on a page."""
 
+import pathlib
 import re
+import tomllib
 
 from keras_app.experiments.page.runs import number
 from keras_app.experiments.page.runs import SUMMARY
 
+# What there is to say of each figure and chart.
+WORDS = tomllib.loads(
+    pathlib.Path(__file__).with_name("words.toml").read_text("utf-8")
+)
 NOTHING = "\N{EN DASH}"
 _SPACE = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
@@ -141,6 +147,11 @@ def listed(words):
 def capital(text):
     """`text` with a capital first letter, the others as they are."""
     return text[:1].upper() + text[1:]
+
+
+def run_name(run, runs):
+    """The name of one of several runs; of a single one there is no need."""
+    return run.name if len(runs) > 1 else ""
 
 
 def several(how_many, one, many):
