@@ -69,6 +69,7 @@ setup(
             "tfds/*/*/*",
         ],
         "keras_app.experiments.page": ["*.css", "*.j2", "*.toml"],
+        "keras_app.report": ["*.j2"],
     },
     install_requires=[
         "absl-py>=1.4,<3",

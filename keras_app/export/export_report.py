@@ -1,7 +1,6 @@
 """What an export is worth, measured on the file itself."""
 
 import dataclasses
-import io
 import json
 import pathlib
 
@@ -9,6 +8,7 @@ import zstandard
 
 from keras_app import files
 from keras_app import selection
+from keras_app.report.rendering import printed
 
 FOLDER = "exports"  # of a run folder
 _SUFFIX = ".report.json"
@@ -107,7 +107,6 @@ class ExportReport:
         ]
 
     def __str__(self):
-        from rich.console import Console
         from rich.table import Table
 
         # A title would be broken at the width of the table.
@@ -117,16 +116,8 @@ class ExportReport:
         for name, value in self.rows():
             if value != "-":
                 table.add_row(name, value)
-        out = io.StringIO()
-        console = Console(
-            file=out, width=100, no_color=True, markup=False, highlight=False
-        )
-        console.print(f"Export: {self.path}", soft_wrap=True)
-        console.print(table)
-        for line in self.remarks():
-            console.print(line, soft_wrap=True)
-        text = out.getvalue().splitlines()
-        return "\n".join(line.rstrip() for line in text)
+        title = f"Export: {self.path}"
+        return printed([title, table, *self.remarks()], width=100)
 
     def remarks(self):
         """Returns repairs, weights left dense and notes, as sentences.

@@ -1,19 +1,11 @@
-"""A `PruningReport` as text, as HTML for notebooks, and as a picture."""
+"""A `PruningReport` as text, and as HTML for notebooks."""
 
-import html
 import io
+import pathlib
 
 from keras_app import selection
 
 _COLUMNS = ("variable", "shape", "parameters", "zeros", "asked", "achieved")
-
-# Notebooks are light or dark: colors are shades of the text's own.
-_STYLE = (
-    "border-collapse:collapse;font-variant-numeric:tabular-nums;"
-    "color:inherit;background:transparent"
-)
-_RULE = "border-top:1px solid rgba(128,128,128,.6);"
-_CELL = "padding:2px 12px 2px 0;color:inherit;background:transparent;"
 
 
 def cells(report):
@@ -69,8 +61,7 @@ def remarks(report):
 
 def as_text(report):
     """Returns the table and the remarks as text."""
-    # Imported here: a library user who prints nothing needs no table.
-    from rich.console import Console
+    # Here: a library user who prints nothing needs no table.
     from rich.table import Table
 
     table = Table(title="Pruning report", title_justify="left")
@@ -84,43 +75,34 @@ def as_text(report):
     table.add_section()
     for row in totals:
         table.add_row(*row)
-    out = io.StringIO()
+    lines = [
+        f"{topic}{' ' if topic == 'skipped' else ': '}{line}"
+        for topic, lines in remarks(report).items()
+        for line in lines
+    ]
     width = 80 + max((len(row.path) for row in report.rows), default=0)
+    return printed([table, *lines], width)
+
+
+def printed(parts, width):
+    """Returns what a terminal shows of tables and lines, without colours."""
+    from rich.console import Console
+
+    out = io.StringIO()
     console = Console(
         file=out, width=width, no_color=True, markup=False, highlight=False
     )
-    console.print(table)
-    for topic, lines in remarks(report).items():
-        between = " " if topic == "skipped" else ": "
-        for line in lines:
-            console.print(f"{topic}{between}{line}", soft_wrap=True)
-    text = out.getvalue().splitlines()
-    return "\n".join(line.rstrip() for line in text)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def as_html(report):
     """Returns the table and the remarks as a piece of HTML."""
+    import jinja2
+
+    template = pathlib.Path(__file__).with_name("table.html.j2").read_text()
     rows, totals = cells(report)
-    body = _row("th", _COLUMNS, "")
-    for index, row in enumerate([*rows, *totals]):
-        body += _row("td", row, _RULE if index in (0, len(rows)) else "")
-    folded = "".join(
-        f"<details><summary>{topic} ({len(lines)})</summary>"
-        + "".join(f"<div>{html.escape(line)}</div>" for line in lines)
-        + "</details>"
-        for topic, lines in remarks(report).items()
-        if lines
+    return jinja2.Template(template, autoescape=True).render(
+        columns=_COLUMNS, rows=rows, totals=totals, remarks=remarks(report)
     )
-    return (
-        f'<div><b>Pruning report</b><table style="{_STYLE}">{body}</table>'
-        f"{folded}</div>"
-    )
-
-
-def _row(tag, texts, style):
-    parts = [
-        f'<{tag} style="{_CELL}{style}text-align:'
-        f'{"right" if index else "left"}">{html.escape(text)}</{tag}>'
-        for index, text in enumerate(texts)
-    ]
-    return f"<tr>{''.join(parts)}</tr>"
