@@ -7,7 +7,7 @@ import tomllib
 from keras_app.experiments.page.runs import number
 from keras_app.experiments.page.runs import SUMMARY
 
-# What there is to say of each figure and chart.
+# What there is to say of methods, figures and charts.
 WORDS = tomllib.loads(
     pathlib.Path(__file__).with_name("words.toml").read_text("utf-8")
 )
@@ -16,34 +16,6 @@ _SPACE = "\N{NO-BREAK SPACE}"
 _MINUS = "\N{MINUS SIGN}"
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 _BYTES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-_LABELS = {
-    "app": "APP",
-    "one_shot": "one-shot",
-    "app_reference": "APP reference",
-    "prac": "PrAC",
-    "vanilla": "all data",
-    "random": "random pruning",
-}
-_PHRASES = {
-    "one_shot": "one-shot pruning",
-    "dense": "the dense network",
-    "app_reference": "the APP reference",
-    "prac": "the search on PrAC sets",
-    "vanilla": "the search on all data",
-}
-_EXPERIMENTS = {
-    "train": "training",
-    "anytime": "anytime learning",
-    "lottery": "lottery tickets",
-}
-_DATA = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "fashion_mnist": "Fashion-MNIST",
-    "fashion_mnist_mini": "Fashion-MNIST mini",
-    "mnist": "MNIST",
-}
-
 
 # ---- numbers ---------------------------------------------------------------
 
@@ -123,7 +95,7 @@ def humanised(key):
 
 def label(method):
     """A method's name in tables and charts."""
-    return _LABELS.get(method, str(method).replace("_", " ").strip())
+    return WORDS["labels"].get(method, str(method).replace("_", " ").strip())
 
 
 def label_of(run, method):
@@ -135,7 +107,7 @@ def label_of(run, method):
 
 def phrase(method):
     """A method's name in a sentence."""
-    return _PHRASES.get(method, label(method))
+    return WORDS["phrases"].get(method, label(method))
 
 
 def listed(words):
@@ -170,11 +142,11 @@ def title(runs):
     """What the page is about, in a few words."""
     kinds, data = (
         [
-            known.get(name, str(name).replace("_", " "))
+            WORDS[known].get(name, str(name).replace("_", " "))
             for name in dict.fromkeys(run.summary.get(key) for run in runs)
             if name
         ]
-        for key, known in (("experiment", _EXPERIMENTS), ("data", _DATA))
+        for key, known in (("experiment", "experiments"), ("data", "data_sets"))
     )
     text = capital(listed(kinds)) or "Unfinished run"
     text += f" on {listed(data)}" if data else ""
