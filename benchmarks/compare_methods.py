@@ -40,6 +40,7 @@ import warnings
 
 import numpy as np
 import results
+import tasks
 from measure import has_tfmot
 from measure import plus_minus
 from measure import run_worker
@@ -187,6 +188,16 @@ class Cell:
     def at_end(self):
         return self.schedules.OneShot(self.sparsity, self.steps)
 
+    SCHEDULES = {
+        "gradual": gradual,
+        "gradual_each_step": gradual_each_step,
+        "constant": constant,
+        "constant_each_step": constant_each_step,
+        "cyclic": alternating,
+        "once": at_start,
+        "at_end": at_end,
+    }
+
     def scoring_batches(self, count=10):
         """The first training batches, not augmented."""
         taken = self.data.in_order(self.data.train_ids).take(count)
@@ -283,53 +294,41 @@ class Cell:
         return self.run(experiment)
 
 
-def _pruner(name, schedule, with_data=False, **arguments):
-    """A row that trains once, under one pruner."""
+def _pruner(name, schedule=None, **arguments):
+    """A row that trains once, under a pruner of the catalogue in tests/.
+
+    The schedule is the catalogue's if none is given; see `Cell.SCHEDULES`.
+    """
 
     def run(cell):
-        if with_data:
-            arguments["data"] = cell.scoring_batches()
-        pruner = getattr(cell.ka.pruners, name)(
-            getattr(cell, schedule)(), **arguments
-        )
-        return cell.train(pruner)
+        row = tasks.catalogue().PRUNERS[name]
+        data = cell.scoring_batches() if row.data else None
+        make = cell.SCHEDULES[schedule or row.schedule]
+        return cell.train(row.make(make(cell), data, **arguments))
 
+    run.method = name
     return run
 
 
 # {row: function of a cell that returns (accuracy, density)}
 METHODS = {
     "dense": lambda cell: cell.train(),
-    "gradual magnitude, by layer": _pruner("MagnitudePruner", "gradual"),
-    "gradual magnitude, global": _pruner(
-        "MagnitudePruner", "gradual", scope="global"
-    ),
-    "magnitude after training": _pruner(
-        "MagnitudePruner", "at_end", scope="global"
-    ),
-    "Wanda after training": _pruner("WandaPruner", "at_end", with_data=True),
-    "gradual Taylor": _pruner(
-        *("SaliencyPruner", "gradual", True),
-        scorer="taylor",
-        scope="global",
-    ),
-    "movement": _pruner("MovementPruner", "gradual"),
-    "gradual random": _pruner("RandomPruner", "gradual"),
-    "SNIP": _pruner(
-        "SaliencyPruner", "at_start", True, scorer="snip", scope="global"
-    ),
-    "GraSP": _pruner(
-        "SaliencyPruner", "at_start", True, scorer="grasp", scope="global"
-    ),
-    "SynFlow, one pass": _pruner(
-        "SaliencyPruner", "at_start", scorer="synflow", scope="global"
-    ),
-    "static sparse, ERK": _pruner("SET", "constant", drop_fraction=0.0),
-    "SET": _pruner("SET", "constant"),
-    "RigL": _pruner("RigL", "constant"),
-    "AC/DC": _pruner("ACDC", "alternating", scope="global"),
-    "STE": _pruner("STE", "gradual_each_step"),
-    "Top-KAST": _pruner("TopKAST", "constant_each_step"),
+    "gradual magnitude, by layer": _pruner("magnitude"),
+    "gradual magnitude, global": _pruner("magnitude", scope="global"),
+    "magnitude after training": _pruner("magnitude", "at_end", scope="global"),
+    "Wanda after training": _pruner("wanda", "at_end"),
+    "gradual Taylor": _pruner("taylor", scope="global"),
+    "movement": _pruner("movement"),
+    "gradual random": _pruner("random"),
+    "SNIP": _pruner("snip", scope="global"),
+    "GraSP": _pruner("grasp", scope="global"),
+    "SynFlow, one pass": _pruner("synflow", scope="global"),
+    "static sparse, ERK": _pruner("set", drop_fraction=0.0),
+    "SET": _pruner("set"),
+    "RigL": _pruner("rigl_by_steps"),
+    "AC/DC": _pruner("acdc", scope="global"),
+    "STE": _pruner("ste", "gradual_each_step"),
+    "Top-KAST": _pruner("top_kast", "constant_each_step"),
     "ProxSGD": lambda cell: cell.bregman(
         "ProxSGD", cell.task.bregman_rates[0], 1e-4
     ),

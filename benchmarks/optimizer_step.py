@@ -17,15 +17,12 @@ gain: an optimizer that reads and writes the same arrays and computes next to
 nothing. It is measured when asked for with --pair.
 """
 
-import argparse
 import functools
 import json
-import pathlib
 import statistics
 
 import results
 import tasks
-from measure import BACKENDS
 from measure import in_turns
 from measure import installed
 from measure import judge
@@ -194,28 +191,18 @@ def verdict(backend, model, pair, result):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        description="Step time and state of the sparse optimizers."
+    parser = results.parser_of(
+        "Step time and state of the sparse optimizers.",
+        rounds=(5, "timed fits of each model"),
+        steps=(100, "of a fit"),
     )
     add = parser.add_argument
-    add("--backend", choices=BACKENDS, help="default: all")
     add("--model", choices=list(BATCH_SIZES), help="default: both")
     add("--pair", choices=list(PAIRS), help="default: all but the bound")
-    add("--rounds", type=int, default=5, help="timed fits of each model")
-    add("--steps", type=int, default=100, help="of a fit")
-    results.options(parser)
-    add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-    if args.rounds < 1 or args.steps < 1:
-        parser.error("--rounds and --steps must be at least 1.")
-    return args
+    return parser.parse_args(argv)
 
 
-def main(argv=None):
-    args = parse(argv)
-    if args.result:
-        work(args)
-        return
+def compare(args):
     found = results.Results(
         args, "optimizer_step", settings=("rounds", "steps")
     )
@@ -243,6 +230,10 @@ def main(argv=None):
     sizes = ", ".join(f"{size} ({name})" for name, size in BATCH_SIZES.items())
     note = f"Batch size {sizes}. Ratios are medians over the rounds (min-max)."
     found.finish({"steps": (header, rows)}, note, sentences)
+
+
+def main(argv=None):
+    results.start(parse(argv), work, compare)
 
 
 if __name__ == "__main__":

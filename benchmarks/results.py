@@ -14,6 +14,7 @@ A benchmark with `--results docs/results/data` writes these files. Files without
 measurement.
 """
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -124,6 +125,38 @@ def options(parser):
         help="store each measurement there at once, as JSON, and measure "
         "nothing again that is stored (default: keep nothing)",
     )
+
+
+def at_least_one(text):
+    """The type of a number on the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {number}")
+    return number
+
+
+def parser_of(description, backends=measure.BACKENDS, **numbers):
+    """Options of a benchmark whose workers time fits on one backend each.
+
+    Args:
+        description: Its first line.
+        backends: To choose from.
+        **numbers: Name of an option, with its default and its help.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    add = parser.add_argument
+    add("--backend", choices=backends, help="default: all")
+    for name, (default, help) in numbers.items():
+        option = f"--{name.replace('_', '-')}"
+        add(option, type=at_least_one, default=default, help=help)
+    add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
+    options(parser)
+    return parser
+
+
+def start(args, work, compare):
+    """Does what a worker does, or what the process does that starts them."""
+    (work if args.result else compare)(args)
 
 
 class Results:

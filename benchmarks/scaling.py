@@ -32,7 +32,6 @@ import time
 
 import results
 import tasks
-from measure import BACKENDS
 from measure import in_turns
 from measure import installed
 from measure import peak_bytes
@@ -310,19 +309,17 @@ def rows(cells):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        description="Time and memory as parameters and devices grow."
+    parser = results.parser_of(
+        "Time and memory as parameters and devices grow.",
+        rounds=(3, "timed fits, and checkpoints"),
+        batch_size=(64, "of all devices together"),
     )
     add = parser.add_argument
-    add("--backend", choices=BACKENDS, help="default: all")
     add("--sizes", nargs="+", default=SIZES, metavar="SIZE", help="such as 10M")
-    add("--devices", nargs="+", type=int, default=DEVICES, metavar="N")
-    add("--rounds", type=int, default=3, help="timed fits, and checkpoints")
-    add("--batch-size", type=int, default=64, help="of all devices together")
-    results.options(parser)
+    count = {"type": results.at_least_one, "metavar": "N"}
+    add("--devices", nargs="+", default=DEVICES, **count)
     add("--worker", choices=["dense", "masked"], help=argparse.SUPPRESS)
     add("--parameters", type=int, help=argparse.SUPPRESS)
-    add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     for size in args.sizes:
         if not re.fullmatch(r"\d+(\.\d+)?M", size) or in_words(size) < 10**5:
@@ -330,16 +327,10 @@ def parse(argv):
                 "--sizes must be millions of parameters such as 10M, at least "
                 f"0.1M. Received: {size}"
             )
-    if min(args.devices) < 1 or args.rounds < 1 or args.batch_size < 1:
-        parser.error("--devices, --rounds and --batch-size must be at least 1.")
     return args
 
 
-def main(argv=None):
-    args = parse(argv)
-    if args.worker:
-        work(args)
-        return
+def compare(args):
     sizes = sorted(args.sizes, key=in_words)
     found = results.Results(args, "scaling", settings=("rounds", "batch_size"))
     for backend in installed(args.backend):
@@ -359,6 +350,10 @@ def main(argv=None):
         "the end: "
         f"{', '.join(map(str, sorted(densities)))}.",
     )
+
+
+def main(argv=None):
+    results.start(parse(argv), work, compare)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ Timing never decides the exit status.
 import argparse
 import functools
 import json
-import pathlib
 import statistics
 import sys
 
@@ -290,40 +289,32 @@ def verdicts(result):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(
-        description="Step time and memory of masked against dense training."
+    parser = results.parser_of(
+        "Step time and memory of masked against dense training.",
+        backends=[*BACKENDS, "tfmot"],
+        rounds=(5, "timed fits of each model"),
+        steps=(FREQUENCY, f"of a fit; a multiple of {FREQUENCY}"),
+        batch_size=(128, "of all fits"),
     )
     add = parser.add_argument
-    add("--backend", choices=[*BACKENDS, "tfmot"], help="default: all")
     add("--model", choices=MODELS, help="default: both")
-    add("--rounds", type=int, default=5, help="timed fits of each model")
-    add("--steps", type=int, default=100, help="of a fit; a multiple of 100")
-    add("--batch-size", type=int, default=128)
     add(
         "--tfmot-python",
         default=sys.executable,
         metavar="PATH",
         help="interpreter of an environment with tensorflow-model-optimization",
     )
-    results.options(parser)
     add("--memory", choices=["dense", "masked"], help=argparse.SUPPRESS)
-    add("--result", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if args.steps < FREQUENCY or args.steps % FREQUENCY:
+    if args.steps % FREQUENCY:
         parser.error(
             f"--steps must be a multiple of {FREQUENCY}, so that every fit "
             f"has its share of mask updates. Received: {args.steps}"
         )
-    if args.rounds < 1 or args.batch_size < 1:
-        parser.error("--rounds and --batch-size must be at least 1.")
     return args
 
 
-def main(argv=None):
-    args = parse(argv)
-    if args.result:
-        work(args)
-        return
+def compare(args):
     found = results.Results(
         *(args, "training_overhead"),
         settings=("rounds", "steps", "batch_size"),
@@ -350,6 +341,10 @@ def main(argv=None):
         "the rounds (min-max).",
         [sentence for cell in cells for sentence in verdicts(cell)],
     )
+
+
+def main(argv=None):
+    results.start(parse(argv), work, compare)
 
 
 if __name__ == "__main__":

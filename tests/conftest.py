@@ -45,3 +45,21 @@ def policy():
     before = keras.config.dtype_policy()
     yield keras.config.set_dtype_policy
     keras.config.set_dtype_policy(before)
+
+
+@pytest.fixture
+def elsewhere():
+    """Asked for by what is to be done in another process, as ever."""
+
+
+@pytest.fixture
+def done_here(request, monkeypatch):
+    """Exports work in this process, without the start of another."""
+    from keras_app.export import fresh_process
+
+    def start(folder, backend):
+        fresh_process.answer(folder)
+        return 0, ""
+
+    if "elsewhere" not in request.fixturenames:
+        monkeypatch.setattr(fresh_process, "_start", start)

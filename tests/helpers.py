@@ -3,6 +3,8 @@
 Networks and data are in `models.py`, methods in `methods.py`.
 """
 
+import contextlib
+import json
 import os
 import pathlib
 import subprocess
@@ -57,6 +59,38 @@ def assert_masks(actual, expected):
         np.testing.assert_array_equal(got, want)
 
 
+def events(run_dir):
+    """What a run has logged."""
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def assert_run_folder(run_dir, summary, *models):
+    """It holds what every experiment promises, and these models."""
+    assert {path.name for path in run_dir.iterdir()} == {
+        ".lock",
+        "checkpoints",
+        "metrics.jsonl",
+        "report.html",
+        "summary.json",
+        "tensorboard",
+        *models,
+    }
+    assert json.loads((run_dir / "summary.json").read_text()) == summary
+    for name in ("effective_density", "accuracy", "seconds", "seed"):
+        assert isinstance(summary[name], (int, float)), name
+    assert summary["versions"]["keras"] == keras.__version__
+    assert summary["versions"]["backend"] == BACKEND
+
+
+def assert_refused(make, words):
+    """`make` raises a `ValueError` that holds all the words."""
+    with pytest.raises(ValueError) as error:
+        make()
+    for each in words:
+        assert each in str(error.value)
+
+
 # ---- processes ---------------------------------------------------------
 
 
@@ -89,3 +123,26 @@ RUNNER = """
             results[name] = traceback.format_exc()
     print(json.dumps(results))
 """
+
+
+@contextlib.contextmanager
+def locked(path):
+    """While open, another process holds the lock of a run folder."""
+    program = (
+        "import fcntl, sys\n"
+        "file = open(sys.argv[1], 'a+')\n"
+        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
+        "print('mine', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-S", "-c", program, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout.readline() == "mine\n"
+    try:
+        yield
+    finally:
+        other.communicate("")

@@ -6,6 +6,9 @@ from keras import layers
 from keras import ops
 
 from keras_app import enforcement
+from keras_app import regularizers
+from keras_app.schedules import OneShot
+from tests import methods
 from tests.helpers import to_numpy
 
 # ---- 712 weights -------------------------------------------------------
@@ -13,12 +16,12 @@ from tests.helpers import to_numpy
 KERNELS = ["conv/kernel", "dense/kernel"]
 
 
-def chain(shape, *stack):
+def chain(shape, *stack, name=None, **input_arguments):
     """A functional model: its paths do not begin with the model's name."""
-    x = inputs = keras.Input(shape)
+    x = inputs = keras.Input(shape, **input_arguments)
     for layer in stack:
         x = layer(x)
-    return keras.Model(inputs, x)
+    return keras.Model(inputs, x, name=name)
 
 
 def network(optimizer=None, **compile_args):
@@ -67,7 +70,7 @@ def batches():
     return [(x[i : i + 8], y[i : i + 8]) for i in range(0, 32, 8)]
 
 
-def train(model, pruner, epochs=1, batch_size=8, size=32, **kwargs):
+def train(model, pruner=None, epochs=1, batch_size=8, size=32, **kwargs):
     shape = model.input_shape
     if len(shape) == 4:
         x, y = images(size)
@@ -82,9 +85,63 @@ def train(model, pruner, epochs=1, batch_size=8, size=32, **kwargs):
         batch_size=batch_size,
         shuffle=False,
         verbose=0,
-        callbacks=[pruner, *kwargs.pop("callbacks", ())],
+        callbacks=[*([pruner] if pruner else []), *kwargs.pop("callbacks", ())],
         **kwargs,
     )
+
+
+def make(name, schedule=None, **arguments):
+    """A pruner of the catalogue for `network`."""
+    arguments = {"filters": "kernel", "distribution": "uniform", **arguments}
+    if name == "grasp":
+        arguments["samples_per_class"] = 3  # of 32 images of ten classes
+    return methods.PRUNERS[name].make(
+        schedule or OneShot(0.5), batches(), **arguments
+    )
+
+
+def pruned_now(pruner, model, sparsity):
+    """The masks of one update outside of a training."""
+    pruner.set_model(model)
+    pruner.prune(sparsity)
+    return pruner.masks
+
+
+def randomize(model, seed=0):
+    """Biases and moving statistics that are not the initial zeros and ones."""
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        if "seed" not in weight.path:
+            value = generator.uniform(0.2, 0.8, weight.shape)
+            sign = 1 if "variance" in weight.path else -1
+            flip = generator.random(weight.shape) < 0.5
+            weight.assign(np.where(flip, sign * value, value))
+    return model
+
+
+# ---- subclassed --------------------------------------------------------
+
+
+class OneDense(keras.Model):
+    """Keras cannot look into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = layers.Dense(2)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+class Mute(keras.Model):
+    """Has an argument, and no `get_config` that tells it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.last = layers.Dense(width)
+
+    def call(self, inputs):
+        return self.last(inputs)
 
 
 # ---- networks of every kind --------------------------------------------
@@ -283,3 +340,18 @@ def train_eight(pruner, x, targets):
 
 def flat(values):
     return ops.convert_to_numpy(values).ravel().tolist()
+
+
+# ---- regularizers of recorded runs -------------------------------------
+
+# The recorded tables group as "auto" does. The reference multiplies both
+# strengths of the sparse group by themselves.
+RECORDED = {
+    "none": lambda lam: None,
+    "l1": regularizers.L1,
+    "l1_pos": regularizers.NonNegativeL1,
+    "l1_l2": regularizers.GroupL2,
+    "l1_l2_conv": regularizers.GroupL2,
+    "l1_l1_l2": lambda lam: regularizers.SparseGroup(lam**2, lam**2),
+    "nuclear": regularizers.Nuclear,
+}

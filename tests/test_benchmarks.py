@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.methods import PRUNERS
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs" / "results").glob("*.md"))
 DATA = ROOT / "docs" / "results" / "data"
@@ -267,3 +269,20 @@ def test_pages_named_in_configurations_exist():
         named |= set(re.findall(r"docs/[\w/]+\.md", path.read_text()))
     assert named
     assert all((ROOT / name).exists() for name in named)
+
+
+# ---- methods ---------------------------------------------------------------
+
+
+def test_every_pruner_of_the_catalogue_is_compared(shared):
+    import compare_methods
+
+    drawn = {
+        PRUNERS[row.method].kind
+        for row in compare_methods.METHODS.values()
+        if hasattr(row, "method")
+    }
+    # A row of its own trains with it, on megabatches.
+    drawn.add("AnytimeProgressivePruner")
+    missing = {row.kind for row in PRUNERS.values()} - drawn
+    assert not missing, f"compare_methods.py has no row of {sorted(missing)}."

@@ -23,36 +23,26 @@ import pytest
 
 from keras_app import enforcement
 from keras_app import host
-from keras_app import optimizers
 from keras_app import pruners
-from keras_app import regularizers
 from keras_app import schedules
 from keras_app.experiments import devices
 from keras_app.experiments.devices import processes
+from tests import methods
+from tests.helpers import BACKEND
+from tests.helpers import jax_only
+from tests.helpers import not_torch
+from tests.helpers import ROOT
 from tests.helpers import run
-
-BACKEND = keras.backend.backend()
-ROOT = pathlib.Path(__file__).parents[1]
-
-tensorflow_only = pytest.mark.skipif(
-    BACKEND != "tensorflow", reason="tf.distribute"
-)
-jax_only = pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution")
-not_torch = pytest.mark.skipif(
-    BACKEND == "torch", reason="Keras distributes nothing there"
-)
-
+from tests.helpers import tensorflow_only
 
 # ---- every method, on one device and on several -------------------------
 
 BATCH = 8
-# On JAX the last batch of 6 is more than the devices can share evenly. It is
-# another program to compile: a few methods meet it in `fit`, all as scorers.
-UNEVEN = 30 if BACKEND == "jax" else 32
-MEET_IT = ("magnitude", "rigl_by_steps", "linbreg")
+# On JAX the last batch of 6 is more than the devices can share evenly.
+COUNT = 30 if BACKEND == "jax" else 32
 
 
-def data(count=32):
+def data(count=COUNT):
     random = np.random.default_rng(0)
     x = random.standard_normal((count, 8)).astype("float32")
     return x, (np.arange(count) % 4).astype("int32")
@@ -72,8 +62,8 @@ def compiled(optimizer):
     return model
 
 
-def fit(model, *callbacks, epochs=2, count=32):
-    x, y = data(count)
+def fit(model, *callbacks, epochs=2):
+    x, y = data()
     model.fit(
         x,
         y,
@@ -85,84 +75,40 @@ def fit(model, *callbacks, epochs=2, count=32):
     )
 
 
-def saliency(scorer):
-    return lambda: pruners.SaliencyPruner(
-        schedules.OneShot(0.6, step=2),
-        scorer,
-        data=[data(UNEVEN)],
-        samples_per_class=4,
-    )
-
-
-def moving():
-    return schedules.ConstantSparsity(0.6, 0, end_step=8, frequency=2)
-
-
-def gradual():
-    return schedules.PolynomialDecay(0.0, 0.7, 0, 6, frequency=2)
-
-
-PRUNERS = {
-    "magnitude": lambda: pruners.MagnitudePruner(gradual(), scope="global"),
-    "random": lambda: pruners.RandomPruner(gradual()),
-    "snip": saliency("snip"),
-    "taylor": saliency("taylor"),
-    "grasp": saliency("grasp"),
-    "synflow": saliency("synflow"),
-    "app": lambda: pruners.AnytimeProgressivePruner(
-        schedules.AnytimeSchedule(2, level=4), data=[data(UNEVEN)]
-    ),
-    "rigl": lambda: pruners.RigL(moving(), data=[data(UNEVEN)]),
-    "rigl_by_steps": lambda: pruners.RigL(moving()),
-    "set": lambda: pruners.SET(moving()),
-    "acdc": lambda: pruners.ACDC(
-        schedules.CyclicSparsity(0.0, 0.6, 1, 6, period=2), scope="global"
-    ),
-    "wanda": lambda: pruners.WandaPruner(gradual(), data=[data(UNEVEN)]),
-    "ste": lambda: pruners.STE(moving(), lam=0.01),
-    "top_kast": lambda: pruners.TopKAST(
-        moving(), backward_sparsity=0.3, lam=0.01
-    ),
-    "movement": lambda: pruners.MovementPruner(gradual()),
+SCHEDULES = {
+    "gradual": lambda: schedules.PolynomialDecay(0.0, 0.7, 0, 6, frequency=2),
+    "constant": lambda: schedules.ConstantSparsity(0.6, 0, 8, frequency=2),
+    "once": lambda: schedules.OneShot(0.6, step=2),
+    "cyclic": lambda: schedules.CyclicSparsity(0.0, 0.6, 1, 6, period=2),
+    "megabatches": lambda: schedules.AnytimeSchedule(2, level=4),
+}
+ARGUMENTS = {
+    **dict.fromkeys(["magnitude", "acdc"], {"scope": "global"}),
+    "grasp": {"samples_per_class": 4},
+    "ste": {"lam": 0.01},
+    "top_kast": {"backward_sparsity": 0.3, "lam": 0.01},
 }
 
 
-def sparse(kind, **arguments):
-    return lambda: (kind(regularizers=regularizers.L1(0.05), **arguments), [])
-
-
-def controlled():
-    regularizer = regularizers.L1(0.05)
-    controller = pruners.LambdaController(
-        regularizer, target_density=0.5, increment=0.2
-    )
-    return optimizers.LinBreg(0.3, regularizers=regularizer), [controller]
-
-
-OPTIMIZERS = {
-    "linbreg": controlled,
-    "adabreg": sparse(optimizers.AdaBreg, learning_rate=0.02),
-    "proxsgd": sparse(optimizers.ProxSGD, learning_rate=0.3),
-    "continuous_sparsification": lambda: (
-        optimizers.ContinuousSparsification(0.5, lam=0.01),
-        [pruners.ContinuousSparsifier(final_temperature=20.0)],
-    ),
-}
+def pruner_of(name):
+    row = methods.PRUNERS[name]
+    schedule = SCHEDULES[row.schedule]()
+    return row.make(schedule, [data()], **ARGUMENTS.get(name, {}))
 
 
 # Split weights, too: one method of each kind, and what reads gradients.
 SPLIT = ["magnitude", "snip", "rigl", "linbreg", "continuous_sparsification"]
 
 
-def results(methods):
+def results(names):
     """`{method: (weights, masks)}` in the distribution that is open."""
     found = {}
     model = compiled(keras.optimizers.Adam(0.02))
     start = None
-    for name in methods:
-        if name not in PRUNERS:
+    for name in names:
+        if name not in methods.PRUNERS:
             continue
-        pruner = PRUNERS[name]()
+        pruner = pruner_of(name)
         pruner.set_model(model)
         if start is None:
             state = [*model.variables, *model.optimizer.variables]
@@ -171,26 +117,28 @@ def results(methods):
         for variable, value in zip(state, start):
             variable.assign(value)
         for _ in range(2 if name == "app" else 1):
-            fit(model, pruner, count=UNEVEN if name in MEET_IT else 32)
+            fit(model, pruner)
         check_copies(model)
         found[name] = model.get_weights(), list(pruner.masks.values())
-    for name in methods:
-        if name not in OPTIMIZERS:
+    for name in names:
+        if name not in methods.OPTIMIZERS:
             continue
-        optimizer, callbacks = OPTIMIZERS[name]()
+        optimizer, callbacks = methods.OPTIMIZERS[name].make()
         model = compiled(optimizer)
-        fit(model, *callbacks, count=UNEVEN if name in MEET_IT else 32)
+        fit(model, *callbacks)
         check_copies(model)
-        assert 0 < model.optimizer.density < 1
-        kernels = [layer.kernel for layer in model.layers[1:]]
-        masks = [keras.ops.convert_to_numpy(kernel) != 0 for kernel in kernels]
+        masks = []
+        if methods.OPTIMIZERS[name].sparse:
+            assert 0 < model.optimizer.density < 1
+            masks = [layer.get_weights()[0] != 0 for layer in model.layers[1:]]
         found[name] = model.get_weights(), masks
     return found
 
 
+ALL_METHODS = [*methods.PRUNERS, *methods.OPTIMIZERS]
 METHODS = {
-    "mirrored": [*PRUNERS, *OPTIMIZERS],
-    "data_parallel": [*PRUNERS, *OPTIMIZERS],
+    "mirrored": ALL_METHODS,
+    "data_parallel": ALL_METHODS,
     "model_parallel": SPLIT,
 }
 
@@ -213,8 +161,9 @@ def compare(one, several):
     weights, masks = one
     for a, b in zip(masks, several[1], strict=True):
         np.testing.assert_array_equal(a, b)
-    kept = sum(int(mask.sum()) for mask in masks)
-    assert 0 < kept < sum(mask.size for mask in masks), "no case: not sparse"
+    if masks:
+        kept = sum(int(mask.sum()) for mask in masks)
+        assert 0 < kept < sum(mask.size for mask in masks), "no case: dense"
     for a, b in zip(weights, several[0], strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -262,7 +211,7 @@ def a_new_session_is_still_distributed(arguments):
 
 def in_this_process(scopes, folder):
     """Runs all cases; prints `{case: "ok" or what went wrong}`."""
-    one = results([*PRUNERS, *OPTIMIZERS])
+    one = results(ALL_METHODS)
     said = {}
 
     def note(name, case, *arguments):
@@ -358,7 +307,7 @@ def trained(folder, **arguments):
     from keras_app import experiments
     from keras_app.experiments import data as data_lib
 
-    x, y = data(UNEVEN)
+    x, y = data()
     parts = data_lib.Holdout((x, y), 0.25, test=(x, y), batch_size=BATCH)
 
     def network(input_shape, num_classes, mean, std, seed):
@@ -891,7 +840,7 @@ def test_a_layout_that_matches_nothing_is_refused_before_training():
         with devices.scope(
             "model_parallel", devices=1, layout={"kernel": (None, "model")}
         ):
-            fit(compiled("sgd"), PRUNERS["magnitude"]())
+            fit(compiled("sgd"), pruner_of("magnitude"))
 
 
 @not_torch

@@ -14,13 +14,13 @@ from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
 from tests.helpers import weights
 from tests.helpers import zeros
-from tests.methods import make
-from tests.methods import pruned_now
 from tests.models import chain
 from tests.models import dense
 from tests.models import KERNELS
 from tests.models import logs_of
+from tests.models import make
 from tests.models import network
+from tests.models import pruned_now
 from tests.models import train
 
 # ---- defects of others -------------------------------------------------
@@ -81,20 +81,32 @@ def test_a_distribution_of_ones_own():
     assert [zeros(found[path]) for path in KERNELS] == [0, 320]
 
 
-def test_custom_sparsity_in_the_layer_scope():
-    pruner = pruners.MagnitudePruner(
-        OneShot(0.5), custom_sparsity={"^conv": 0.25}
-    )
-    found = pruned_now(pruner, network(), 0.5)
-    assert [zeros(found[path]) for path in KERNELS] == [18, 320]
-
-
-def test_custom_sparsity_in_the_global_scope_has_its_own_threshold():
-    pruner = pruners.MagnitudePruner(
-        OneShot(0.5), scope="global", custom_sparsity={"^conv": 0.0}
-    )
-    found = pruned_now(pruner, network(), 0.5)
-    assert [zeros(found[path]) for path in KERNELS] == [0, 320]
+@pytest.mark.parametrize(
+    "sparsity, arguments, expected",
+    [
+        pytest.param(
+            0.5, {"custom_sparsity": {"^conv": 0.25}}, [18, 320], id="by layer"
+        ),
+        # It has its own threshold.
+        pytest.param(
+            0.5,
+            {"custom_sparsity": {"^conv": 0.0}, "scope": "global"},
+            [0, 320],
+            id="global",
+        ),
+        # The dense kernel is alone in sharing.
+        pytest.param(
+            0.9,
+            {"custom_sparsity": {"conv": 0.5}, "distribution": "erk"},
+            [36, 576],
+            id="erk",
+        ),
+    ],
+)
+def test_custom_sparsity(sparsity, arguments, expected):
+    pruner = pruners.MagnitudePruner(OneShot(sparsity), **arguments)
+    found = pruned_now(pruner, network(), sparsity)
+    assert [zeros(found[path]) for path in KERNELS] == expected
 
 
 def test_custom_sparsity_follows_the_progress_of_the_schedule():
@@ -105,15 +117,6 @@ def test_custom_sparsity_follows_the_progress_of_the_schedule():
     assert [zeros(pruner.masks[path]) for path in KERNELS] == [18, 256]
     pruner.prune(0.8)
     assert [zeros(pruner.masks[path]) for path in KERNELS] == [36, 512]
-
-
-def test_custom_sparsity_together_with_erk():
-    pruner = pruners.MagnitudePruner(
-        OneShot(0.9), distribution="erk", custom_sparsity={"conv": 0.5}
-    )
-    found = pruned_now(pruner, network(), 0.9)
-    # The dense kernel is alone in sharing.
-    assert [zeros(found[path]) for path in KERNELS] == [36, 576]
 
 
 def test_custom_sparsity_that_matches_nothing_is_refused():
@@ -394,13 +397,13 @@ def test_weights_that_a_constraint_holds_at_zero_are_not_taken_for_pruned():
     assert pruner.masks["dense/kernel"].all()
 
 
-@pytest.mark.parametrize("method", [pruners.MagnitudePruner, pruners.STE])
+@pytest.mark.parametrize("name", ["magnitude", "ste"])
 def test_a_file_from_the_middle_of_a_ramp_goes_on_from_its_zeros(
-    method, tmp_path
+    name, tmp_path
 ):
     def ramp():
         schedule = PolynomialDecay(0.1, 0.8, 0, 40, frequency=3)
-        return make(method, schedule, on_miss="ignore")
+        return make(name, schedule, on_miss="ignore")
 
     model, first, second = network(), ramp(), ramp()
     train(model, first, epochs=2)

@@ -16,14 +16,14 @@ from keras_app.schedules import PolynomialDecay
 from tests.helpers import BACKEND
 from tests.helpers import weights
 from tests.helpers import zeros
-from tests.methods import make
-from tests.methods import METHODS
-from tests.methods import pruned_now
+from tests.methods import PRUNERS
 from tests.models import chain
 from tests.models import dense
 from tests.models import KERNELS
 from tests.models import logs_of
+from tests.models import make
 from tests.models import network
+from tests.models import pruned_now
 from tests.models import train
 
 # ---- what may go wrong -------------------------------------------------
@@ -111,7 +111,7 @@ def test_an_unknown_mode_is_refused_in_the_constructor():
 
 @pytest.mark.parametrize("scorer", ["magnitude", "random", "taylor", "synflow"])
 def test_every_scorer_can_be_chosen(scorer):
-    pruner = make(pruners.SaliencyPruner, scorer=scorer)
+    pruner = make("snip", scorer=scorer)
     found = pruned_now(pruner, network(), 0.5)
     assert [zeros(found[path]) for path in KERNELS] == [36, 320]
 
@@ -200,11 +200,11 @@ def sparse_model(share):
     return dense(10, 10, np.random.default_rng(0).permutation(values))
 
 
-@pytest.mark.parametrize("method", [pruners.MagnitudePruner, pruners.SET])
-def test_a_model_as_sparse_as_asked_keeps_its_zeros(method):
+@pytest.mark.parametrize("name", ["magnitude", "set"])
+def test_a_model_as_sparse_as_asked_keeps_its_zeros(name):
     model = sparse_model(0.8)
     before = weights(model)["dense/kernel"] != 0
-    pruner = make(method, ConstantSparsity(0.8, 100), on_miss="ignore")
+    pruner = make(name, ConstantSparsity(0.8, 100), on_miss="ignore")
     pruner.set_model(model)
     np.testing.assert_array_equal(pruner.masks["dense/kernel"], before)
 
@@ -291,12 +291,12 @@ def test_what_the_filters_name_and_is_frozen_is_said():
 
 
 @pytest.mark.filterwarnings("error::UserWarning")
-@pytest.mark.parametrize("method", METHODS)
-def test_small_shares_are_not_said(method):
+@pytest.mark.parametrize("name", PRUNERS)
+def test_small_shares_are_not_said(name):
     # A fifth is vectors, which nobody prunes.
-    make(method, ConstantSparsity(0.5, 0)).set_model(network())
+    make(name, ConstantSparsity(0.5, 0)).set_model(network())
     model = chain((8,), layers.Embedding(10, 4), layers.Flatten())
-    make(method).set_model(with_head(model, (8,), units=10))
+    make(name).set_model(with_head(model, (8,), units=10))
 
 
 def test_the_teacher_of_a_distiller_is_no_part_of_the_model():

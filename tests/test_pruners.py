@@ -1,6 +1,5 @@
-"""Tests of what every pruner must do."""
+"""Tests of what every pruner must do, and of the masks that each one sets."""
 
-import hashlib
 import inspect
 import json
 import warnings
@@ -11,35 +10,31 @@ import pytest
 
 import keras_app
 from keras_app import masks
-from keras_app import pruners
 from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
+from tests import restated
 from tests.helpers import weights
 from tests.helpers import zeros
-from tests.methods import make
-from tests.methods import METHODS
-from tests.methods import NESTED
-from tests.methods import pruned_now
+from tests.methods import PRUNERS
 from tests.models import batches
 from tests.models import KERNELS
+from tests.models import make
 from tests.models import network
+from tests.models import pruned_now
 from tests.models import train
 
-
-def digest(found):
-    """Twelve digits that stand for all masks."""
-    joined = np.concatenate([mask.ravel() for mask in found.values()])
-    return hashlib.sha256(np.packbits(joined).tobytes()).hexdigest()[:12]
+NESTED = [name for name, row in PRUNERS.items() if not row.cls.revives]
+CLASSES = {row.kind: row.cls for row in PRUNERS.values()}.values()
 
 
 # ---- the contract of every method --------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_masks_after_training(method):
+@pytest.mark.parametrize("name", PRUNERS)
+def test_masks_after_training(name):
     model = network(keras.optimizers.AdamW(0.01, weight_decay=0.1))
     before = weights(model)
-    pruner = make(method)
+    pruner = make(name)
     train(model, pruner)
     found, after = pruner.masks, weights(model)
     assert sorted(found) == KERNELS
@@ -60,24 +55,24 @@ def test_masks_after_training(method):
         assert after[path].all()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_same_seed_same_masks(method):
-    first, second = (pruned_now(make(method), network(), 0.5) for _ in range(2))
+@pytest.mark.parametrize("name", PRUNERS)
+def test_same_seed_same_masks(name):
+    first, second = (pruned_now(make(name), network(), 0.5) for _ in range(2))
     for path in KERNELS:
         np.testing.assert_array_equal(first[path], second[path])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_sparsity_within_one_weight(method):
+@pytest.mark.parametrize("name", PRUNERS)
+def test_sparsity_within_one_weight(name):
     for sparsity in (0.0, 0.123, 0.9, 0.99):
-        found = pruned_now(make(method), network(), sparsity)
+        found = pruned_now(make(name), network(), sparsity)
         asked = int(sparsity * 712)
         assert abs(sum(zeros(m) for m in found.values()) - asked) <= 1
 
 
-@pytest.mark.parametrize("method", NESTED)
-def test_masks_only_grow(method):
-    pruner = make(method)
+@pytest.mark.parametrize("name", NESTED)
+def test_masks_only_grow(name):
+    pruner = make(name)
     pruner.set_model(network())
     old = pruner.masks
     assert all(mask.all() for mask in old.values())
@@ -89,10 +84,10 @@ def test_masks_only_grow(method):
     assert sum(zeros(mask) for mask in old.values()) >= int(0.9 * 712) - 1
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_config_round_trip(method):
+@pytest.mark.parametrize("name", PRUNERS)
+def test_config_round_trip(name):
     pruner = make(
-        method,
+        name,
         PolynomialDecay(0.1, 0.5, 2, 40),
         structure=masks.Block((2, 1), "max"),
         filters=["conv", "dense"],
@@ -103,16 +98,16 @@ def test_config_round_trip(method):
     )
     config = pruner.get_config()
     json.dumps(config)
-    again = method.from_config(config)
+    again = type(pruner).from_config(config)
     assert again.get_config() == config
     assert again.structure == pruner.structure
     assert again.schedule(7) == pruner.schedule(7)
     stored = keras.saving.serialize_keras_object(pruner)
     again = keras.saving.deserialize_keras_object(stored)
-    assert type(again) is method and again.get_config() == config
+    assert type(again) is type(pruner) and again.get_config() == config
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSES)
 def test_defaults_round_trip(method):
     config = method(OneShot(0.5)).get_config()
     named = set(inspect.signature(method).parameters) - {"data"}
@@ -120,15 +115,15 @@ def test_defaults_round_trip(method):
     assert method.from_config(config).get_config() == config
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_save_load_and_continue(method, tmp_path):
+@pytest.mark.parametrize("name", PRUNERS)
+def test_save_load_and_continue(name, tmp_path):
     model = network()
-    pruner = make(method)
+    pruner = make(name)
     train(model, pruner)
     saved = pruner.masks
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    continued = method.from_config(pruner.get_config())
+    continued = type(pruner).from_config(pruner.get_config())
     if hasattr(continued, "data"):
         continued.data = batches()
     with warnings.catch_warnings():
@@ -141,9 +136,9 @@ def test_save_load_and_continue(method, tmp_path):
         assert not weights(loaded)[path][~mask].any()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_report_says_what_was_asked_and_what_came(method):
-    pruner = make(method, filters="dense/kernel")
+@pytest.mark.parametrize("name", PRUNERS)
+def test_the_report_says_what_was_asked_and_what_came(name):
+    pruner = make(name, filters="dense/kernel")
     pruned_now(pruner, network(), 0.5)
     report = pruner.report
     rows = {row.path: row for row in report.rows}
@@ -155,7 +150,7 @@ def test_the_report_says_what_was_asked_and_what_came(method):
     assert "filters" in report.skipped["conv/kernel"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSES)
 @pytest.mark.parametrize(
     "arguments, error, said",
     [
@@ -188,7 +183,7 @@ def test_bad_arguments_are_refused_in_the_constructor(
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSES)
 def test_a_schedule_must_be_callable_and_say_when_and_how_much(method):
     with pytest.raises(TypeError, match=r"schedule=0\.5"):
         method(0.5)
@@ -198,9 +193,9 @@ def test_a_schedule_must_be_callable_and_say_when_and_how_much(method):
         method(lambda step: 0.5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_there_is_no_report_before_a_model(method):
-    pruner = make(method)
+@pytest.mark.parametrize("name", PRUNERS)
+def test_there_is_no_report_before_a_model(name):
+    pruner = make(name)
     assert pruner.masks == {}
     with pytest.raises(ValueError, match="before the pruner has seen a model"):
         _ = pruner.report
@@ -209,49 +204,31 @@ def test_there_is_no_report_before_a_model(method):
 # ---- the same masks on every backend -----------------------------------
 
 
-# Computed once, with NumPy alone where the scores are NumPy's.
+def scopes(name):
+    return {"wanda": ["layer"], "app": ["global"]}.get(
+        name, ["layer", "global"]
+    )
+
+
 @pytest.mark.parametrize(
-    "method, scope, expected",
+    "name, scope",
     [
-        (pruners.MagnitudePruner, "layer", "658bc6de53bb"),
-        (pruners.MagnitudePruner, "global", "6846c42250ca"),
-        (pruners.RandomPruner, "layer", "76e4340d9a5d"),
-        (pruners.RandomPruner, "global", "fbc2a0f65883"),
-        (pruners.ACDC, "layer", "658bc6de53bb"),
-        (pruners.WandaPruner, "layer", "cb4f5a0b1573"),
-        (pruners.SaliencyPruner, "layer", "899828a910b4"),
-        (pruners.SaliencyPruner, "global", "09602cffe3bf"),
-        (pruners.AnytimeProgressivePruner, "global", "09602cffe3bf"),
-        (pruners.SET, "layer", "9a227f6dfc65"),
-        (pruners.SET, "global", "d7a3b577ce8e"),
-        (pruners.RigL, "layer", "9a227f6dfc65"),
-        (pruners.RigL, "global", "d7a3b577ce8e"),
-        (pruners.STE, "global", "6846c42250ca"),
-        (pruners.TopKAST, "layer", "658bc6de53bb"),
-        (pruners.MovementPruner, "global", "6846c42250ca"),
+        (name, scope)
+        for name in PRUNERS
+        if name in restated.SCORES
+        for scope in scopes(name)
     ],
 )
-def test_masks_are_the_same_on_every_backend(method, scope, expected):
-    pruner = make(method, scope=scope)
+def test_masks_are_those_of_numpy(name, scope):
+    pruner = make(name, scope=scope)
     found = pruned_now(pruner, network(), 0.7)
-    assert digest(found) == expected
-
-
-def test_magnitude_masks_are_those_of_one_sort():
-    model = network()
-    w = weights(model)
-    found = pruned_now(
-        make(pruners.MagnitudePruner, scope="global"), model, 0.7
-    )
-    every = np.sort(np.concatenate([np.abs(w[p]).ravel() for p in KERNELS]))
-    threshold = every[int(0.7 * 712) - 1]
+    expected = restated.masks(name, 0.7, together=scope == "global")
     for path in KERNELS:
-        np.testing.assert_array_equal(found[path], np.abs(w[path]) > threshold)
+        np.testing.assert_array_equal(found[path], expected[path])
 
 
 def test_random_masks_differ_between_seeds():
     one, two = (
-        pruned_now(make(pruners.RandomPruner, seed=seed), network(), 0.5)
-        for seed in (1, 2)
+        pruned_now(make("random", seed=seed), network(), 0.5) for seed in (1, 2)
     )
     assert (one["dense/kernel"] != two["dense/kernel"]).any()

@@ -21,8 +21,8 @@ import warnings
 import numpy as np
 
 from tests.faults import processes
-from tests.faults.methods import command
-from tests.faults.methods import METHODS
+from tests.methods import command
+from tests.methods import RUNS
 
 _DONE = (0, 3)  # 3: a pruner missed its target
 _MOST_ATTEMPTS = 100
@@ -223,10 +223,10 @@ def _options():
     add(
         "--methods",
         nargs="+",
-        choices=METHODS,
-        default=list(METHODS),
+        choices=RUNS,
+        default=list(RUNS),
         metavar="METHOD",
-        help=f"of {', '.join(METHODS)}; all if not given",
+        help=f"of {', '.join(RUNS)}; all if not given",
     )
     add(
         "--backend",

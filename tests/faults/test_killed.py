@@ -1,22 +1,22 @@
-"""The short version of `python -m tests.faults`."""
+"""The short versions of `python -m tests.faults`."""
 
 import json
-import pathlib
 import subprocess
 import sys
 
-import keras
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.helpers import BACKEND
+from tests.helpers import ROOT
+from tests.methods import RUNS
+from tests.methods import SEARCHES
 
 
-@pytest.mark.slow
-def test_killed_runs_end_like_those_that_were_not(tmp_path):
+def check(folder, names, kills):
     # A process of its own: this one has threads, and cannot be forked.
-    figures = tmp_path / "faults.json"
-    arguments = ["--kills=14", f"--json={figures}"]
-    arguments += [f"--backend={keras.backend.backend()}"]
+    figures = folder / "faults.json"
+    arguments = [f"--kills={kills}", f"--json={figures}"]
+    arguments += [f"--backend={BACKEND}", "--methods", *names]
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults", *arguments],
         cwd=ROOT,
@@ -25,8 +25,18 @@ def test_killed_runs_end_like_those_that_were_not(tmp_path):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     rows = json.loads(figures.read_text())["methods"]
-    assert len(rows) == 7
-    assert sum(row["kills"] for row in rows) == 14
+    assert [row["method"] for row in rows] == list(names)
+    assert sum(row["kills"] for row in rows) == kills
     for row in rows:
         assert row["survived"] == row["kills"]
         assert row["largest_difference"] == 0.0
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_that_is_killed_ends_like_one_that_was_not(name, tmp_path):
+    check(tmp_path, [name], kills=3)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_like_those_that_were_not(tmp_path):
+    check(tmp_path, list(RUNS), kills=2 * len(RUNS))

@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -21,6 +19,7 @@ from keras_app.experiments.run.session import Session
 from keras_app.masks import DegenerateScores
 from keras_app.pruners import MagnitudePruner
 from keras_app.schedules import ConstantSparsity
+from tests.helpers import locked
 
 pytestmark = pytest.mark.backend_free
 
@@ -113,23 +112,9 @@ def refused(call, *arguments, **parameters):
 def test_a_run_folder_in_use_is_refused_in_one_line(call, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    program = (
-        "import fcntl, sys\n"
-        "file = open(sys.argv[1], 'a+')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
-        "print('mine', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-S", "-c", program, str(run / ".lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert other.stdout.readline() == "mine\n"
-    before = sorted(path.name for path in run.iterdir())
-    text = refused(call, "--resume")
-    other.communicate("")
+    with locked(run / ".lock"):
+        before = sorted(path.name for path in run.iterdir())
+        text = refused(call, "--resume")
     assert "in use by another process" in text and str(run) in text
     # The configuration of the other run is still its own.
     after = {path.name for path in run.iterdir()}
