@@ -19,29 +19,18 @@ from keras_app.regularizers import L1
 from keras_app.regularizers import NonNegativeL1
 from keras_app.regularizers import Nuclear
 from keras_app.regularizers import SparseGroup
-from tests.helpers import not_torch
 from tests.helpers import to_numpy
 from tests.models import apply
 from tests.models import compiled
 from tests.models import examples
 from tests.models import fit
+from tests.models import RECORDED
 from tests.models import small_model
 
 BREGMAN = (LinBreg, AdaBreg)
 ALL = (LinBreg, AdaBreg, ProxSGD)
 
 # ---- recorded trajectories ----
-
-MAKE = {
-    "none": lambda lam: None,
-    "l1": L1,
-    "l1_pos": NonNegativeL1,
-    "l1_l2": GroupL2,
-    "l1_l2_conv": GroupL2,
-    # The reference multiplies both strengths by themselves.
-    "l1_l1_l2": lambda lam: SparseGroup(lam**2, lam**2),
-    "nuclear": Nuclear,
-}
 
 
 def optimizer_for(name, get, regularizers):
@@ -88,7 +77,7 @@ def test_trajectories_are_the_recorded_ones(golden, name):
     recorded = golden(f"bregman/traj_{name}.npz")
     for case, get in runs({key: recorded[key] for key in recorded}):
         kind = case.split("__")[0]
-        regularizer = MAKE[kind](float(get("lam")))
+        regularizer = RECORDED[kind](float(get("lam")))
         variable = keras.Variable(get("theta0"), name="kernel")
         rules = None if regularizer is None else {"kernel": regularizer}
         optimizer = optimizer_for(name, get, rules)
@@ -695,25 +684,6 @@ def test_low_precision_keeps_a_float32_dual(policy, kind):
     for v in optimizer.subgradients.values():
         assert v.dtype == np.float32 and np.isfinite(v).all()
     assert 0 < optimizer.density < 1
-
-
-@not_torch
-@pytest.mark.parametrize("kind", BREGMAN)
-def test_several_steps_per_execution_and_compilation_change_nothing(kind):
-    ends = []
-    for arguments in (
-        {"jit_compile": False},
-        {"jit_compile": True},
-        {"steps_per_execution": 4},
-    ):
-        model = small_model()
-        sparsify(model, 0.3, seed=0)
-        compiled(kind(0.01, regularizers=L1(0.05)), model, **arguments)
-        fit(model)
-        ends.append(model.get_weights())
-    for a, b, c in zip(*ends):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        np.testing.assert_allclose(a, c, atol=1e-5)
 
 
 def test_a_variable_without_gradient_is_left_alone():

@@ -17,14 +17,7 @@ from keras_app import masks
 from keras_app import pruners
 from keras_app import report
 from keras_app.schedules import OneShot
-
-
-def chain(shape, *stack):
-    """A functional model: its paths do not begin with the model's name."""
-    x = inputs = keras.Input(shape)
-    for layer in stack:
-        x = layer(x)
-    return keras.Model(inputs, x)
+from tests.models import chain
 
 
 def dense(rows=100, columns=50):
@@ -160,23 +153,18 @@ STRUCTURES = [None, masks.Channel(), masks.Block((4, 2)), masks.Block((3, 2))]
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "erk"])
-def test_a_pruned_model_uses_its_share_of_flops(distribution):
+@pytest.mark.parametrize(
+    "target, used, most",
+    [
+        ("flops:0.25", share_of_flops, 0.25),
+        ("bytes:60_000", budgets.sparse_bytes, 60_000),
+    ],
+)
+def test_a_pruned_model_uses_its_budget(target, used, most, distribution):
     model = drawn(network())
-    sparsity = budgets.sparsity_for(
-        model, "flops:0.25", distribution=distribution
-    )
+    sparsity = budgets.sparsity_for(model, target, distribution=distribution)
     pruned(model, sparsity, distribution=distribution)
-    assert 0.99 * 0.25 <= share_of_flops(model) <= 0.25
-
-
-@pytest.mark.parametrize("distribution", ["uniform", "erk"])
-def test_a_pruned_model_uses_its_bytes(distribution):
-    model = drawn(network())
-    sparsity = budgets.sparsity_for(
-        model, "bytes:60_000", distribution=distribution
-    )
-    pruned(model, sparsity, distribution=distribution)
-    assert 59_400 <= budgets.sparse_bytes(model) <= 60_000
+    assert 0.99 * most <= used(model) <= most
 
 
 def test_a_global_threshold_meets_a_budget_of_bytes():

@@ -10,7 +10,6 @@ from keras import ops
 from keras_app import enforcement
 from keras_app.optimizers import ContinuousSparsification
 from keras_app.selection import spatial_kernels
-from tests.helpers import not_torch
 from tests.helpers import to_numpy
 from tests.models import apply
 from tests.models import compiled
@@ -440,22 +439,6 @@ def test_low_precision_keeps_float32_logits(policy):
     for w, s in optimizer.weights_and_logits.values():
         assert w.dtype == s.dtype == np.float32
         assert np.isfinite(w).all() and (s != 0).any()
-
-
-@not_torch
-def test_several_steps_per_execution_and_compilation_change_nothing():
-    ends = []
-    for arguments in (
-        {"jit_compile": False},
-        {"jit_compile": True},
-        {"steps_per_execution": 4},
-    ):
-        model = compiled(ContinuousSparsification(0.05), **arguments)
-        fit(model)
-        ends.append(model.get_weights())
-    for a, b, c in zip(*ends):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        np.testing.assert_allclose(a, c, atol=1e-5)
 
 
 def test_a_temperature_set_between_fits_acts_in_compiled_steps():

@@ -375,9 +375,7 @@ def whole(tmp_path_factory):
 
 
 # Within the second round, and while the ticket is retrained.
-@pytest.mark.parametrize(
-    "stop_after", [4, pytest.param(7, marks=pytest.mark.backend_free)]
-)
+@pytest.mark.parametrize("stop_after", [4, 7])
 def test_a_search_that_was_cut_off_ends_bit_for_bit_alike(
     whole, stop_after, tmp_path, monkeypatch
 ):

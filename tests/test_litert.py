@@ -27,25 +27,7 @@ converts = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="the converter runs on TensorFlow"
 )
 
-START = fresh_process._start
-
-
-@pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    """The work of the other process is done here, without its start."""
-
-    def start(folder, backend):
-        fresh_process.answer(folder)
-        return 0, ""
-
-    monkeypatch.setattr(fresh_process, "_start", start)
-
-
-@pytest.fixture
-def elsewhere(_here, monkeypatch):
-    """The work is done in another process, as ever."""
-    monkeypatch.setattr(fresh_process, "_start", START)
-
+pytestmark = pytest.mark.usefixtures("done_here")
 
 PATTERNS = {
     "single": lambda rng, shape: rng.random(shape) < 0.2,

@@ -60,15 +60,19 @@ def tensors(vectors, case, kind):
     return [vectors[name] for name in names if name in vectors.files]
 
 
+def ranked(vectors, case, ties):
+    """`[masks of the tensors that are ranked together]`."""
+    scores = tensors(vectors, case, "score")
+    sparsity = 1.0 - float(vectors[f"{case}.density"])
+    together = str(vectors[f"{case}.scope"]) == "global"
+    groups = [scores] if together else [[s] for s in scores]
+    return [mask_from_scores(group, sparsity, ties=ties) for group in groups]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_masks_match_the_recorded_ones(golden, case):
     vectors = golden("app/mask_rules.npz")
-    scores = tensors(vectors, case, "score")
-    sparsity = 1.0 - float(vectors[f"{case}.density"])
-    if str(vectors[f"{case}.scope"]) == "global":
-        result = mask_from_scores(scores, sparsity, ties="le")
-    else:
-        result = [mask_from_scores(s, sparsity, ties="le") for s in scores]
+    result = [mask for group in ranked(vectors, case, "le") for mask in group]
     expected = [m.astype(bool) for m in tensors(vectors, case, "mask")]
     assert_masks(result, expected)
 
@@ -76,13 +80,8 @@ def test_masks_match_the_recorded_ones(golden, case):
 @pytest.mark.parametrize("case", CASES)
 def test_exact_ties_prune_the_recorded_count(golden, case):
     vectors = golden("app/mask_rules.npz")
-    scores = tensors(vectors, case, "score")
-    sparsity = 1.0 - float(vectors[f"{case}.density"])
-    if str(vectors[f"{case}.scope"]) == "global":
-        result = mask_from_scores(scores, sparsity)
-        counts = [sum(zeros(m) for m in result)]
-    else:
-        counts = [zeros(mask_from_scores(s, sparsity)) for s in scores]
+    groups = ranked(vectors, case, "exact")
+    counts = [sum(zeros(mask) for mask in group) for group in groups]
     assert counts == vectors[f"{case}.k"].tolist()
 
 

@@ -18,28 +18,15 @@ CONVERTERS = {"tensorflow": "tf2onnx", "jax": "jax2onnx", "torch": "onnx"}
 pytest.importorskip(CONVERTERS[keras.backend.backend()])
 
 # Of the converters.
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-START = fresh_process._start
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.usefixtures("done_here"),
+]
 
 
 @pytest.fixture(autouse=True)
-def _here(monkeypatch):
-    """The work of the other process is done here, without its start."""
-
-    def start(folder, backend):
-        fresh_process.answer(folder)
-        return 0, ""
-
-    monkeypatch.setattr(fresh_process, "_start", start)
+def _arguments(monkeypatch):
     monkeypatch.setattr(sys, "argv", sys.argv)  # tf2onnx reads it
-
-
-@pytest.fixture
-def elsewhere(_here, monkeypatch):
-    """The work is done in another process, as ever."""
-    monkeypatch.setattr(fresh_process, "_start", START)
 
 
 def network():

@@ -158,47 +158,57 @@ def test_figures_that_are_not_numbers_show_as_a_dash(tmp_path):
 # ---- words -----------------------------------------------------------------
 
 
-def test_conclusion_says_that_app_is_worse(tmp_path):
-    app, dense = figures(0.820, 130, 0.366), figures(0.833, 118)
-    (text,) = conclusion(page_of(tmp_path, {"app": app, "dense": dense}))
-    assert text.startswith(
-        "APP ends 1.3 points below the dense network (82.0 % against 83.3 %) "
-        "with 36.6 % of the prunable weights; its CER is worse, higher by 12 "
-        "(130 against 118)."
-    )
-    assert "Highest final accuracy: dense (83.3 %). Lowest CER: dense" in text
-
-
-def test_conclusion_says_that_app_is_better(tmp_path):
-    app, other = figures(0.833, 118, 0.366), figures(0.820, 130, 0.366)
-    (text,) = conclusion(page_of(tmp_path, {"app": app, "one_shot": other}))
-    assert text.startswith(
-        "APP ends 1.3 points above one-shot pruning (83.3 % against 82.0 %) "
-        "at the same density of 36.6 %; its CER is better, lower by 12 (118 "
-        "against 130)."
-    )
-    assert "Highest final accuracy: APP (83.3 %). Lowest CER: APP" in text
-
-
-def test_conclusion_separates_accuracy_from_cer(tmp_path):
-    app, other = figures(0.80, 118, 0.2), figures(0.82, 130, 0.4)
-    (text,) = conclusion(page_of(tmp_path, {"app": app, "one_shot": other}))
-    assert text.startswith(
-        "APP ends 2.0 points below one-shot pruning (80.0 % against 82.0 %) "
-        "with 20.0 % of the prunable weights against 40.0 %; its CER is "
-        "better, lower by 12 (118 against 130)."
-    )
-    assert "accuracy: one-shot (82.0 %). Lowest CER: APP (118)." in text
-
-
-def test_conclusion_calls_a_draw_a_draw(tmp_path):
-    app, dense = figures(0.75, 40, 0.5), figures(0.75, 40)
-    (text,) = conclusion(page_of(tmp_path, {"app": app, "dense": dense}))
-    assert text.startswith(
-        "APP ends level with the dense network (75.0 % against 75.0 %) with "
-        "50.0 % of the prunable weights; its CER is the same (40 against 40)."
-    )
-    assert "Highest final accuracy: APP and dense (75.0 %)." in text
+@pytest.mark.parametrize(
+    "ours, other, theirs, start, best",
+    [
+        pytest.param(
+            figures(0.820, 130, 0.366),
+            "dense",
+            figures(0.833, 118),
+            "APP ends 1.3 points below the dense network (82.0 % against "
+            "83.3 %) with 36.6 % of the prunable weights; its CER is worse, "
+            "higher by 12 (130 against 118).",
+            "Highest final accuracy: dense (83.3 %). Lowest CER: dense",
+            id="worse",
+        ),
+        pytest.param(
+            figures(0.833, 118, 0.366),
+            "one_shot",
+            figures(0.820, 130, 0.366),
+            "APP ends 1.3 points above one-shot pruning (83.3 % against "
+            "82.0 %) at the same density of 36.6 %; its CER is better, lower "
+            "by 12 (118 against 130).",
+            "Highest final accuracy: APP (83.3 %). Lowest CER: APP",
+            id="better",
+        ),
+        pytest.param(
+            figures(0.80, 118, 0.2),
+            "one_shot",
+            figures(0.82, 130, 0.4),
+            "APP ends 2.0 points below one-shot pruning (80.0 % against "
+            "82.0 %) with 20.0 % of the prunable weights against 40.0 %; its "
+            "CER is better, lower by 12 (118 against 130).",
+            "accuracy: one-shot (82.0 %). Lowest CER: APP (118).",
+            id="less accurate with the better CER",
+        ),
+        pytest.param(
+            figures(0.75, 40, 0.5),
+            "dense",
+            figures(0.75, 40),
+            "APP ends level with the dense network (75.0 % against 75.0 %) "
+            "with 50.0 % of the prunable weights; its CER is the same (40 "
+            "against 40).",
+            "Highest final accuracy: APP and dense (75.0 %).",
+            id="a draw",
+        ),
+    ],
+)
+def test_conclusion_says_how_app_ends(
+    tmp_path, ours, other, theirs, start, best
+):
+    (text,) = conclusion(page_of(tmp_path, {"app": ours, other: theirs}))
+    assert text.startswith(start)
+    assert best in text
 
 
 def test_dense_as_the_main_method_is_still_what_others_are_held_to(tmp_path):

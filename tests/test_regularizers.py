@@ -14,17 +14,9 @@ from keras_app.regularizers import L1
 from keras_app.regularizers import NonNegativeL1
 from keras_app.regularizers import Nuclear
 from keras_app.regularizers import SparseGroup
+from tests.helpers import to_numpy
+from tests.models import RECORDED
 
-# The recorded tables group as "auto" does. The reference multiplies both
-# strengths of the sparse group by themselves.
-MAKE = {
-    "l1": L1,
-    "l1_pos": NonNegativeL1,
-    "l1_l2": GroupL2,
-    "l1_l2_conv": GroupL2,
-    "l1_l1_l2": lambda lam: SparseGroup(lam**2, lam**2),
-    "nuclear": Nuclear,
-}
 ALL = [
     L1(0.3),
     NonNegativeL1(0.3),
@@ -35,10 +27,6 @@ ALL = [
     Nuclear(0.3),
 ]
 KINDS = [f"{type(r).__name__}-{getattr(r, 'axes', '')}" for r in ALL]
-
-
-def to_numpy(x):
-    return ops.convert_to_numpy(x)
 
 
 def tables(golden):
@@ -66,7 +54,7 @@ def test_prox_subgradient_and_value_are_the_recorded_ones(golden):
     for name, get in tables(golden):
         kind = name.split("__")[0]
         seen.add(kind)
-        regularizer = MAKE[kind](float(get("lam")))
+        regularizer = RECORDED[kind](float(get("lam")))
         x, step = get("x"), float(get("delta"))
         # Singular vectors lose digits in any order of summation.
         atol = 5e-5 if kind == "nuclear" else 2e-6
@@ -82,7 +70,7 @@ def test_prox_subgradient_and_value_are_the_recorded_ones(golden):
         # The reference's sparse group has no value; ours is checked below.
         if kind != "l1_l1_l2":
             np.testing.assert_allclose(value, get("value"), rtol=2e-6)
-    assert seen == set(MAKE)
+    assert seen == set(RECORDED)
 
 
 def test_the_sparse_group_can_square_its_strengths_as_the_reference_does(

@@ -11,14 +11,7 @@ from keras_app import report
 from keras_app.export import export_report
 from keras_app.pruners import MagnitudePruner
 from keras_app.schedules import OneShot
-
-
-def chain(shape, *stack):
-    """A functional model: its paths do not begin with the model's name."""
-    x = inputs = keras.Input(shape)
-    for layer in stack:
-        x = layer(x)
-    return keras.Model(inputs, x)
+from tests.models import chain
 
 
 def small():

@@ -3,8 +3,6 @@
 import functools
 import json
 import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 from keras_app import files
 from keras_app.experiments.run import folder as run_folder
 from keras_app.experiments.run.folder import RunFolder
+from tests.helpers import locked
 
 pytestmark = pytest.mark.backend_free
 
@@ -319,24 +318,9 @@ def test_checking_makes_nothing(tmp_path):
 
 
 def test_a_folder_in_use_by_another_process_is_refused(folder):
-    lock = folder.path / ".lock"
-    program = (
-        "import fcntl, sys\n"
-        "file = open(sys.argv[1], 'a+')\n"
-        "fcntl.lockf(file, fcntl.LOCK_EX)\n"
-        "print('mine', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    other = subprocess.Popen(
-        [sys.executable, "-c", program, str(lock)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
     # The fixture began it in this process, whose lock goes with the file.
     folder._lock_file.close()
-    assert other.stdout.readline() == "mine\n"
-    with pytest.raises(ValueError, match="in use by another process"):
-        RunFolder(folder.path).begin()
-    other.communicate("")
+    with locked(folder.path / ".lock"):
+        with pytest.raises(ValueError, match="in use by another process"):
+            RunFolder(folder.path).begin()
     RunFolder(folder.path).begin()

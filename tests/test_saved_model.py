@@ -19,6 +19,7 @@ from keras_app.export import fresh_process
 from keras_app.export import saved_model
 from keras_app.export import signature
 from keras_app.export.saved_model import export_saved_model
+from tests.models import Mute
 
 ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -639,14 +640,6 @@ def test_a_process_that_dies_is_told_with_its_last_words(
 
 @through_a_process
 def test_a_model_without_a_config_is_told_the_way_out():
-    class Mute(keras.Model):
-        def __init__(self, width):
-            super().__init__()
-            self.last = layers.Dense(width)
-
-        def call(self, x):
-            return self.last(x)
-
     model = Mute(2)
     model(floats(1, 3))
     with pytest.raises(ValueError, match="(?s)Mute cannot be saved.*get_conf"):

@@ -11,6 +11,7 @@ from keras_app import pruners
 from keras_app import schedules
 from keras_app import scorers
 from keras_app.masks import mask_from_scores
+from tests.models import chain
 
 BACKEND = keras.backend.backend()
 CNN = ("conv1", "conv2", "fc")
@@ -66,14 +67,6 @@ class TwoSamples:
     def __iter__(self):
         x, y = self.samples.pop(0)
         return iter([(x, y)])
-
-
-def chain(shape, *stack, dtype=None):
-    """A functional model: its paths do not begin with the model's name."""
-    x = inputs = keras.Input(shape, dtype=dtype)
-    for layer in stack:
-        x = layer(x)
-    return keras.Model(inputs, x)
 
 
 def build(name, vectors, dtype="float32"):

@@ -11,6 +11,7 @@ from keras_app import masks_of
 from keras_app import pruners
 from keras_app import schedules
 from keras_app import selection
+from tests.models import chain
 
 
 @functools.cache
@@ -31,14 +32,6 @@ def everything():
     e = layers.LSTM(3, name="lstm")(e)
     outputs = layers.Dense(2, name="dense")(layers.Concatenate()([x, e]))
     return keras.Model([image, words], outputs)
-
-
-def chain(shape, *stack):
-    """A functional model: its paths do not begin with the model's name."""
-    x = inputs = keras.Input(shape)
-    for layer in stack:
-        x = layer(x)
-    return keras.Model(inputs, x)
 
 
 def small(**kwargs):

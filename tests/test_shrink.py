@@ -18,33 +18,13 @@ from keras_app.optimizers import LinBreg
 from keras_app.pruners import MagnitudePruner
 from keras_app.regularizers import GroupL2
 from keras_app.schedules import OneShot
-
-# It makes Keras layers of Keras layers. test_structures.py shrinks on every
-# backend.
-pytestmark = pytest.mark.backend_free
-
-
-def chain(shape, *stack, **kwargs):
-    x = inputs = keras.Input(shape, **kwargs)
-    for layer in stack:
-        x = layer(x)
-    return keras.Model(inputs, x)
+from tests.models import chain
+from tests.models import OneDense
+from tests.models import randomize
 
 
 def array(variable):
     return ops.convert_to_numpy(variable)
-
-
-def randomize(model, seed=0):
-    """Biases and moving statistics that are not the initial zeros and ones."""
-    generator = np.random.default_rng(seed)
-    for weight in model.weights:
-        if "seed" not in weight.path:
-            value = generator.uniform(0.2, 0.8, weight.shape)
-            sign = 1 if "variance" in weight.path else -1
-            flip = generator.random(weight.shape) < 0.5
-            weight.assign(np.where(flip, sign * value, value))
-    return model
 
 
 def kill(layer, dead, axis=-1, bias=0.0, kernel="kernel"):
@@ -617,20 +597,11 @@ def test_several_outputs_by_name_stay_as_they_are():
     assert set(smaller.output) == {"one", "two"}
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(2)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
 @pytest.mark.backend_free
 def test_bad_arguments_are_refused():
-    model = Subclassed()
+    model = OneDense()
     model(np.ones((1, 3), "float32"))
-    with pytest.raises(ValueError, match="subclassed.*Subclassed"):
+    with pytest.raises(ValueError, match="subclassed.*OneDense"):
         shrink(model)
     with pytest.raises(ValueError, match="built Sequential"):
         shrink(keras.Sequential([layers.Dense(2)]))

@@ -30,13 +30,8 @@ from keras_app.pruners import MagnitudePruner
 from keras_app.regularizers import L1
 from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
-
-
-def chain(shape, *stack, name=None):
-    x = inputs = keras.Input(shape)
-    for layer in stack:
-        x = layer(x)
-    return keras.Model(inputs, x, name=name)
+from tests.models import chain
+from tests.models import Mute
 
 
 def network(optimizer=None):
@@ -440,14 +435,6 @@ def test_a_model_that_keras_never_compiled_comes_back(tmp_path):
 
 
 def test_subclassed_models_without_a_config_are_refused(tmp_path):
-    class Mute(keras.Model):
-        def __init__(self, width):
-            super().__init__()
-            self.last = layers.Dense(width)
-
-        def call(self, x):
-            return self.last(x)
-
     model = Mute(2)
     model(np.ones((1, 3), "float32"))
     with pytest.raises(ValueError, match="(?s)Mute cannot be.*get_config"):

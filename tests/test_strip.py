@@ -25,14 +25,8 @@ from keras_app.regularizers import L1
 from keras_app.regularizers import SparseGroup
 from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import OneShot
-
-
-def chain(shape, *stack):
-    """A functional model: its paths do not begin with the model's name."""
-    x = inputs = keras.Input(shape)
-    for layer in stack:
-        x = layer(x)
-    return keras.Model(inputs, x)
+from tests.models import chain
+from tests.models import Mute
 
 
 def data(model, size=16):
@@ -228,14 +222,6 @@ def test_subclassed_models_with_a_config():
 
 
 def test_subclassed_models_without_a_config_are_refused_with_the_way_out():
-    class Mute(keras.Model):
-        def __init__(self, width):
-            super().__init__()
-            self.last = layers.Dense(width)
-
-        def call(self, x):
-            return self.last(x)
-
     model = Mute(2)
     model(np.ones((1, 3), "float32"))
     with pytest.raises(

@@ -21,6 +21,8 @@ from keras_app.pruners import STE
 from keras_app.pruners import WandaPruner
 from keras_app.schedules import ConstantSparsity
 from keras_app.schedules import OneShot
+from tests.models import OneDense
+from tests.models import randomize
 
 CHANNELS = masks.GraphChannel()
 HEADS = masks.AttentionHead()
@@ -107,12 +109,7 @@ def attending(attend):
 def fit(model, *pruners):
     """Trains from weights and statistics that are nowhere zero."""
     generator = np.random.default_rng(0)
-    for weight in model.weights:
-        if "seed" not in weight.path:
-            value = generator.uniform(0.2, 0.8, weight.shape)
-            sign = 1 if "variance" in weight.path else -1
-            flip = generator.random(weight.shape) < 0.5
-            weight.assign(np.where(flip, sign * value, value))
+    randomize(model, generator)
     x = generator.standard_normal((32, *model.input_shape[1:]))
     y = generator.integers(0, 3, 32)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -324,15 +321,6 @@ def test_two_pruners_both_go_on_after_compiling_again():
     assert [mask.sum() for mask in masks_of(model).values()] == [4, 4]
 
 
-class Subclassed(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.dense = layers.Dense(2)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
 @pytest.mark.backend_free
 def test_joined_layers_have_one_sparsity():
     different = {"^a/": 0.25, "^b/": 0.5}
@@ -343,10 +331,10 @@ def test_joined_layers_have_one_sparsity():
 
 @pytest.mark.backend_free
 def test_bad_arguments_are_refused():
-    model = Subclassed()
+    model = OneDense()
     model(np.ones((1, 3), "float32"))
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=r"Channel\(\)`.*type Subclassed"):
+    with pytest.raises(ValueError, match=r"Channel\(\)`.*type OneDense"):
         bound(model)
     with pytest.raises(TypeError, match="only a pruner knows.*GraphChannel"):
         masks.mask_from_scores(np.ones((2, 2)), 0.5, CHANNELS)

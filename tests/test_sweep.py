@@ -485,13 +485,18 @@ train.run.experiment = @work.search()
 """
 
 
-def test_a_sweep_on_a_local_ray_retries_reports_and_resumes(
-    tmp_path, monkeypatch, capsys
-):
+@pytest.fixture
+def on_ray(tmp_path, monkeypatch):
+    """A folder of one's own, whose modules the workers find."""
     pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+def test_a_sweep_on_a_local_ray_retries_reports_and_resumes(
+    on_ray, tmp_path, capsys
+):
     (tmp_path / "work.py").write_text(WORK)
     (tmp_path / "work.gin").write_text(CONFIG)
     grid = "--grid=work.search.lam=[2, 1]"
@@ -514,12 +519,8 @@ def test_a_sweep_on_a_local_ray_retries_reports_and_resumes(
 
 
 def test_sigterm_stops_a_sweep_after_checkpoints_and_resume_goes_on(
-    tmp_path, monkeypatch, capsys
+    on_ray, tmp_path, monkeypatch, capsys
 ):
-    pytest.importorskip("ray")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     # gin knows a name for good.
     (tmp_path / "waiting.py").write_text(WAITING)
     config = CONFIG.replace("work", "waiting")

@@ -1,7 +1,5 @@
 """The `train` experiment: the run folder, figures, resuming, refusals."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -19,6 +17,8 @@ from keras_app.pruners import SaliencyPruner
 from keras_app.regularizers import L1
 from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
+from tests.helpers import assert_run_folder
+from tests.helpers import events
 
 
 def arrays(count, seed):
@@ -66,11 +66,6 @@ def bregman(path, epochs=4, **kwargs):
     ).run(path, verbose=False, **kwargs)
 
 
-def events(path):
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("train") / "run"
@@ -78,20 +73,7 @@ def finished(tmp_path_factory):
 
 
 def test_the_run_folder_is_that_of_every_experiment(finished):
-    path, summary = finished
-    assert {p.name for p in path.iterdir()} == {
-        ".lock",
-        "checkpoints",
-        "metrics.jsonl",
-        "model.keras",
-        "report.html",
-        "summary.json",
-        "tensorboard",
-    }
-    assert summary == json.loads((path / "summary.json").read_text())
-    for name in ("effective_density", "accuracy", "seconds", "seed"):
-        assert isinstance(summary[name], (int, float)), name
-    assert summary["versions"]["backend"] == keras.backend.backend()
+    assert_run_folder(*finished, "model.keras")
 
 
 def test_figures_are_those_of_the_model_that_was_saved(finished):
