@@ -4,26 +4,15 @@ import math
 import numbers
 import random
 
-import keras
 import numpy as np
 
 from keras_app import host
 from keras_app.checks import check_int
-from keras_app.layers import einsum_contracted
+from keras_app.layers import sum_axes
 from keras_app.selection import owners_of
 from keras_app.selection import select
 
 GROUPS = ("auto", "neuron", None)
-
-_TRANSPOSED_LAYERS = (
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_DEPTHWISE_LAYERS = (
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
 
 
 def sparsify(
@@ -130,7 +119,7 @@ def sparsify(
         generator = np.random.default_rng([seed, i])
         owner = owners.get(id(variable), (None, ""))
         shape = tuple(variable.shape)
-        inputs = _input_axes(*owner, len(shape))
+        inputs = sum_axes(*owner, len(shape))
         fan_in = math.prod(shape[axis] for axis in inputs)
         normal = generator.standard_normal(shape, dtype="float32")
         # Convolutions have a kernel size, whatever their class.
@@ -154,18 +143,6 @@ def sparsify(
     if hasattr(optimizer, "reset_subgradients") and optimizer.built:
         optimizer.reset_subgradients()
     return densities
-
-
-def _input_axes(layer, attribute, rank):
-    """Axes of a kernel that are summed over to make one output."""
-    if isinstance(layer, _DEPTHWISE_LAYERS) or attribute == "depthwise_kernel":
-        return tuple(range(rank - 2))
-    if isinstance(layer, _TRANSPOSED_LAYERS):
-        # The outputs are the axis before the last.
-        return (*range(rank - 2), rank - 1)
-    if isinstance(layer, keras.layers.EinsumDense) and attribute == "kernel":
-        return einsum_contracted(layer.equation)
-    return tuple(range(rank - 1))
 
 
 def _group_shape(shape, axes):

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import layers
 from keras_app import selection
 
 
@@ -76,8 +77,8 @@ def adapted(model):
 
 def base_of(layer):
     """The weight of a layer that LoRA freezes, if it is enabled."""
-    embeds = isinstance(layer, keras.layers.Embedding)
-    name = "embeddings" if embeds else "kernel"
+    kernels = layers.row_of(layer).kernels
+    name = kernels[0].name if kernels else "kernel"
     [base] = [v for v in layer.variables if v.name == name]
     return base
 

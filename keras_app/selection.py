@@ -7,27 +7,15 @@ import re
 
 import keras
 
-# Depthwise, recurrent and embedding kernels are left out on purpose: they
-# hold few weights or lose accuracy fast, and are pruned when a filter asks.
-_KERNEL_LAYERS = (
-    keras.layers.Dense,
-    keras.layers.EinsumDense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-    keras.layers.Conv1DTranspose,
-    keras.layers.Conv2DTranspose,
-    keras.layers.Conv3DTranspose,
-)
-_SEPARABLE_LAYERS = (
-    keras.layers.SeparableConv1D,
-    keras.layers.SeparableConv2D,
-)
-_DEPTHWISE_LAYERS = (
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
-_CONVOLUTIONS = (*_KERNEL_LAYERS[2:], *_SEPARABLE_LAYERS)
+from keras_app import layers
+from keras_app.layers.inside import walk_layers
+
+# What weights of unknown layers are called.
+_BY_NAME = {
+    "kernel": "a kernel of {}",
+    "recurrent_kernel": "a kernel of {}",
+    "depthwise_kernel": "a depthwise kernel",
+}
 
 # Keras names a variable that was given no name so.
 _NAMELESS = re.compile(r"variable(_\d+)?")
@@ -216,7 +204,8 @@ def convolution_kernels(model):
         for variable in model.trainable_variables
         if _reason_to_skip(variable, owners, None) is None
     ]
-    chosen = [v for v in kernels if isinstance(owners[id(v)][0], _CONVOLUTIONS)]
+    # Convolutions have a kernel size, whatever their class.
+    chosen = [v for v in kernels if hasattr(owners[id(v)][0], "kernel_size")]
     ids = {id(variable) for variable in chosen or kernels[:-1]}
     return lambda variable: id(variable) in ids
 
@@ -232,22 +221,6 @@ def paths_of(variables):
         suffix = "" if count == 1 else f"#{count}"
         paths[variable.path + suffix] = variable
     return paths
-
-
-def walk_layers(layer, _seen=None):
-    """Yields `layer` and every layer inside it once, whatever its class."""
-    seen = set() if _seen is None else _seen
-    stack = [layer]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, (list, tuple)):
-            stack.extend(reversed(item))
-        elif isinstance(item, dict):
-            stack.extend(reversed(list(item.values())))
-        elif isinstance(item, keras.layers.Layer) and id(item) not in seen:
-            seen.add(id(item))
-            yield item
-            stack.extend(reversed(list(vars(item).values())))
 
 
 def owners_of(model):
@@ -363,15 +336,12 @@ def _reason_to_skip(variable, owners, filters):
 
 
 def _reason_by_default(layer, attribute):
-    if isinstance(layer, _DEPTHWISE_LAYERS) or attribute == "depthwise_kernel":
-        return "a depthwise kernel; name it with `filters` to prune it"
-    if isinstance(layer, _SEPARABLE_LAYERS) and attribute == "pointwise_kernel":
+    kernel = layers.kernel_of(layer, attribute)
+    if kernel is None:
+        noun = _BY_NAME.get(attribute, "a weight of {}")
+    elif kernel.left_out is None:
         return None
-    if isinstance(layer, _KERNEL_LAYERS) and attribute == "kernel":
-        return None
-    if isinstance(layer, keras.layers.Embedding):
-        return "an embedding; name it with `filters` to prune it"
-    kind = type(layer).__name__ if layer is not None else "an unknown layer"
-    if attribute in ("kernel", "recurrent_kernel"):
-        return f"a kernel of {kind}; name it with `filters` to prune it"
-    return f"a weight of {kind}; name it with `filters` to prune it"
+    else:
+        noun = kernel.left_out
+    kind = "an unknown layer" if layer is None else type(layer).__name__
+    return f"{noun.format(kind)}; name it with `filters` to prune it"

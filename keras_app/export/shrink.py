@@ -4,7 +4,6 @@ import warnings
 
 import keras
 import numpy as np
-from keras import layers
 from keras import ops
 from keras import tree
 
@@ -106,12 +105,13 @@ class _Builder:
     def build(self, model):
         result = self._model(model)
         # Only now is every layer built.
-        for layer, values in self.weights:
-            if isinstance(values, list):
-                layer.set_weights(values)
-                continue
-            for name, value in values.items():
-                getattr(layer, name).assign(value)
+        for layer, values, bias in self.weights:
+            weights = layer.weights
+            if bias is not None:
+                layer.bias.assign(bias)
+                weights = [each for each in weights if each is not layer.bias]
+            for weight, value in zip(weights, values, strict=True):
+                weight.assign(value)
         for move, old, new in self.moves:
             move(old, new)
         return result
@@ -160,7 +160,7 @@ class _Builder:
             if isinstance(layer, keras.Layer):
                 self.moves.append((copies.move_state, layer, new))
             return new
-        changes, values = _CUTS[type(layer)](record, self.analysis)
+        changes, values, bias = self._cut(record)
         new = copies.recreate(
             layer,
             lambda config: {
@@ -168,148 +168,41 @@ class _Builder:
                 "config": {**config["config"], **changes},
             },
         )
-        if values:
-            self.weights.append((new, values))
+        self.weights.append((new, values, bias))
         self.moves.append((copies.move_seeds, layer, new))
         return new
 
+    def _cut(self, record):
+        """What is left of a layer.
 
-# What is left of the layers: changes of the configuration, and weights.
-
-
-def _cut_reader(size_name, **axes_of):
-    """Cuts a layer that mixes channels.
-
-    Args:
-        size_name: The argument that says how many outputs there are.
-        axes_of: For each kernel, its input and its output axis; `None` for
-            an axis that has all of its entries left.
-    """
-
-    def cut(record, analysis):
+        Returns:
+            Changes of its configuration, its weights, and the bias, which is
+            not among them then, if it is one that constants were folded into.
+        """
         layer = record.layer
-        inputs = analysis.kept(record.inputs)
-        outputs = analysis.kept(record.outputs)
-        values = {}
-        for name, axes in axes_of.items():
-            kernel = ops.convert_to_numpy(getattr(layer, name))
-            for axis, kept in zip(axes, (inputs, outputs)):
-                if axis is None:
-                    continue
-                # The pointwise kernel has several rows for each input.
-                kept = np.repeat(kept, kernel.shape[axis] // len(kept))
-                kernel = kernel.compress(kept, axis=axis)
-            values[name] = kernel
-        bias = analysis.fold(record)
-        changes = {size_name: int(outputs.sum())}
-        if layer.use_bias:
-            bias = bias + graph.numpy_of(layer.bias)
-        if layer.use_bias or bias[outputs].any():
+        inputs = self.analysis.kept(record.inputs)
+        outputs = self.analysis.kept(record.outputs)
+        values = {id(v): ops.convert_to_numpy(v) for v in layer.weights}
+        for weight, variable in record.places():
+            sides = (weight.inputs, inputs), (weight.outputs, outputs)
+            for axis, kept in sides:
+                if axis is not None:
+                    value = values[id(variable)]
+                    # There may be several rows for each channel.
+                    kept = np.repeat(kept, value.shape[axis] // len(kept))
+                    values[id(variable)] = value.compress(kept, axis)
+        changes = record.row.resized(layer, int(outputs.sum()), len(outputs))
+        if record.reader is None:
+            return changes, list(values.values()), None
+        bias = self.analysis.fold(record)[outputs]
+        own = values.pop(id(getattr(layer, "bias", None)), None)
+        if own is not None:
+            bias = bias + own.astype("float64")
+        elif bias.any():
             changes["use_bias"] = True
-            values["bias"] = bias[outputs]
-        return changes, values
-
-    return cut
-
-
-def _cut_last_axis(*names):
-    """Cuts a layer whose weights end in the axis of the channels."""
-
-    def cut(record, analysis):
-        kept = analysis.kept(record.outputs)
-        values = {}
-        for name in names:
-            variable = getattr(record.layer, name, None)
-            if variable is not None:
-                values[name] = ops.convert_to_numpy(variable)[..., kept]
-        return {}, values
-
-    return cut
-
-
-def _cut_embedding(record, analysis):
-    _, values = _cut_last_axis("embeddings")(record, analysis)
-    return {"output_dim": values["embeddings"].shape[-1]}, values
-
-
-def _cut_depthwise(record, analysis):
-    kernel = ops.convert_to_numpy(record.layer.kernel)
-    _, values = _cut_last_axis("bias")(record, analysis)
-    values["kernel"] = kernel[..., analysis.kept(record.inputs), :]
-    return {}, values
-
-
-def _cut_group_norm(record, analysis):
-    kept = analysis.kept(record.outputs)
-    groups = int(kept.sum()) * record.layer.groups // len(kept)
-    _, values = _cut_last_axis("gamma", "beta")(record, analysis)
-    return {"groups": groups}, values
-
-
-def _cut_heads(record, analysis):
-    layer = record.layer
-    kept = analysis.kept(record.outputs)
-    axes = {id(variable): axis for variable, axis in graph.heads_of(layer)}
-    values = []
-    for weight in layer.weights:
-        value = ops.convert_to_numpy(weight)
-        axis = axes.get(id(weight))
-        if axis is not None:
-            own = np.repeat(kept, value.shape[axis] // len(kept))
-            value = value.compress(own, axis=axis)
-        values.append(value)
-    count = int(kept.sum())
-    if isinstance(layer, layers.MultiHeadAttention):
-        return {"num_heads": count}, values
-    changes = {
-        "num_query_heads": count * layer.num_repeats,
-        "num_key_value_heads": count,
-    }
-    return changes, values
-
-
-def _cut_reshape(record, analysis):
-    target = list(record.layer.target_shape)
-    if target[-1] != -1:
-        target[-1] = int(analysis.kept(record.outputs).sum())
-    return {"target_shape": tuple(target)}, None
-
-
-_CUTS = {
-    layers.Dense: _cut_reader("units", kernel=(0, 1)),
-    layers.Embedding: _cut_embedding,
-    layers.BatchNormalization: _cut_last_axis(
-        "gamma", "beta", "moving_mean", "moving_variance"
-    ),
-    layers.GroupNormalization: _cut_group_norm,
-    layers.PReLU: _cut_last_axis("alpha"),
-    layers.MultiHeadAttention: _cut_heads,
-    layers.GroupQueryAttention: _cut_heads,
-    layers.Reshape: _cut_reshape,
-}
-for _kinds, _cut in (
-    (
-        (layers.Conv1D, layers.Conv2D, layers.Conv3D),
-        _cut_reader("filters", kernel=(-2, -1)),
-    ),
-    (
-        (
-            layers.Conv1DTranspose,
-            layers.Conv2DTranspose,
-            layers.Conv3DTranspose,
-        ),
-        _cut_reader("filters", kernel=(-1, -2)),
-    ),
-    (
-        (layers.SeparableConv1D, layers.SeparableConv2D),
-        _cut_reader(
-            "filters", depthwise_kernel=(-2, None), pointwise_kernel=(-2, -1)
-        ),
-    ),
-    ((layers.DepthwiseConv1D, layers.DepthwiseConv2D), _cut_depthwise),
-):
-    for _kind in _kinds:
-        _CUTS[_kind] = _cut
+        else:
+            bias = None
+        return changes, list(values.values()), bias
 
 
 # The proof.

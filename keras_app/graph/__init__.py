@@ -2,8 +2,6 @@
 
 from keras_app.graph.analysis import Analysis
 from keras_app.graph.analysis import count_dead
-from keras_app.graph.analysis import heads_of
-from keras_app.graph.analysis import numpy_of
 from keras_app.graph.flops import flops_per_sample
 from keras_app.graph.walking import is_graph
 from keras_app.graph.walking import walk
@@ -12,8 +10,6 @@ __all__ = [
     "Analysis",
     "count_dead",
     "flops_per_sample",
-    "heads_of",
     "is_graph",
-    "numpy_of",
     "walk",
 ]

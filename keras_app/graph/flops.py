@@ -1,13 +1,11 @@
 """How often the kernels of a model are applied, and what that costs."""
 
-import inspect
 import math
-import re
 
 import keras
 from keras import tree
 
-from keras_app import selection
+from keras_app import layers
 from keras_app import shares
 from keras_app.graph import walking
 
@@ -40,53 +38,28 @@ def _uses(layer, args, kwargs, output, times):
         output: The first tensor that it returns.
         times: How often it is called per sample, as a shape.
     """
-    given = [
-        x
-        for x in tree.flatten((args, kwargs))
-        if isinstance(x, keras.KerasTensor)
-    ]
+    inside = layers.exact_row_of(layer).inside
     if walking.is_graph(layer):
         # Keras calls it on the shapes that it was built for only.
         for call in _calls(layer):
             yield from _uses(*call, times)
-    elif type(layer) is keras.layers.TimeDistributed:
-        slices = [_slice(x) for x in given]
-        times = (*times, output.shape[1])
-        yield from _uses(layer.layer, slices, {}, _slice(output), times)
-    elif type(layer) is keras.layers.Bidirectional:
-        for each in (layer.forward_layer, layer.backward_layer):
-            yield from _uses(each, args, kwargs, output, times)
-    elif type(layer) in _RECURRENT:
-        # The first by name may be a state.
-        steps = given[0].shape[1] if args else None
-        for kernel in _kernels(layer.cell):
-            yield kernel, (*times, steps)
-    elif type(layer) in _ATTENTION:
-        bound = inspect.signature(layer.call).bind(*args, **kwargs).arguments
-        for dense in selection.walk_layers(layer):
-            # Keys are at the positions of the values; all else, the output
-            # too, is at those of the queries.
-            of_values = dense.name in ("key", "value")
-            source = bound["value" if of_values else "query"]
-            for kernel in _kernels(dense):
-                yield kernel, (*times, *source.shape[1:-1])
+    elif inside is not None:
+        for inner, *call, more in inside(layer, args, kwargs, output):
+            if call:
+                yield from _uses(inner, *call, (*times, *more))
+                continue
+            for kernel in _kernels(inner):
+                yield kernel, (*times, *more)
     else:
         for kernel in _kernels(layer):
-            positions = _positions(layer, given[0].shape, output.shape)
+            positions = _positions(layer, args, kwargs, output)
             known = positions is not None
             yield kernel, (*times, *positions) if known else None
         # How often it calls what is inside only its code knows.
-        for inner in selection.walk_layers(layer):
+        for inner in layers.inside.walk_layers(layer):
             if inner is not layer:
                 for kernel in _kernels(inner):
                     yield kernel, None
-
-
-_RECURRENT = (keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN)
-_ATTENTION = (
-    keras.layers.MultiHeadAttention,
-    keras.layers.GroupQueryAttention,
-)
 
 
 def _calls(model):
@@ -101,34 +74,23 @@ def _calls(model):
     return calls
 
 
-def _slice(tensor):
-    """One step of a symbolic tensor whose second axis is time."""
-    shape = (tensor.shape[0], *tensor.shape[2:])
-    return keras.KerasTensor(shape, tensor.dtype)
-
-
 def _kernels(layer):
     """The kernels that a layer holds itself."""
+    known = {kernel.name for kernel in layers.row_of(layer).kernels}
     return [
         value
         for name, value in vars(layer).items()
-        if isinstance(value, keras.Variable) and name.endswith("kernel")
+        if isinstance(value, keras.Variable)
+        and (name.endswith("kernel") or name.lstrip("_") in known)
     ]
 
 
-def _positions(layer, inputs, outputs):
+def _positions(layer, args, kwargs, output):
     """How often a kernel is applied per sample, as a shape."""
-    if isinstance(layer, keras.layers.Dense):
-        return outputs[1:-1]
-    if isinstance(layer, keras.layers.EinsumDense):
-        if "..." in layer.equation:
-            return None
-        given, weight, result = re.split(",|->", layer.equation)
-        sizes = dict(zip(given, inputs))
-        return [sizes.get(x) for x in result[1:] if x not in weight]
-    if not hasattr(layer, "kernel_size"):
-        return None
-    # A transposed convolution applies its kernel at every input position.
-    shape = inputs if "Transpose" in type(layer).__name__ else outputs
-    first = layer.data_format == "channels_first"
-    return shape[2:] if first else shape[1:-1]
+    first = next(
+        x
+        for x in tree.flatten((args, kwargs))
+        if isinstance(x, keras.KerasTensor)
+    )
+    row = layers.row_of(layer)
+    return row.positions(layer, first.shape, output.shape)

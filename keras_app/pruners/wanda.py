@@ -6,17 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import layers
 from keras_app import masks as masks_lib
-from keras_app import selection
-from keras_app.layers import einsum_contracted
 from keras_app.pruners.pruner import Pruner
-
-_CONVOLUTIONS = (
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.Conv3D,
-)
-_LAYERS = (keras.layers.Dense, keras.layers.EinsumDense, *_CONVOLUTIONS)
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -134,8 +126,8 @@ class WandaPruner(Pruner):
 
     def scores(self, variables):
         """Returns `{path: |w| ||x||}`, or its rank within the output."""
-        layers = _layers_by_kernel(self.model)
-        squares = self._squared_inputs(variables, layers)
+        users = _layers_by_kernel(self.model)
+        squares = self._squared_inputs(variables, users)
         unstructured = self.structure in (None, masks_lib.Unstructured())
         masks = self.masks
         scores = {}
@@ -146,23 +138,25 @@ class WandaPruner(Pruner):
                 # Below weights that are kept although their input is zero.
                 scores[path][~masks[path]] = -1.0
                 scores[path] = _ranks_within_outputs(
-                    scores[path], layers[id(variable)][0]
+                    scores[path], users[id(variable)][0]
                 )
         return scores
 
-    def _squared_inputs(self, variables, layers):
+    def _squared_inputs(self, variables, users):
         """`{path: sums of squares}`, each broadcasts to its weight."""
         squares = dict.fromkeys(variables, 0.0)
         seen = set()
 
         def note(path, layer, inputs):
-            squares[path] = squares[path] + _squares(layer, inputs)
+            of_inputs = np.square(inputs, dtype=np.float64)
+            more = layers.row_of(layer).squares(layer, of_inputs)
+            squares[path] = squares[path] + more
             seen.add(path)
 
         has_batches = False
         with contextlib.ExitStack() as stack:
             for path, variable in variables.items():
-                for layer in layers[id(variable)]:
+                for layer in users[id(variable)]:
                     stack.enter_context(_watched(layer, path, note))
             for batch in self.data:
                 has_batches = True
@@ -185,12 +179,14 @@ class WandaPruner(Pruner):
 
 def _layers_by_kernel(model):
     """`{id(kernel): [layers that multiply their inputs by it]}`."""
-    layers = {}
-    for layer in selection.walk_layers(model):
-        if isinstance(layer, _LAYERS):
-            kernel = vars(layer).get("_kernel")
-            layers.setdefault(id(kernel), []).append(layer)
-    return layers
+    found = {}
+    for layer in layers.inside.walk_layers(model):
+        row = layers.row_of(layer)
+        if row.squares is not None:
+            [kernel] = row.kernels
+            variable = layers.variable_of(layer, kernel.name)
+            found.setdefault(id(variable), []).append(layer)
+    return found
 
 
 @contextlib.contextmanager
@@ -221,77 +217,10 @@ def _watched(layer, path, note):
             vars(layer)["call"] = shadowing
 
 
-def _squares(layer, inputs):
-    """For each weight, the sum of squares of what it multiplies.
-
-    Returns an array that broadcasts to the kernel.
-    """
-    squares = np.square(inputs, dtype=np.float64)
-    if isinstance(layer, keras.layers.EinsumDense):
-        return _squares_of_einsum(layer.equation, squares)
-    if isinstance(layer, _CONVOLUTIONS):
-        return _squares_of_patches(layer, squares)
-    return squares.reshape(-1, squares.shape[-1]).sum(0)[:, None]
-
-
-def _squares_of_einsum(equation, squares):
-    inputs, kernel, _ = equation.replace("->", ",").split(",")
-    head, _, tail = inputs.partition("...")
-    axes = {letter: axis for axis, letter in enumerate(head)}
-    for back, letter in enumerate(reversed(tail), start=1):
-        axes[letter] = squares.ndim - back
-    shared = [letter for letter in kernel if letter in axes]
-    rest = set(range(squares.ndim)) - {axes[letter] for letter in shared}
-    # The axes of the kernel last and in its order, the others summed.
-    squares = squares.transpose([*rest, *(axes[letter] for letter in shared)])
-    squares = squares.sum(tuple(range(len(rest))))
-    missing = [i for i, letter in enumerate(kernel) if letter not in axes]
-    return np.expand_dims(squares, missing)
-
-
-def _squares_of_patches(layer, squares):
-    if layer.data_format == "channels_first":
-        squares = np.moveaxis(squares, 1, -1)
-    squares = squares.sum(0)  # (*positions, channels)
-    padding, first_to_last = [], []
-    for length, size, stride, dilation in zip(
-        squares.shape, layer.kernel_size, layer.strides, layer.dilation_rate
-    ):
-        reach = (size - 1) * dilation + 1
-        if layer.padding == "valid":
-            outputs, before = (length - reach) // stride + 1, 0
-        else:
-            outputs = -(-length // stride)
-            missing = max((outputs - 1) * stride + reach - length, 0)
-            causal = layer.padding == "causal"
-            before = reach - 1 if causal else missing // 2
-        span = (outputs - 1) * stride + 1
-        after = max(span + reach - 1 - length - before, 0)
-        padding.append((before, after))
-        first_to_last.append(span)
-    squares = np.pad(squares, [*padding, (0, 0)])
-    channels = squares.shape[-1]
-    sums = np.empty((*layer.kernel_size, channels))
-    for place in np.ndindex(*layer.kernel_size):
-        windows = tuple(
-            slice(at * dilation, at * dilation + span, stride)
-            for at, span, stride, dilation in zip(
-                place, first_to_last, layer.strides, layer.dilation_rate
-            )
-        )
-        sums[place] = squares[windows].reshape(-1, channels).sum(0)
-    # A group of outputs sees its own channels.
-    sums = sums.reshape(*layer.kernel_size, layer.groups, -1)
-    return np.repeat(
-        sums.swapaxes(-1, -2), layer.filters // layer.groups, axis=-1
-    )
-
-
 def _ranks_within_outputs(scores, layer):
     """Replaces scores by their rank, from 0, among those of one output."""
-    axes = list(range(scores.ndim - 1))
-    if isinstance(layer, keras.layers.EinsumDense):
-        axes = list(einsum_contracted(layer.equation))
+    [kernel] = layers.row_of(layer).kernels
+    axes = list(kernel.contracted_axes(layer, scores.ndim))
     # An output with a single weight has nothing to compare within.
     axes = axes or list(range(scores.ndim))
     order = [axis for axis in range(scores.ndim) if axis not in axes] + axes

@@ -6,6 +6,7 @@ import dataclasses
 
 import keras
 
+from keras_app import layers
 from keras_app import masks as masks_lib
 from keras_app.checks import check_choice
 from keras_app.checks import check_schedule
@@ -14,47 +15,14 @@ from keras_app.schedules import ConstantSparsity
 from keras_app.selection import paths_of
 from keras_app.selection import walk_layers
 
-# What tfmot prunes, by layer and attribute; dense einsums, which it knows
-# inside of attention only, are added.
-_PRUNED_WEIGHTS = (
-    (
-        (
-            keras.layers.Dense,
-            keras.layers.EinsumDense,
-            keras.layers.Conv1D,
-            keras.layers.Conv2D,
-            keras.layers.Conv3D,
-            keras.layers.Conv1DTranspose,
-            keras.layers.Conv2DTranspose,
-            keras.layers.Conv3DTranspose,
-        ),
-        ("kernel",),
-    ),
-    (
-        (keras.layers.SeparableConv1D, keras.layers.SeparableConv2D),
-        ("pointwise_kernel",),
-    ),
-    ((keras.layers.Embedding,), ("embeddings",)),
-    (
-        (
-            keras.layers.GRUCell,
-            keras.layers.LSTMCell,
-            keras.layers.SimpleRNNCell,
-        ),
-        ("kernel", "recurrent_kernel"),
-    ),
-)
-_DEPTHWISE_LAYERS = (
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
-
 # Reasons not to prune that need no one's attention.
 _VECTOR = "a vector (bias, scale or offset)"
 _LEFT_DENSE = "a bias or depthwise kernel, which tfmot leaves dense too"
 _NOT_ALLOWED = "not allowed by `pruning_policy`"
 FROZEN = "frozen (trainable=False)"
 _EXPECTED = (_VECTOR, _LEFT_DENSE, _NOT_ALLOWED, FROZEN)
+
+_TURNED_AROUND = "reverse_embeddings"
 
 _MARK = "_tfmot_mark"
 
@@ -329,15 +297,14 @@ def _reason_to_skip(variable, layer, attribute, named):
     if named is not None:
         wanted = id(variable) in named
         return None if wanted else "not among `get_prunable_weights`"
-    known = isinstance(layer, _DEPTHWISE_LAYERS)
-    for layers, attributes in _PRUNED_WEIGHTS:
-        if isinstance(layer, layers):
-            known = True
-            if attribute in attributes:
-                return None
+    kernel = layers.kernel_of(layer, attribute)
+    # tfmot leaves depthwise kernels dense, and knows no table that is turned
+    # around. Dense einsums, which it knows inside of attention only, are added.
+    if kernel is not None and kernel.makes and attribute != _TURNED_AROUND:
+        return None
     if len(variable.shape) < 2:
         return _VECTOR
-    if known:
+    if layers.row_of(layer).kernels:
         return _LEFT_DENSE
     return (
         f"a weight of {type(layer).__name__}, a layer of unknown type; give it "
