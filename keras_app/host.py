@@ -1,17 +1,25 @@
 """What we ask of Keras beyond its public API, and of one backend alone.
 
 The optimizer behind a loss scale, what a training step on JAX carries, how a
-value leaves the graph of TensorFlow, and what Keras cannot train. Private
-Keras names in use: `_distribution_strategy`, `_iterations`, `_jax_state`,
-`_jax_state_synced`.
+value leaves the graph of TensorFlow, what Keras writes to files, and what it
+cannot train. Private Keras names in use: `_distribution_strategy`,
+`_iterations`, `_jax_state`, `_jax_state_synced`, `patch_tf2onnx`, and of its
+saving library `DiskIOStore`, `H5IOStore`, `ObjectSharingScope`, `_load_state`,
+`_save_state`.
 """
 
 import contextlib
+import tempfile
 
 import keras
 from keras import ops
+from keras.src.saving import saving_lib
+from keras.src.saving import serialization_lib
 
 BACKEND = keras.config.backend()
+
+# Within it, what several layers share is one object in their configurations.
+ObjectSharingScope = serialization_lib.ObjectSharingScope
 
 WAY_OUT = (
     "Use the JAX backend with `keras.distribution.DataParallel` "
@@ -184,6 +192,50 @@ def placed_like(optimizer, variable):
     native = getattr(variable, "value", variable)
     with strategy.scope(), strategy.extended.colocate_vars_with(native):
         yield
+
+
+# ---- what Keras writes to files ---------------------------------------------
+
+
+def move_saved(layer, made, skipped, skipped_too):
+    """Gives a layer what a file would hold of another one, assets included.
+
+    Args:
+        layer, made: Layers of the same configuration.
+        skipped, skipped_too: Ids of the objects in each that are left out.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        weights, assets = f"{folder}/state.weights.h5", f"{folder}/assets"
+        with _stores(weights, assets, "w") as stores:
+            saving_lib._save_state(layer, *stores, "", skipped)
+        errors = {}
+        with _stores(weights, assets, "r") as stores:
+            saving_lib._load_state(
+                made,
+                *stores,
+                inner_path="",
+                visited_saveables=skipped_too,
+                failed_saveables=set(),
+                error_msgs=errors,
+            )
+    for _, error in errors.values():
+        raise error
+
+
+@contextlib.contextmanager
+def _stores(weights, assets, mode):
+    with (
+        contextlib.closing(saving_lib.H5IOStore(weights, mode=mode)) as first,
+        contextlib.closing(saving_lib.DiskIOStore(assets, mode=mode)) as second,
+    ):
+        yield first, second
+
+
+def patch_tf2onnx():
+    """Makes tf2onnx take the files of this TensorFlow."""
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx
+
+    patch_tf2onnx()
 
 
 # ---- what Keras cannot train ------------------------------------------------

@@ -8,20 +8,15 @@ at best, and classes that are not registered. These are taken over as they are.
 Nobody compiles a copy.
 
 Private Keras names in use: `_compile_config`, `_inbound_nodes`, `arguments` of
-a node, and of its saving library `DiskIOStore`, `H5IOStore`,
-`ObjectSharingScope`, `_load_state`, `_save_state`.
+a node.
 """
 
 import contextlib
-import pathlib
 import random
-import tempfile
 
 import keras
 import numpy as np
 from keras import ops
-from keras.src.saving import saving_lib
-from keras.src.saving import serialization_lib
 
 from keras_app import host
 from keras_app import selection
@@ -47,7 +42,7 @@ def copy(model, change=None):
     host.sync(model)
     made = recreate(model, change)
     if not made.built:
-        with _explained(model):
+        with _copying(model):
             made.build_from_config(model.get_build_config())
     # Some classes compile themselves when they are made.
     for each in selection.walk_layers(made):
@@ -68,8 +63,8 @@ def recreate(layer, change=None):
     Raises:
         ValueError: A class that cannot be made from its configuration.
     """
-    with _explained(layer), undisturbed(), _in_memory(layer) as objects:
-        with serialization_lib.ObjectSharingScope():
+    with _copying(layer), undisturbed(), _in_memory(layer) as objects:
+        with host.ObjectSharingScope():
             config = keras.saving.serialize_keras_object(layer)
             config.pop("build_config", None)
             return keras.saving.deserialize_keras_object(
@@ -108,35 +103,15 @@ def move_state(layer, made):
         }
         for side in (layer, made)
     ]
-    with _explained(layer):
-        _move(layer, made, *trained)
-
-
-def _move(layer, made, skipped, skipped_too):
-    with tempfile.TemporaryDirectory() as folder:
-        weights = str(pathlib.Path(folder) / "state.weights.h5")
-        assets = str(pathlib.Path(folder) / "assets")
-        with _stores(weights, assets, "w") as stores:
-            saving_lib._save_state(layer, *stores, "", skipped)
-        errors = {}
-        with _stores(weights, assets, "r") as stores:
-            saving_lib._load_state(
-                made,
-                *stores,
-                inner_path="",
-                visited_saveables=skipped_too,
-                failed_saveables=set(),
-                error_msgs=errors,
-            )
-    for _, error in errors.values():
-        raise error
-    move_seeds(layer, made)
-    # Some layers keep variables out of files.
-    if [v.name for v in layer.weights] == [v.name for v in made.weights]:
-        for old, new in zip(layer.weights, made.weights):
-            value = ops.convert_to_numpy(old)
-            if value.tobytes() != ops.convert_to_numpy(new).tobytes():
-                new.assign(value.copy())
+    with _copying(layer):
+        host.move_saved(layer, made, *trained)
+        move_seeds(layer, made)
+        # Some layers keep variables out of files.
+        if [v.name for v in layer.weights] == [v.name for v in made.weights]:
+            for old, new in zip(layer.weights, made.weights):
+                value = ops.convert_to_numpy(old)
+                if value.tobytes() != ops.convert_to_numpy(new).tobytes():
+                    new.assign(value.copy())
 
 
 def move_seeds(layer, made):
@@ -196,20 +171,31 @@ def undisturbed():
 
 
 @contextlib.contextmanager
-def _explained(layer):
+def explained(sentence):
+    """Turns errors of Keras about a model into one that says what to do.
+
+    Args:
+        sentence: Takes the reason, a sentence, and returns the message.
+    """
     try:
         yield
     except (OSError, MemoryError):
-        raise  # about this machine, not about the layer
+        raise  # about this machine, not about the model
     except Exception as error:
-        raise ValueError(
+        raise ValueError(sentence(_reason(error))) from error
+
+
+def _copying(layer):
+    return explained(
+        lambda reason: (
             f"{layer.name!r} of type {type(layer).__name__} cannot be copied "
-            f"from its configuration: {reason(error)} Give classes of your "
-            "own `get_config` and `from_config`."
-        ) from error
+            f"from its configuration: {reason} Give classes of your own "
+            "`get_config` and `from_config`."
+        )
+    )
 
 
-def reason(error):
+def _reason(error):
     """The sentence in an error of Keras, which quotes whole configurations."""
     while error.__context__ and str(error.__context__) in str(error):
         error = error.__context__
@@ -309,15 +295,3 @@ def _is_kerass(kind):
     name = keras.saving.get_registered_name(kind)
     registered = keras.saving.get_registered_object(name) is kind
     return registered or kind.__module__.startswith("keras.src.")
-
-
-@contextlib.contextmanager
-def _stores(weights, assets, mode):
-    with contextlib.ExitStack() as stack:
-        stores = (
-            saving_lib.H5IOStore(weights, mode=mode),
-            saving_lib.DiskIOStore(assets, mode=mode),
-        )
-        for store in stores:
-            stack.callback(store.close)
-        yield stores

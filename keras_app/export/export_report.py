@@ -191,12 +191,14 @@ def read_one(path):
     report = pathlib.Path(f"{path}{_SUFFIX}")
     if not report.is_file() or not pathlib.Path(path).exists():
         return None
-    return ExportReport.from_dict(json.loads(report.read_text()))
+    return _read(report)
 
 
 def read(run_dir):
     """Returns the `ExportReport`s of a run folder, in the order of names."""
-    found = sorted((pathlib.Path(run_dir) / FOLDER).glob(f"*{_SUFFIX}"))
-    return [
-        ExportReport.from_dict(json.loads(path.read_text())) for path in found
-    ]
+    found = (pathlib.Path(run_dir) / FOLDER).glob(f"*{_SUFFIX}")
+    return [_read(report) for report in sorted(found)]
+
+
+def _read(report):
+    return ExportReport.from_dict(json.loads(report.read_text()))

@@ -1,7 +1,4 @@
-"""ONNX files, dense and verified.
-
-Private Keras names in use: `patch_tf2onnx`.
-"""
+"""ONNX files, dense and verified."""
 
 import importlib.util
 import itertools
@@ -133,10 +130,9 @@ def of_saved_model(folder, outputs, inputs, path, samples, expected):
         samples, expected: Inputs, and what the model gives for them, flat.
     """
     import onnx
-    from keras.src.export.tf2onnx_lib import patch_tf2onnx
     from tf2onnx import convert
 
-    patch_tf2onnx()
+    host.patch_tf2onnx()
     # Of its functions none takes tables and keeps constants out of the inputs.
     options = {
         "--saved-model": folder,

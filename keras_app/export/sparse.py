@@ -76,13 +76,8 @@ def save_sparse(model, path, optimizer=True):
     host.sync(model)
     # An optimizer that was never built has nothing to remember.
     keep = bool(optimizer and getattr(_optimizer(model), "built", False))
-    masks = {}
-    state = enforcement.state_of(model)
-    if keep or state is not None:
+    if keep or enforcement.state_of(model) is not None:
         _check_trainable(model)
-    if state is not None:
-        # What pruned weights held is of use to the training alone.
-        (state.save_own_variables if keep else state.save_masks)(masks)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         try:
@@ -97,7 +92,7 @@ def save_sparse(model, path, optimizer=True):
             folder / "model",
             _dropped(model, optimizer, keep),
             keep,
-            masks,
+            _masks(model, keep),
             numbers,
         )
     with files.replacing(path) as temporary:
@@ -136,15 +131,15 @@ def load_sparse(path, safe_mode=True):
     """
     path = pathlib.Path(path)
     described, arrays = sparse_file.read(path)
-    try:
-        return _restored(described, arrays, safe_mode)
-    except (OSError, MemoryError):
-        raise  # about this machine, not about the file
-    except Exception as error:
-        raise ValueError(
+
+    def message(reason):
+        return (
             f"{path} is whole, but cannot be loaded (written with "
-            f"{described['versions']}): {copies.reason(error)}"
-        ) from error
+            f"{described['versions']}): {reason}"
+        )
+
+    with copies.explained(message):
+        return _restored(described, arrays, safe_mode)
 
 
 def _restored(described, arrays, safe_mode):
@@ -242,10 +237,7 @@ def _keep_masks_once(model):
     """Hands the masks on to the optimizer of the next `compile`."""
 
     def compile_once(*args, **kwargs):
-        masks = {}
-        state = enforcement.state_of(model)
-        if state is not None:
-            state.save_masks(masks)
+        masks = _masks(model)
         del vars(model)["compile"]
         model.compile(*args, **kwargs)
         if masks:
@@ -254,24 +246,39 @@ def _keep_masks_once(model):
     vars(model)["compile"] = compile_once
 
 
+def _masks(model, keep=False):
+    """`{key: array}` of a model's masks, as a side-car stores them.
+
+    With `keep` also what pruned weights held, of use to the training alone.
+    """
+    masks = {}
+    state = enforcement.state_of(model)
+    if state is not None:
+        (state.save_own_variables if keep else state.save_masks)(masks)
+    return masks
+
+
 def _check_readable(model, path, keep):
     """Raises unless what is read is what was written."""
     known = {**copies.functions_of(model), **copies.objects_of(model)}
-    try:
-        with warnings.catch_warnings(), copies.undisturbed():
-            warnings.simplefilter("ignore")
-            # Names mean to whoever loads it what they mean here; and the
-            # file is our own.
-            with keras.saving.custom_object_scope(known):
-                loaded = _restored(*sparse_file.read(path), safe_mode=False)
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(
+
+    def message(reason):
+        return (
             f"{type(model).__name__} cannot be read back from what was "
-            f"written of it, so that no file was made: {copies.reason(error)} "
+            f"written of it, so that no file was made: {reason} "
             f"Received: model={model.name}"
-        ) from error
+        )
+
+    with (
+        copies.explained(message),
+        warnings.catch_warnings(),
+        copies.undisturbed(),
+        # Names mean to whoever loads it what they mean here; and the file is
+        # our own.
+        keras.saving.custom_object_scope(known),
+    ):
+        warnings.simplefilter("ignore")
+        loaded = _restored(*sparse_file.read(path), safe_mode=False)
     if not _same(_digests(model, keep), _digests(loaded, keep)):
         raise ValueError(
             f"{type(model).__name__} does not come back from its file as it "
@@ -285,15 +292,11 @@ def _digests(model, keep):
     state = {}
     if keep:
         model.optimizer.save_own_variables(state)
-    masks = {}
-    held = enforcement.state_of(model)
-    if held is not None:
-        (held.save_own_variables if keep else held.save_masks)(masks)
     parts = (
         [(v.name, v) for v in model.weights],
         [("seed", v) for v in copies.seeds(model)],
         [("state", state[key]) for key in sorted(state)],
-        sorted(masks.items()),
+        sorted(_masks(model, keep).items()),
     )
     return [[(name, _digest(v)) for name, v in part] for part in parts]
 
