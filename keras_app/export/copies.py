@@ -94,13 +94,7 @@ def edited(config, edit):
 def move_state(layer, made):
     """Gives a layer the state of another one of the same configuration."""
     trained = [
-        {
-            id(each)
-            for owner in selection.walk_layers(side)
-            for _, value in _attributes(owner)
-            for each in _leaves(value)
-            if isinstance(each, _OF_TRAINING)
-        }
+        {id(each) for each in held_by(side) if isinstance(each, _OF_TRAINING)}
         for side in (layer, made)
     ]
     with _copying(layer):
@@ -126,21 +120,26 @@ def seeds(layer):
     return [v for v in layer.variables if id(v) not in weights]
 
 
+def held_by(layer):
+    """Yields all layers in a layer, and whatever they hold."""
+    for owner in selection.walk_layers(layer):
+        yield owner
+        for _, value in _attributes(owner):
+            yield from _leaves(value)
+
+
 def objects_of(layer):
     """`{name: class}` of what is in a layer and not registered with Keras."""
     found = {}
-    for owner in selection.walk_layers(layer):
-        for _, value in _attributes(owner):
-            for each in (owner, *_leaves(value)):
-                kind = type(each)
-                if not hasattr(kind, "from_config") or _is_kerass(kind):
-                    continue
-                name = keras.saving.get_registered_name(kind)
-                if found.setdefault(name, kind) is not kind:
-                    raise ValueError(
-                        f"two of its classes are named {name}: register them "
-                        "with `keras.saving.register_keras_serializable`"
-                    )
+    for kind in map(type, held_by(layer)):
+        if not hasattr(kind, "from_config") or _is_kerass(kind):
+            continue
+        name = keras.saving.get_registered_name(kind)
+        if found.setdefault(name, kind) is not kind:
+            raise ValueError(
+                f"two of its classes are named {name}: register them "
+                "with `keras.saving.register_keras_serializable`"
+            )
     return found
 
 

@@ -22,8 +22,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_app import selection
 from keras_app.cli import one_line
+from keras_app.export import copies
 
 _PROGRAM = """
 import sys
@@ -97,10 +97,10 @@ def run(task, model=None, backend="tensorflow", **arguments):
             answer = json.loads((folder / _ANSWER).read_text())
         except FileNotFoundError as error:
             raise Crash(_last_words(status, errors)) from error
-    kinds = {"unknown": UnknownModel, "error": ValueError}
-    for kind, error in kinds.items():
-        if kind in answer:
-            raise error(answer[kind])
+    if "unknown" in answer:
+        raise UnknownModel(answer["unknown"])
+    if "error" in answer:
+        raise ValueError(answer["error"])
     return answer["result"]
 
 
@@ -228,18 +228,17 @@ def _load(folder, definitions):
 def _definitions(model):
     """`{name that Keras saves: "module:name"}` of what others defined."""
     found = {}
-    for layer in selection.walk_layers(model):
-        for value in (layer, *vars(layer).values()):
-            saved = hasattr(type(value), "get_config")
-            thing = type(value) if saved else value
-            if not (saved or isinstance(value, types.FunctionType)):
-                continue
-            module, name = thing.__module__, thing.__qualname__
-            known = module.partition(".")[0] == "keras"
-            here = getattr(sys.modules.get(module), name, None)
-            if not known and module != "__main__" and here is thing:
-                registered = keras.saving.get_registered_name(thing)
-                found[registered] = f"{module}:{name}"
+    for value in copies.held_by(model):
+        saved = hasattr(type(value), "get_config")
+        thing = type(value) if saved else value
+        if not (saved or isinstance(value, types.FunctionType)):
+            continue
+        module, name = thing.__module__, thing.__qualname__
+        known = module.partition(".")[0] == "keras"
+        here = getattr(sys.modules.get(module), name, None)
+        if not known and module != "__main__" and here is thing:
+            registered = keras.saving.get_registered_name(thing)
+            found[registered] = f"{module}:{name}"
     return found
 
 
