@@ -211,25 +211,28 @@ def _compile(model, config, safe_mode):
         for name, each in known.items()
         if name not in config and each.kind == each.POSITIONAL_OR_KEYWORD
     ]
+    taken = False
     # It may need arguments that nobody kept, or make another optimizer.
     with contextlib.suppress(Exception):
         given = arguments().items()
         model.compile(**{k: v for k, v in given if takes_all or k in known})
-        if json.loads(json.dumps(model.get_compile_config())) == config:
-            if others:
-                warnings.warn(
-                    f"{kind}.compile was called without {', '.join(others)}, "
-                    "which no file holds. Call it again if they had others "
-                    "than their defaults; masks stay."
-                )
-                _keep_masks_once(model)
-            return
-    keras.Model.compile(model, **arguments())
-    warnings.warn(
-        f"{kind}.compile was not called, because it does not take what "
-        "`keras.Model.compile` was given. Call it for what it makes beside "
-        "optimizer, loss and metrics; masks stay."
-    )
+        taken = json.loads(json.dumps(model.get_compile_config())) == config
+    if taken and not others:
+        return
+    if taken:
+        message = (
+            f"{kind}.compile was called without {', '.join(others)}, which no "
+            "file holds. Call it again if they had others than their defaults; "
+            "masks stay."
+        )
+    else:
+        keras.Model.compile(model, **arguments())
+        message = (
+            f"{kind}.compile was not called, because it does not take what "
+            "`keras.Model.compile` was given. Call it for what it makes beside "
+            "optimizer, loss and metrics; masks stay."
+        )
+    warnings.warn(message)
     _keep_masks_once(model)
 
 

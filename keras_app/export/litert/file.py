@@ -19,12 +19,8 @@ from ai_edge_litert import schema_py_generated as schema
 _IDENTIFIER = b"TFL3"
 
 _DTYPES = {
-    schema.TensorType.FLOAT32: np.dtype("<f4"),
-    schema.TensorType.FLOAT16: np.dtype("<f2"),
-    schema.TensorType.INT8: np.dtype("i1"),
-    schema.TensorType.INT32: np.dtype("<i4"),
-    schema.TensorType.INT64: np.dtype("<i8"),
-    schema.TensorType.UINT8: np.dtype("u1"),
+    getattr(schema.TensorType, name.upper()): np.dtype(name).newbyteorder("<")
+    for name in ("float32", "float16", "int8", "int32", "int64", "uint8")
 }
 _NAMES = {
     code: name
@@ -83,30 +79,34 @@ class LiteRTFile:
 
     def operations(self, graph=0):
         """Returns `[(name, operator)]` of a graph, in the order they run."""
-        codes = self.model.operatorCodes
-        found = []
-        for operator in self.model.subgraphs[graph].operators:
-            code = codes[operator.opcodeIndex]
-            name = _NAMES.get(_number_of(code), str(_number_of(code)))
-            if name == "CUSTOM":
-                name = code.customCode.decode()
-            found.append((name, operator))
-        return found
+        names = list(map(_name_of, self.model.operatorCodes))
+        return [
+            (names[operator.opcodeIndex], operator)
+            for operator in self.model.subgraphs[graph].operators
+        ]
 
     def operation_names(self):
         """Returns the names of all operations, over all graphs."""
         graphs = range(len(self.model.subgraphs))
         return [name for g in graphs for name, _ in self.operations(g)]
 
-    def weights(self, least_rank=2):
-        """Returns a `Weight` for every constant of at least that rank."""
+    def weights(self):
+        """Returns a `Weight` for every constant of at least two axes."""
         return [
-            weight
+            Weight(
+                graph,
+                index,
+                tensor.name.decode(),
+                self._values(tensor),
+                tensor.sparsity is not None,
+                _block_of(tensor),
+                readers,
+            )
             for graph, subgraph in enumerate(self.model.subgraphs)
             for index, tensor in enumerate(subgraph.tensors)
             if self._is_constant(tensor)
-            and len(tensor.shape) >= least_rank
-            and (weight := self._weight(graph, index)).readers
+            and len(tensor.shape) >= 2
+            and (readers := tuple(self._readers(graph, index)))
         ]
 
     def constant(self, index, graph=0):
@@ -132,18 +132,6 @@ class LiteRTFile:
             and len(data)
             and tensor.shape is not None
             and tensor.type in _DTYPES
-        )
-
-    def _weight(self, graph, index):
-        tensor = self.model.subgraphs[graph].tensors[index]
-        return Weight(
-            graph,
-            index,
-            tensor.name.decode(),
-            self._values(tensor),
-            tensor.sparsity is not None,
-            _block_of(tensor),
-            tuple(self._readers(graph, index)),
         )
 
     def _readers(self, graph, index):
@@ -231,16 +219,15 @@ class LiteRTFile:
         graph.operators.insert(0, operator)
 
     def _code(self, name):
-        number = getattr(schema.BuiltinOperator, name)
         codes = self.model.operatorCodes
-        for index, code in enumerate(codes):
-            if _number_of(code) == number:
-                return index
-        code = schema.OperatorCodeT()
-        code.builtinCode = code.deprecatedBuiltinCode = number
-        code.version = 1
-        codes.append(code)
-        return len(codes) - 1
+        names = list(map(_name_of, codes))
+        if name not in names:
+            code = schema.OperatorCodeT()
+            code.builtinCode = getattr(schema.BuiltinOperator, name)
+            code.deprecatedBuiltinCode, code.version = code.builtinCode, 1
+            codes.append(code)
+            names.append(name)
+        return names.index(name)
 
     @staticmethod
     def _rewire(graph, old, new):
@@ -250,9 +237,11 @@ class LiteRTFile:
             operator.inputs = inputs
 
 
-def _number_of(code):
+def _name_of(code):
     # Old files use one field, new ones the other.
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    name = _NAMES.get(number, str(number))
+    return code.customCode.decode() if name == "CUSTOM" else name
 
 
 # ---- the encoding ----------------------------------------------------------

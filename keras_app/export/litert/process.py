@@ -290,14 +290,11 @@ def check_structure(content, dense, nonzeros):
             "Leave out the layer that does, such as one that draws random "
             "numbers. Nothing was written."
         )
-    stored, ours = collections.defaultdict(list), collections.defaultdict(list)
-    for weight in file.weights():
-        count = np.count_nonzero(weight.values)
-        stored[weight.values.size].append(count)
-    for size, count in nonzeros:
-        ours[size].append(count)
-    for size, counts in stored.items():
-        found, expected = sorted(counts), sorted(ours[size])
+    weights = [weight.values for weight in file.weights()]
+    stored = _by_size((x.size, np.count_nonzero(x)) for x in weights)
+    ours = _by_size(nonzeros)
+    for size, found in stored.items():
+        expected = ours.get(size, [])
         # Constants that are no weights, and weights that were cut in pieces,
         # cannot be told apart by their size.
         if len(found) == len(expected) and any(
@@ -308,14 +305,20 @@ def check_structure(content, dense, nonzeros):
                 f"holds {found} non-zeros, the model {expected}. "
                 "Nothing was written."
             )
-    payload = sum(
-        np.count_nonzero(w.values) * w.values.itemsize for w in file.weights()
-    )
+    payload = sum(np.count_nonzero(x) * x.itemsize for x in weights)
     if len(content) < payload:
         raise ValueError(
             f"The file has {len(content)} bytes, less than its weights. "
             "Nothing was written."
         )
+
+
+def _by_size(nonzeros):
+    """`{size: sorted non-zeros}` of `(size, non-zeros)` pairs."""
+    found = collections.defaultdict(list)
+    for size, count in sorted(nonzeros):
+        found[size].append(count)
+    return found
 
 
 def _contents(file):
