@@ -13,6 +13,9 @@ from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.experiment import Stage
 
+# What a learner sums over the epochs.
+_SUMMED = ("initial_density", "flops_share", "before")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Train(Experiment):
@@ -151,7 +154,7 @@ class _Learner(Learner):
         report = report_lib.summarize(self.model)
         self.initial_density = report.effective_density
         self.flops_share = 0.0
-        self._before = _flops_density(report)
+        self.before = _flops_density(report)
         self.introduction = (
             f"[bold]{self.method}[/bold]: {self.model.name}, "
             f"{report.parameters:,} parameters, density "
@@ -197,8 +200,8 @@ class _Learner(Learner):
         the first two, and of the third where the support cannot change.
         """
         report = report_lib.summarize(self.model)
-        before, self._before = self._before, _flops_density(report)
-        density = (before + self._before) / 2
+        before, self.before = self.before, _flops_density(report)
+        density = (before + self.before) / 2
         optimizer = self.model.optimizer
         freq = getattr(optimizer, "support_update_freq", 1)
         every_weight = 1 / freq + (1 - 1 / freq) * density
@@ -257,18 +260,12 @@ class _Learner(Learner):
 
     def state(self):
         """The figures that are summed over the epochs."""
-        plain = {
-            "initial_density": self.initial_density,
-            "flops_share": self.flops_share,
-            "before": self._before,
-        }
-        return plain, {}
+        return {name: getattr(self, name) for name in _SUMMED}, {}
 
     def restore(self, plain, arrays):
         """Continues where `state()` was taken."""
-        self.initial_density = plain["initial_density"]
-        self.flops_share = plain["flops_share"]
-        self._before = plain["before"]
+        for name in _SUMMED:
+            setattr(self, name, plain[name])
 
 
 def _flops_density(report):
