@@ -10,7 +10,12 @@ import sys
 import tempfile
 import warnings
 
+# Exit statuses; what they mean for a command is in its docstring.
+EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_MISSED = 3
+EXIT_INTERRUPTED = 75  # "try again", as of sysexits.h
+EXIT_BY_HAND = 130  # as a shell says it of Ctrl-C
 
 NATIVE_LOG = "native.log"
 
@@ -47,6 +52,15 @@ def did_you_mean(name, known):
     """Returns " Did you mean ...?" with the nearest name, or an empty text."""
     found = nearest(name, known)
     return f" Did you mean {found}?" if found else ""
+
+
+@contextlib.contextmanager
+def usage(*errors):
+    """Turns such errors into a `UsageError` with their message."""
+    try:
+        yield
+    except errors as error:
+        raise UsageError(one_line(error)) from error
 
 
 @contextlib.contextmanager

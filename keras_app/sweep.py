@@ -32,10 +32,6 @@ from keras_app.experiments.sweep.results import SWEEP
 from keras_app.experiments.sweep.runs import bindings
 from keras_app.experiments.sweep.runs import NAME
 from keras_app.experiments.sweep.runs import Sweep
-from keras_app.train import EXIT_INTERRUPTED
-
-EXIT_BY_HAND = 130  # as a shell says it of Ctrl-C
-
 
 PARSER = Parser(
     NAME,
@@ -83,12 +79,10 @@ def main(argv):
         print(gin_files.listing())
         return 0
     gin = configuration.import_gin()
-    try:
+    with cli.usage(*mistakes.MISTAKES):
         _check_gpus(options.gpus_per_run)
         sweep = _planned(gin, options)
         _check_points(gin, sweep)
-    except mistakes.MISTAKES as error:
-        raise cli.UsageError(cli.one_line(error)) from error
     if not sweep.waiting:
         print(f"{sweep.path} is finished already; nothing to do.")
         return sweep.finish()
@@ -111,7 +105,7 @@ def main(argv):
             f"--resume --sweep_dir={sweep.path}",
             file=sys.stderr,
         )
-        return EXIT_INTERRUPTED if by_sigterm else EXIT_BY_HAND
+        return cli.EXIT_INTERRUPTED if by_sigterm else cli.EXIT_BY_HAND
     return sweep.finish()
 
 

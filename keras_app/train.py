@@ -31,9 +31,6 @@ from keras_app.experiments.cli.parser import switch
 from keras_app.experiments.run import interruption
 from keras_app.masks import DegenerateScores
 
-EXIT_FAILED = 1
-EXIT_MISSED = 3
-EXIT_INTERRUPTED = 75  # "try again", as of sysexits.h
 PARSER = Parser(
     "keras_app.train",
     __doc__,
@@ -132,7 +129,7 @@ def main(argv):
     def give_up(reason):
         say_lost(reason)
         sys.stdout.flush()
-        os._exit(EXIT_INTERRUPTED)
+        os._exit(cli.EXIT_INTERRUPTED)
 
     devices.explain_aborts(give_up)
 
@@ -153,12 +150,12 @@ def main(argv):
             )
     except interruption.Interrupted as error:
         print(f"keras_app.train: {cli.one_line(error)}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return cli.EXIT_INTERRUPTED
     except devices.ProcessLost as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
             raise
         say_lost(error)
-        return EXIT_INTERRUPTED
+        return cli.EXIT_INTERRUPTED
     except (FloatingPointError, DegenerateScores, OSError) as error:
         if not started:
             raise cli.UsageError(cli.one_line(error)) from error
@@ -169,7 +166,7 @@ def main(argv):
             f"is in {run_dir}.",
             file=sys.stderr,
         )
-        return EXIT_FAILED
+        return cli.EXIT_FAILED
     except mistakes.MISTAKES as error:
         # A mistake of the configuration may show as late as in `fit`, but
         # before the first step.
@@ -185,7 +182,7 @@ def main(argv):
     if summary.get("missed") and started[0].writes:
         for text in summary["missed"]:
             print(f"keras_app.train: missed: {text}", file=sys.stderr)
-        return EXIT_MISSED
+        return cli.EXIT_MISSED
     return 0
 
 
@@ -199,7 +196,7 @@ def _configured_run(gin, paths, options):
 
 def app():
     """Runs the command line of this process."""
-    ends = (0, EXIT_MISSED, EXIT_INTERRUPTED)
+    ends = (0, cli.EXIT_MISSED, cli.EXIT_INTERRUPTED)
     with devices.leaving(together=ends):
         with cli.command("keras_app.train"):
             sys.exit(main(sys.argv))

@@ -48,6 +48,7 @@ _PARSER = Parser(
 )
 
 
+@cli.usage(ValueError, OSError, ImportError)
 def main(argv):
     """Runs the command line.
 
@@ -63,19 +64,16 @@ def main(argv):
     options = _PARSER.parse_args(argv)
     from keras_app.export.run import export_run
 
-    try:
-        reports = export_run(
-            options.source,
-            options.format or ("litert",),
-            options.output,
-            data=options.data,
-            quantize=options.quantize,
-            sparse={"true": True, "false": False}.get(options.sparse, "auto"),
-            shrink=options.shrink,
-            multiple_of=options.multiple_of,
-        )
-    except (ValueError, OSError, ImportError) as error:
-        raise cli.UsageError(cli.one_line(error)) from error
+    reports = export_run(
+        options.source,
+        options.format or ("litert",),
+        options.output,
+        data=options.data,
+        quantize=options.quantize,
+        sparse={"true": True, "false": False}.get(options.sparse, "auto"),
+        shrink=options.shrink,
+        multiple_of=options.multiple_of,
+    )
     for report in reports:
         print(report)
     return 0

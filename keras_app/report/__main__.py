@@ -32,6 +32,7 @@ _PARSER = Parser(
 )
 
 
+@cli.usage(ValueError, OSError)
 def main(argv):
     """Runs the command line.
 
@@ -46,20 +47,17 @@ def main(argv):
     """
     options = _PARSER.parse_args(argv)
     named = [pathlib.Path(folder) for folder in options.run_dirs]
-    try:
-        folders, notes = [], []
-        for folder in named:
-            found, said = [folder], []
-            if (folder / SWEEP).is_file():
-                found, said = folders_and_notes(folder)
-            folders += found
-            notes += said
-        if not folders:
-            raise cli.UsageError(f"{named[0]}: none of its runs has begun.")
-        path = options.output or default_path(named)
-        print(write_page(folders, path, notes=notes))
-    except (ValueError, OSError) as error:
-        raise cli.UsageError(cli.one_line(error)) from error
+    folders, notes = [], []
+    for folder in named:
+        found, said = [folder], []
+        if (folder / SWEEP).is_file():
+            found, said = folders_and_notes(folder)
+        folders += found
+        notes += said
+    if not folders:
+        raise cli.UsageError(f"{named[0]}: none of its runs has begun.")
+    path = options.output or default_path(named)
+    print(write_page(folders, path, notes=notes))
     return 0
 
 

@@ -84,7 +84,7 @@ def test_a_disk_that_fills_behind_the_run_ends_it_in_one_line(
     # Of the last checkpoint, or of one before the last.
     with monkeypatch.context() as patched:
         patched.setattr(RunFolder, "_write_checkpoint", full)
-        assert call(steps=steps) == train.EXIT_FAILED
+        assert call(steps=steps) == cli.EXIT_FAILED
     [line] = capsys.readouterr().err.splitlines()
     assert "No space left on device" in line
     assert str(tmp_path / "run") in line
@@ -95,7 +95,7 @@ def test_a_disk_that_fills_behind_the_run_ends_it_in_one_line(
 def test_sigterm_ends_with_its_checkpoint_on_the_disk(call, tmp_path, capsys):
     # Noted once the first checkpoint is under way.
     status = call(steps=9, sigterm_after=0)
-    assert status == train.EXIT_INTERRUPTED
+    assert status == cli.EXIT_INTERRUPTED
     assert "go on with" in capsys.readouterr().err
     # Nothing waits here: it has to be there.
     files = sorted((tmp_path / "run" / "checkpoints").iterdir())

@@ -6,7 +6,6 @@ import math
 
 from keras_app.experiments.page import charts
 from keras_app.experiments.page import drawing
-from keras_app.experiments.page import lines
 from keras_app.experiments.page import wording
 from keras_app.experiments.page.runs import finite
 from keras_app.experiments.page.runs import number
@@ -146,7 +145,7 @@ def _curve(read):
 def _charts(runs, kind):
     found = collections.defaultdict(dict)
     for name, read in kind.curves.items():
-        for line in lines.lines(runs, _curve(read)):
+        for line in charts.lines(runs, _curve(read)):
             if not (line.is_dense and kind.pruned):
                 found[line.label].setdefault(name, []).append(line)
     values = finite(

@@ -4,7 +4,6 @@ import math
 
 from keras_app.experiments.page import charts
 from keras_app.experiments.page import drawing
-from keras_app.experiments.page import lines
 from keras_app.experiments.page import wording
 from keras_app.experiments.page.runs import DENSE
 from keras_app.experiments.page.runs import number
@@ -92,8 +91,8 @@ def _chart(runs, chart, key, limits, curve):
     words = charts.words(chart)
     scale = 100 if words.y.endswith("(%)") else 1
     drawn, asked, ends = {}, {}, []
-    for line in lines.lines(runs, lambda r, m: curve(r, m, key, scale)):
-        asked[line] = lines.mean(
+    for line in charts.lines(runs, lambda r, m: curve(r, m, key, scale)):
+        asked[line] = charts.mean(
             [_series(r, line.method, f"target_{key}", scale) for r in line.runs]
         )
         # Under its dashed target a line steps back.

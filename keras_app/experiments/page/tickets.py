@@ -6,7 +6,6 @@ import numpy as np
 
 from keras_app.experiments.page import charts
 from keras_app.experiments.page import drawing
-from keras_app.experiments.page import lines
 from keras_app.experiments.page import wording
 from keras_app.experiments.page.runs import number
 from keras_app.experiments.page.sections import Section
@@ -48,7 +47,7 @@ def _accuracies(runs):
                 look = drawing.look(run.dense, run.dense)
                 axes.plot([0], [100 * accuracy], **look, ls="", zorder=1)
 
-    drawn = lines.lines(runs, curve)
+    drawn = charts.lines(runs, curve)
     told = "; ".join(
         f"{line.name}, {line.label} "
         + ", ".join(
@@ -79,7 +78,7 @@ def _costs(runs):
         ys = account["cumulative"] if isinstance(account, dict) else []
         return range(1, len(ys) + 1), ys
 
-    drawn = lines.lines(runs, curve)
+    drawn = charts.lines(runs, curve)
     told = "; ".join(
         f"{line.name}, {line.label} {wording.count(line.points()[1][-1])}"
         for line in drawn
@@ -204,7 +203,7 @@ def _over_rounds(runs, words, limits, keys):
     looks = dict(zip(keys, ({}, {"alpha": 0.45, "marker": ""})))
     drawn, told = {}, []
     for key, label in keys.items():
-        for line in lines.lines(runs, curve_of(key)):
+        for line in charts.lines(runs, curve_of(key)):
             drawn[line] = looks[key]
             ends = [wording.fixed(y, 1) for y in line.points()[1]]
             told.append(f"{line.name} {label} {wording.listed(ends)}")

@@ -20,9 +20,7 @@ from keras_app.experiments.sweep import parallel
 from keras_app.experiments.sweep.results import folders_and_notes
 from keras_app.experiments.sweep.results import SWEEP
 from keras_app.report import pareto_front
-from keras_app.train import EXIT_MISSED
 
-EXIT_FAILED = 1
 LOGS = "logs"
 NAME = "keras_app.sweep"
 
@@ -132,10 +130,8 @@ class Sweep:
             parallel.run_all(ray, jobs, cpus, gpus, ended)
 
     def _begin(self):
-        try:
+        with cli.usage(OSError):
             (self.path / LOGS).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cli.UsageError(cli.one_line(error)) from error
         cli.keep_native_chatter_in(self.path)
         self._folder.write_text(CONFIG, self.config)
         self._write()
@@ -155,7 +151,7 @@ class Sweep:
         run["attempts"] += 1
         run["seconds"] += seconds
         label = escape(run["label"])
-        if status in (0, EXIT_MISSED) and self._read_summary(run):
+        if status in (0, cli.EXIT_MISSED) and self._read_summary(run):
             self._terminal.line(
                 f"{label}: accuracy {_shown(run['accuracy'])}, density "
                 f"{_shown(run['effective_density'])}, {run['seconds']:.0f} s"
@@ -213,7 +209,7 @@ class Sweep:
                     file=sys.stderr,
                 )
         failed = any(run["status"] == "failed" for run in self.runs)
-        return EXIT_FAILED if failed else 0
+        return cli.EXIT_FAILED if failed else 0
 
     def _print_table(self):
         keys = "label", "effective_density", "accuracy"
