@@ -54,6 +54,11 @@ def did_you_mean(name, known):
     return f" Did you mean {found}?" if found else ""
 
 
+def tell(name, text):
+    """Says something on stderr in the name of a command, in one line."""
+    print(f"{name}: {one_line(text)}", file=sys.stderr)
+
+
 @contextlib.contextmanager
 def usage(*errors):
     """Turns such errors into a `UsageError` with their message."""
@@ -71,7 +76,7 @@ def command(name):
     except UsageError as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
             raise
-        print(f"{name}: {error}", file=sys.stderr)
+        tell(name, error)
         sys.exit(EXIT_USAGE)
 
 

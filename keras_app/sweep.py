@@ -100,11 +100,9 @@ def main(argv):
                 )
     except KeyboardInterrupt:
         by_sigterm = interruption.was_asked()
-        print(
-            f"{NAME}: stopped{' by SIGTERM' * by_sigterm}. It goes on with "
-            f"--resume --sweep_dir={sweep.path}",
-            file=sys.stderr,
-        )
+        stopped = "stopped by SIGTERM" if by_sigterm else "stopped"
+        again = f"It goes on with --resume --sweep_dir={sweep.path}"
+        cli.tell(NAME, f"{stopped}. {again}")
         return cli.EXIT_INTERRUPTED if by_sigterm else cli.EXIT_BY_HAND
     return sweep.finish()
 

@@ -31,8 +31,9 @@ from keras_app.experiments.cli.parser import switch
 from keras_app.experiments.run import interruption
 from keras_app.masks import DegenerateScores
 
+NAME = "keras_app.train"
 PARSER = Parser(
-    "keras_app.train",
+    NAME,
     __doc__,
     {
         **GIN_OPTIONS,
@@ -120,11 +121,9 @@ def main(argv):
         # Native code may notice it while Python says it already.
         if not lost:
             lost.append(reason)
-            print(
-                f"keras_app.train: {cli.one_line(reason)} Start all of them "
-                f"again with --run_dir={run_dir} --resume.",
-                file=sys.stderr,
-            )
+            again = f"again with --run_dir={run_dir} --resume."
+            said = cli.one_line(reason)
+            cli.tell(NAME, f"{said} Start all of them {again}")
 
     def give_up(reason):
         say_lost(reason)
@@ -149,7 +148,7 @@ def main(argv):
                 run_dir=run_dir, resume=resume, on_start=on_start
             )
     except interruption.Interrupted as error:
-        print(f"keras_app.train: {cli.one_line(error)}", file=sys.stderr)
+        cli.tell(NAME, error)
         return cli.EXIT_INTERRUPTED
     except devices.ProcessLost as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
@@ -161,11 +160,9 @@ def main(argv):
             raise cli.UsageError(cli.one_line(error)) from error
         if os.environ.get("KERAS_APP_TRACEBACK"):
             raise
-        print(
-            f"keras_app.train: {cli.one_line(error)} What was saved by then "
-            f"is in {run_dir}.",
-            file=sys.stderr,
-        )
+        # First, because gin's words at the end of it would take ours along.
+        said = cli.one_line(error)
+        cli.tell(NAME, f"{said} What was saved by then is in {run_dir}.")
         return cli.EXIT_FAILED
     except mistakes.MISTAKES as error:
         # A mistake of the configuration may show as late as in `fit`, but
@@ -181,7 +178,7 @@ def main(argv):
     # All know what was missed; the docstring says why one of them says so.
     if summary.get("missed") and started[0].writes:
         for text in summary["missed"]:
-            print(f"keras_app.train: missed: {text}", file=sys.stderr)
+            cli.tell(NAME, f"missed: {text}")
         return cli.EXIT_MISSED
     return 0
 
@@ -198,7 +195,7 @@ def app():
     """Runs the command line of this process."""
     ends = (0, cli.EXIT_MISSED, cli.EXIT_INTERRUPTED)
     with devices.leaving(together=ends):
-        with cli.command("keras_app.train"):
+        with cli.command(NAME):
             sys.exit(main(sys.argv))
 
 

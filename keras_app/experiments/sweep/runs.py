@@ -3,7 +3,6 @@
 import collections
 import os
 import pathlib
-import sys
 
 from rich.markup import escape
 
@@ -203,11 +202,8 @@ class Sweep:
             self._terminal.line(f"{written} shows the runs side by side")
         for run in self.runs:
             if run["message"]:
-                print(
-                    f"{NAME}: {run['status']}: {run['label']}: "
-                    f"{run['message']}",
-                    file=sys.stderr,
-                )
+                told = (run[key] for key in ("status", "label", "message"))
+                cli.tell(NAME, ": ".join(told))
         failed = any(run["status"] == "failed" for run in self.runs)
         return cli.EXIT_FAILED if failed else 0
 
