@@ -45,7 +45,7 @@ MIRRORED = (
                 for copy in copies:
                     assert not copy.numpy()[~mask].any(), "a replica"
                 state = enforcement.state_of(model)
-                held = state._masks[state._index(variable)].value
+                held = state.record(variable).mask.value
                 for copy in strategy.experimental_local_results(held):
                     assert (copy.numpy() == mask).all(), "a replica's mask"
         return case
@@ -165,7 +165,7 @@ MESH = (
                 tests.check_dormant(masking)
             state = masking.state
             for variable, mask in zip(masking.variables, masking.masks):
-                held = state._masks[state._index(variable)].value
+                held = state.record(variable).mask.value
                 assert len(variable.value.sharding.device_set) == 4
                 assert held.sharding.is_equivalent_to(
                     variable.value.sharding, 2), (held.sharding,

@@ -213,7 +213,7 @@ def test_keras_optimizers_still_have(kind, name):
         optimizer = keras.optimizers.Muon()
     assert hasattr(optimizer, name), (
         f"Keras {keras.__version__}: {kind} has no `{name}` any more. "
-        "keras_app/enforcement.py builds on it: masks are not enforced."
+        "keras_app/enforcement builds on it: masks are not enforced."
     )
 
 
