@@ -16,6 +16,7 @@ from keras import ops
 
 from keras_app import graph
 from keras_app import selection
+from keras_app.distributions import check_distribution
 from keras_app.distributions import DISTRIBUTIONS
 
 # Sparsities are found to a millionth: short enough to copy into a
@@ -85,11 +86,7 @@ def sparsity_for(
             f"`structure` must be None, Block or Channel: {reason}. "
             f"Received: structure={structure!r}"
         )
-    if not callable(distribution) and distribution not in DISTRIBUTIONS:
-        raise ValueError(
-            "`distribution` must be 'uniform', 'erk' or a callable. "
-            f"Received: distribution={distribution!r}"
-        )
+    check_distribution(distribution)
     variables = selection.select(model, filters).variables
     spread = DISTRIBUTIONS.get(distribution, distribution)
     shapes = {path: tuple(v.shape) for path, v in variables.items()}

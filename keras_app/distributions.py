@@ -91,6 +91,20 @@ def erdos_renyi(shapes, sparsity, custom=None, include_kernel=True, power=1.0):
 DISTRIBUTIONS = {"uniform": uniform, "erk": erdos_renyi}
 
 
+def check_distribution(distribution):
+    """Raises unless it is the name of one, or a callable.
+
+    Example:
+
+    >>> check_distribution("uniform")
+    """
+    if not callable(distribution) and distribution not in DISTRIBUTIONS:
+        raise ValueError(
+            "`distribution` must be 'uniform', 'erk' or a callable. "
+            f"Received: distribution={distribution!r}"
+        )
+
+
 def _check_custom(shapes, custom):
     custom = dict(custom or {})
     for name, value in custom.items():

@@ -227,7 +227,7 @@ def test_random_scores_differ_between_megabatches_and_seeds():
         pruner.set_model(model)
         scores = []
         for _ in range(2):
-            scores.append(pruner.scores(pruner._selection.variables))
+            scores.append(pruner.scores(pruner.variables))
             pruner.megabatch += 1
         return scores
 

@@ -250,7 +250,7 @@ class Watch:
                     slots[f"{path.replace('/', '_')}_momentum"],
                 )
             )
-            for path, variable in self._selection.variables.items()
+            for path, variable in self.variables.items()
         }
 
 
@@ -285,7 +285,7 @@ def test_the_density_of_each_layer_is_constant_while_weights_move(
     assert pruner.grown >= 15
     assert pruner.missed == []
     assert kept(pruner.masks) == [33, 28]
-    for path, variable in pruner._selection.variables.items():
+    for path, variable in pruner.variables.items():
         values = ops.convert_to_numpy(variable)
         assert not values[~pruner.masks[path]].any()
 

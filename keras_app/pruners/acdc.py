@@ -1,8 +1,6 @@
 """Training that is compressed and decompressed in turn: AC/DC."""
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_app import masks as masks_lib
 from keras_app.pruners.pruner import Pruner
@@ -53,10 +51,7 @@ class ACDC(Pruner):
 
     def scores(self, variables):
         """Returns `{path: |w|}`."""
-        return {
-            path: np.abs(ops.convert_to_numpy(variable))
-            for path, variable in variables.items()
-        }
+        return self.magnitudes(variables)
 
     def combine(self, scores, sparsity, old, structure):
         """Returns masks by scores alone: what was pruned may come back."""

@@ -7,14 +7,15 @@ import numpy as np
 from keras import ops
 
 from keras_app import masks as masks_lib
-from keras_app import scorers
 from keras_app import selection
-from keras_app import shares
-from keras_app.pruners.pruner import Pruner
+from keras_app.checks import check_choice
+from keras_app.checks import check_int
+from keras_app.pruners.clock import Megabatches
+from keras_app.pruners.scored import ScoredPruner
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class AnytimeProgressivePruner(Pruner):
+class AnytimeProgressivePruner(ScoredPruner):
     """Prunes a little more whenever a new megabatch of data arrives.
 
     Each call of `fit` is one megabatch. When it starts, the weights trained so
@@ -73,8 +74,6 @@ class AnytimeProgressivePruner(Pruner):
     nested.
     """
 
-    not_configured = ("data",)
-
     def __init__(
         self,
         schedule,
@@ -85,27 +84,19 @@ class AnytimeProgressivePruner(Pruner):
         mask_update="nested",
         ties="exact",
         score_weights="trained",
-        bn_mode=None,
         scoring_passes=1,
         on_degenerate="raise",
-        samples_per_class=10,
-        seed=0,
         **kwargs,
     ):
         self.revives = mask_update == "replace"
-        super().__init__(schedule, scope, **kwargs)
-        scorers.check_scorer(scorer, bn_mode)
+        super().__init__(schedule, scorer, data, scope=scope, **kwargs)
         for name, value, known in (
             ("mask_update", mask_update, ("nested", "intersect", "replace")),
             ("ties", ties, ("exact", "le")),
             ("score_weights", score_weights, ("trained", "reference_fresh")),
             ("on_degenerate", on_degenerate, ("raise", "keep")),
         ):
-            if value not in known:
-                raise ValueError(
-                    f"`{name}` must be one of {known}. "
-                    f"Received: {name}={value!r}"
-                )
+            check_choice(name, value, known)
         reference = (mask_update, score_weights) != ("nested", "trained")
         if callable(scorer) and reference:
             raise ValueError(
@@ -114,36 +105,28 @@ class AnytimeProgressivePruner(Pruner):
                 f"Received: mask_update={mask_update!r}, "
                 f"score_weights={score_weights!r}"
             )
-        if not isinstance(scoring_passes, int) or scoring_passes < 1:
-            raise ValueError(
-                "`scoring_passes` must be an integer >= 1. "
-                f"Received: scoring_passes={scoring_passes}"
-            )
-        self._compiled = {}
-        self.scorer = scorer
-        self.data = data
         self.mask_update = mask_update
         self.ties = ties
         self.score_weights = score_weights
-        self.bn_mode = bn_mode
-        self.scoring_passes = scoring_passes
+        self.scoring_passes = check_int("scoring_passes", scoring_passes, 1)
         self.on_degenerate = on_degenerate
-        self.samples_per_class = samples_per_class
-        self.seed = seed
-        self.megabatch = 0
-        self._pruned = -1
+        self._clock = Megabatches()
         self._latent = {}
 
     @property
-    def needs_data(self):
-        """Whether the scorer may need `data`, and there is none."""
-        return self.data is None and scorers.takes_data(self.scorer)
+    def megabatch(self):
+        """The index of the megabatch that trains, or comes next."""
+        return self._clock.now
+
+    @megabatch.setter
+    def megabatch(self, value):
+        self._clock.now = value
 
     def select(self, model):
         """Returns the selection; refuses a scorer that lacks data or a loss."""
-        if self._due(self.megabatch):
-            scorers.check_data(self.scorer, self.data)
-            scorers.check_model(self.scorer, model)
+        is_new = self._clock.next <= self.megabatch
+        if is_new and self._due_at(self.megabatch) is not None:
+            self.check_scorer(model)
         if self.filters is not None:
             return super().select(model)
         chosen = selection.select(model)
@@ -163,43 +146,34 @@ class AnytimeProgressivePruner(Pruner):
 
     # ---- one megabatch for each fit ------------------------------------
 
-    def _due(self, megabatch):
-        return bool(self.schedule(megabatch)[0]) and self._pruned < megabatch
+    def _due_at(self, megabatch):
+        should_prune, sparsity = self.schedule(megabatch)
+        return sparsity if should_prune else None
 
     def _sparsities_by_now(self):
         """Those of what was restored, and of the megabatch that arrives."""
         named = (1.0 - self._density, self.schedule(self.megabatch)[1])
         return [(sparsity, False) for sparsity in named if sparsity > 0]
 
+    def _target(self):
+        """What was pruned to last: the schedule goes on in other fits."""
+        return self._sparsity
+
     def on_train_begin(self, logs=None):
-        """Prunes for the megabatch that arrives now."""
-        self._notes = []
-        if self._due(self.megabatch):
-            self.prune(self.schedule(self.megabatch)[1])
-            self._pruned = self.megabatch
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """The mask is fixed between megabatches."""
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """The mask is fixed between megabatches."""
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Adds `sparsity` and `sparsity_all` to the logs, as `Pruner` does."""
-        if logs is not None:
-            logs["sparsity"] = 1.0 - self._density
-            shares.add_to_logs(logs, self.model)
+        """Prunes for the megabatch that arrives now; the mask is then fixed."""
+        super().on_train_begin(logs)
+        self._advance(self.megabatch)
 
     def on_train_end(self, logs=None):
         """Compares with the target, and waits for the next megabatch."""
-        self.finish(self._sparsity)
+        super().on_train_end(logs)
         self.megabatch += 1
 
     def state(self):
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         plain = {
             "megabatch": self.megabatch,
-            "pruned": self._pruned,
+            "pruned": self._clock.next - 1,
             "sparsity": self._sparsity,
             "density": self._density,
         }
@@ -208,7 +182,7 @@ class AnytimeProgressivePruner(Pruner):
     def restore(self, plain, arrays):
         """Continues where `state()` was taken, within a megabatch too."""
         self.megabatch = plain["megabatch"]
-        self._pruned = plain["pruned"]
+        self._clock.next = plain["pruned"] + 1
         self._sparsity = plain["sparsity"]
         self._density = plain["density"]
         self._latent = dict(arrays)
@@ -228,7 +202,7 @@ class AnytimeProgressivePruner(Pruner):
     def _revive(self, before):
         """Gives weights that return the value they were pruned with."""
         after = self.masks
-        for path, variable in self._selection.variables.items():
+        for path, variable in self.variables.items():
             returned = after[path] & ~before[path]
             if returned.any():
                 stored = ops.convert_to_numpy(variable)
@@ -236,17 +210,9 @@ class AnytimeProgressivePruner(Pruner):
 
     def scores(self, variables):
         """Returns `{path: scores}` on the scoring sample."""
-        masks = self.masks
-        scores = scorers.score(
-            self.scorer,
-            self.model,
+        scores = super().scores(
             variables,
-            self.data,
-            self.bn_mode,
-            masks=masks,
-            samples_per_class=self.samples_per_class,
-            compiled=self._compiled,
-            weights=self._weights_to_score(variables, masks),
+            weights=self._weights_to_score(variables),
             seed=[self.seed, self.megabatch],
         )
         finite = all(np.isfinite(values).all() for values in scores.values())
@@ -280,9 +246,10 @@ class AnytimeProgressivePruner(Pruner):
             return old if int(sparsity * total) < 1 else new
         return {path: new[path] & old[path] for path in new}
 
-    def _weights_to_score(self, variables, masks):
+    def _weights_to_score(self, variables):
         if self.mask_update == "nested" and self.score_weights == "trained":
             return None
+        masks = self.masks
         for path, variable in variables.items():
             stored = ops.convert_to_numpy(variable)
             old = self._latent.get(path, stored)

@@ -4,7 +4,6 @@ import abc
 import math
 
 import numpy as np
-from keras import ops
 
 from keras_app import masks as masks_lib
 from keras_app.checks import check_int
@@ -88,7 +87,7 @@ class DynamicPruner(Pruner):
 
     def drop_fraction_at(self, step):
         """Returns f(t), the share of the kept weights dropped at `step`."""
-        end = getattr(self.schedule, "end_step", -1)
+        _, end = self._begin_and_end()
         if end < 0:
             return self.drop_fraction
         if step >= end:
@@ -114,10 +113,7 @@ class DynamicPruner(Pruner):
         """Returns `{path: |w|}`; random scores where nothing is pruned yet."""
         if self._is_dense():
             return self.draws(variables, FIRST_MASKS)
-        return {
-            path: np.abs(ops.convert_to_numpy(variable))
-            for path, variable in variables.items()
-        }
+        return self.magnitudes(variables)
 
     def propose(self, sparsity):
         """Returns the masks that `prune` would set, and changes nothing.
@@ -133,7 +129,7 @@ class DynamicPruner(Pruner):
         fraction = self.drop_fraction_at(self._updates())
         if is_first or self._at_the_end or fraction == 0:
             return kept
-        variables = self._selection.variables
+        variables = self.variables
         magnitudes = self.scores(variables)
         grow = self.grow_scores(variables)
         if grow is None:

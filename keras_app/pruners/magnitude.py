@@ -1,8 +1,6 @@
 """Pruning by magnitude."""
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_app.pruners.pruner import Pruner
 
@@ -34,7 +32,4 @@ class MagnitudePruner(Pruner):
 
     def scores(self, variables):
         """Returns `{path: |w|}`."""
-        return {
-            path: np.abs(ops.convert_to_numpy(variable))
-            for path, variable in variables.items()
-        }
+        return self.magnitudes(variables)

@@ -1,7 +1,6 @@
 """The base of all pruners: when to prune, how much, and what came of it."""
 
 import abc
-import re
 import warnings
 
 import keras
@@ -15,10 +14,15 @@ from keras_app import report as report_lib
 from keras_app import scorers
 from keras_app import selection
 from keras_app import shares
+from keras_app.checks import check_choice
 from keras_app.checks import check_schedule
 from keras_app.checks import check_sparsity
 from keras_app.config import Configured
-from keras_app.distributions import DISTRIBUTIONS
+from keras_app.distributions import check_distribution
+from keras_app.pruners import audit
+from keras_app.pruners import takeover
+from keras_app.pruners.clock import Steps
+from keras_app.pruners.targets import Targets
 
 
 class PruningMissed(RuntimeError):
@@ -88,11 +92,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     ):
         super().__init__()
         check_schedule("schedule", schedule)
-        if scope not in ("layer", "global"):
-            raise ValueError(
-                "`scope` must be 'layer' or 'global'. "
-                f"Received: scope={scope!r}"
-            )
+        check_choice("scope", scope, ("layer", "global"))
         if structure is not None and not isinstance(
             structure, masks_lib.Structure
         ):
@@ -101,22 +101,14 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "NM, Block, Channel, TargetBlock, GraphChannel, AttentionHead. "
                 f"Received: structure={structure!r}"
             )
-        if not callable(distribution) and distribution not in DISTRIBUTIONS:
-            raise ValueError(
-                "`distribution` must be 'uniform', 'erk' or a callable. "
-                f"Received: distribution={distribution!r}"
-            )
+        check_distribution(distribution)
         if scope == "global" and distribution != "uniform":
             raise ValueError(
                 "`distribution` spreads a sparsity over layers and has no "
                 "meaning with scope='global'. "
                 f"Received: distribution={distribution!r}"
             )
-        if on_miss not in ("warn", "raise", "ignore"):
-            raise ValueError(
-                "`on_miss` must be 'warn', 'raise' or 'ignore'. "
-                f"Received: on_miss={on_miss!r}"
-            )
+        check_choice("on_miss", on_miss, ("warn", "raise", "ignore"))
         selection.check_filters(filters)
         if not isinstance(custom_sparsity or {}, dict):
             raise TypeError(
@@ -135,17 +127,14 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         self.on_miss = on_miss
         if structure is not None:
             structure.check(self)
-        self._selection = None
+        self._clock = Steps()
         self._units = None  # what is pruned together in the model
+        self._targets = None  # how a sparsity is spread over them
         self._sparsity = None  # what the schedule asked for last
-        self._next_step = None  # the first step not looked at yet
         self._density = 1.0
         self._last = []  # [(variable, mask)] at the end of earlier fits
         self._notes = []
         self.missed = []
-        self._batches = 0
-        self._epoch_start = 0
-        self._accumulation = 1  # batches whose gradients make one update
 
     # ---- what a method says --------------------------------------------
 
@@ -155,6 +144,13 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
 
         `None` keeps the masks as they are.
         """
+
+    def magnitudes(self, variables):
+        """Returns `{path: |w|}`."""
+        return {
+            path: np.abs(ops.convert_to_numpy(variable))
+            for path, variable in variables.items()
+        }
 
     def combine(self, scores, sparsity, old, structure):
         """Returns new masks for tensors that share one threshold.
@@ -176,23 +172,23 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     @property
     def masks(self):
         """`{path: bool array}`, `True` kept; empty before the first `fit`."""
-        if self._selection is None or self._state is None:
+        if self._units is None or self._state is None:
             return {}
         host.sync(self.model)
         return {
             path: self._state.get(variable)
-            for path, variable in self._selection.variables.items()
+            for path, variable in self.variables.items()
         }
 
     @property
     def variables(self):
         """`{path: variable}` of the weights that `masks` are of."""
-        return dict(self._selection.variables)
+        return dict(self._units.selection.variables)
 
     @property
     def report(self):
         """A `PruningReport`: asked, achieved, and what was skipped and why."""
-        if self._selection is None:
+        if self._units is None:
             raise ValueError(
                 "There is no report before the pruner has seen a model. Pass "
                 "it to `model.fit(callbacks=[pruner])`."
@@ -202,8 +198,16 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         followers = list(self._units.followers)
         if followers:
             notes.append(f"pruned along: {selection.some(followers, 16)}")
+        asked, together = {}, None
+        if self._sparsity is not None:
+            asked, together = self._targets.asked(self._sparsity)
         return report_lib.build(
-            self.model, self._selection, *self._asked(), notes, followers
+            self.model,
+            self._units.selection,
+            asked,
+            together,
+            notes,
+            followers,
         )
 
     @property
@@ -218,11 +222,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         chosen = self.select(model)
         structure = self.structure or masks_lib.Unstructured()
         self._units = structure.units(model, chosen)
-        self._selection = self._units.selection
         for note in self._units.notes:
             warnings.warn(f"{type(self).__name__}: {note}.")
-        self._check_custom_sparsity()
-        followers = list(self._units.followers.values())
+        self._targets = Targets(self, self._units)
         adapted = [each.path for each in selection.adapted_layers(model)]
         if adapted:
             warnings.warn(
@@ -231,33 +233,25 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "before `enable_lora`."
             )
         self._warn_of_what_is_left(model)
+        followers = list(self._units.followers.values())
+        variables = list(self.variables.values())
         known = enforcement.state_of(model)
         masked = known.variables_with_masks() if known else []
-        variables = list(self._selection.variables.values())
-        # Another pruner may have put masks on weights of its own.
-        before = any(v is w for v in variables for w in masked)
         state = enforcement.attach(model, [*variables, *followers])
-        if not before:
+        # Another pruner may have put masks on weights of its own.
+        if not any(v is w for v in variables for w in masked):
             state.set(self._masks_to_start_from(variables))
-        if followers and not before:
-            self.apply(self.masks)
-        # Kept here, because on JAX every look at `self.model` in the middle
-        # of an epoch writes all variables back.
-        optimizer = host.inner_optimizer(model)
-        self._accumulation = optimizer.gradient_accumulation_steps or 1
+            if followers:
+                self.apply(self.masks)
 
     def _warn_of_what_is_left(self, model):
         """Says which large part of the model is not pruned."""
-        left = shares.left_alone(model, self._selection, self.filters)
+        left = shares.left_alone(model, self._units.selection, self.filters)
         if left is not None:
             warnings.warn(f"{type(self).__name__}: {left}")
 
     def _masks_to_start_from(self, variables):
-        """`[(variable, mask)]` for an optimizer that holds no masks yet.
-
-        Zeros alone say little: words never seen, constraints and initializers
-        make them too.
-        """
+        """`[(variable, mask)]` for an optimizer that holds no masks yet."""
         # Compiling again made a new optimizer; the zeros are still ours. One
         # that has trained since may have brought them back.
         fresh = self._updates() == 0
@@ -269,59 +263,10 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         ]
         if ours:
             return ours
-        found = {
-            path: ops.convert_to_numpy(variable) != 0
-            for path, variable in self._selection.variables.items()
-        }
-        # All zero is how some layers start.
-        found = {p: mask if mask.any() else ~mask for p, mask in found.items()}
-        units = self._units.kept(found).values()
-        zeros = 1 - sum(map(np.count_nonzero, units)) / sum(
-            mask.size for mask in units
+        masks = takeover.masks_of_zeros(
+            self, self._units, self._sparsities_by_now
         )
-        if zeros == 0:
-            return []
-        masks = self._masks_of_pruned(found)
-        if masks is None:
-            self._warn_of_zeros(zeros)
-            return []
-        return [(self._selection.variables[p], m) for p, m in masks.items()]
-
-    def _masks_of_pruned(self, found):
-        """Takes zeros for pruned if this pruner would have made as many.
-
-        That is, to prune by the zeros themselves, as the schedule has asked or
-        will ask in the end, prunes zeros, and all of them.
-
-        Args:
-            found: `{path: what is not zero}`.
-
-        Returns:
-            `{path: mask}`, or `None`.
-        """
-
-        def combine(scores, sparsity, old, structure):
-            return masks_lib.mask_from_scores(scores, sparsity, structure)
-
-        dense = {path: np.ones_like(mask) for path, mask in found.items()}
-        scores = {path: mask.astype("float32") for path, mask in found.items()}
-        before = self._units.kept(found)
-        zeros = sum(np.count_nonzero(~kept) for kept in before.values())
-        # Whatever spread it over the weights has rounded in each.
-        rounding = min(len(before), zeros // 10)
-        for sparsity, was_asked in self._sparsities_by_now():
-            # In all, too: whoever spread it over the layers.
-            for scope in dict.fromkeys((self.scope, "global")):
-                masks = self.by_units(combine, sparsity, scores, dense, scope)
-                after = self._units.kept(masks)
-                wrong = sum((before[n] & ~after[n]).sum() for n in before)
-                # What a method brings back starts from zero, and may be zero
-                # still.
-                if not (was_asked and self.revives):
-                    wrong += sum((after[n] & ~before[n]).sum() for n in before)
-                if wrong <= rounding:
-                    return {path: masks[path] | found[path] for path in masks}
-        return None
+        return [(self.variables[path], mask) for path, mask in masks.items()]
 
     def _sparsities_by_now(self):
         """`[(sparsity, whether it was asked for already)]`, none of them 0.
@@ -332,75 +277,27 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         now = self._updates()
         done = now - max(1, self.model.steps_per_execution)
         asked = []
-        begin = getattr(self.schedule, "begin_step", 0)
-        end = getattr(self.schedule, "end_step", -1)
+        begin, end = self._begin_and_end()
         for step in range(now if end < 0 else min(now, end), begin - 1, -1):
             sparsity = self._due_at(step)
             if sparsity is not None:
                 asked.append((sparsity, step < now))
                 if step <= done:
                     break
-        asked.append((self._final_sparsity(), False))
+        asked.append((self.final_sparsity(), False))
         return [each for each in dict.fromkeys(asked) if each[0] > 0]
-
-    def _warn_of_zeros(self, share):
-        if share <= min(0.1, self._final_sparsity() / 2):
-            return
-        advice = (
-            ""
-            if self._units.structure.fixes_sparsity
-            else f", or begin the schedule at their sparsity, {share:.6g}"
-        )
-        what = "weights" if self.structure is None else "units"
-        warnings.warn(
-            f"{type(self).__name__}: {100 * share:.1f} % of the {what} to "
-            "prune are zero before the training. They are not what this "
-            "pruner's arguments ask for, so that nothing says that they were "
-            "pruned, and they train. To go on from them, use the pruner that "
-            f"made them, or a file of `export.save_sparse`{advice}."
-        )
 
     def select(self, model):
         """Returns the `selection.Selection` of a model."""
         return selection.select(model, self.filters)
 
-    def _check_custom_sparsity(self):
-        paths = list(self._selection.variables)
-        for pattern in self.custom_sparsity or {}:
-            if not any(re.search(pattern, path) for path in paths):
-                raise ValueError(
-                    "`custom_sparsity` must match weights that are pruned. "
-                    f"Received: {pattern!r}, which matches none of {paths[:8]}"
-                )
-        for joined in self._units.kernels.values():
-            asked = {path: self._custom_sparsity_of(path) for path in joined}
-            if len({*asked.values()} - {None}) > 1:
-                raise ValueError(
-                    "`custom_sparsity` must agree for layers whose channels "
-                    f"are joined. Received: {asked}"
-                )
-
-    def _custom_sparsity_of(self, path):
-        """The sparsity of a weight's own, by the last pattern; or `None`."""
-        for pattern, sparsity in reversed((self.custom_sparsity or {}).items()):
-            if re.search(pattern, path):
-                return sparsity
-        return None
-
     def on_train_begin(self, logs=None):
         """Forgets what the last `fit` noted."""
-        self._next_step = None
-        self._notes = []
-        if self.model.steps_per_execution > 1:
-            self._notes.append(
-                "mask updates land on multiples of steps_per_execution="
-                f"{self.model.steps_per_execution}"
-            )
+        self._notes = self._clock.begin_fit(self.model)
 
     def check_reachable(self, last_step):
         """Raises unless the schedule can be completed by `last_step`."""
-        end = getattr(self.schedule, "end_step", -1)
-        begin = getattr(self.schedule, "begin_step", 0)
+        begin, end = self._begin_and_end()
         if self.on_miss != "ignore" and max(begin, end) > last_step:
             raise ValueError(
                 f"The schedule ends at step {max(begin, end)}, but training "
@@ -408,7 +305,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "longer, or pass on_miss='ignore' if another fit follows."
             )
         over = 0 <= end < self._updates() and self._density == 1.0
-        if self.on_miss != "ignore" and over and self._final_sparsity() > 0:
+        if self.on_miss != "ignore" and over and self.final_sparsity() > 0:
             raise ValueError(
                 f"The schedule ended at step {end}, but the optimizer is at "
                 f"step {self._updates()} already and has no masks. Move "
@@ -436,54 +333,40 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
 
         Only now the first epoch is known, and what other callbacks loaded.
         """
-        if self._next_step is None:
+        begins = self._clock.next is None
+        self._clock.begin_epoch(self.model)
+        if begins:
             self._density = self._density_of(self.masks)
-            self._batches = host.batches_seen(self.model)
-            self._next_step = self._updates()
             epochs, steps = self.params.get("epochs"), self.params.get("steps")
             if epochs is not None and steps is not None:
-                batches = self._batches + (epochs - epoch) * steps
-                self.check_reachable(batches // self._accumulation)
-        self._epoch_start = self._batches
+                self.check_reachable(self._clock.at((epochs - epoch) * steps))
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Prunes if the schedule names a step up to this one."""
-        self._batches = self._epoch_start + batch
-        self._advance(self._batches // self._accumulation)
+        """Prunes if the schedule names a time up to this one."""
+        self._advance(self._clock.at(batch))
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds `sparsity`, over the prunable weights, to the logs.
 
         And `sparsity_all`, over all weights of the model.
         """
-        # Batches with gradients that are no numbers do not count, and data
-        # may end before the steps that were announced.
-        self._batches = host.batches_seen(self.model)
         if logs is not None:
             logs["sparsity"] = 1.0 - self._density
             shares.add_to_logs(logs, self.model)
 
     def on_train_end(self, logs=None):
         """Makes a last update that is due, and compares with the target."""
-        if self._next_step is None:  # no epoch was run
+        if self._clock.next is None:  # no epoch was run
             return
         host.sync(self.model)
         # An update would hide them.
-        problems = self._zero_leaks()
-        self._advance(self._updates())
-        self.finish(self._final_sparsity(), problems)
+        problems = audit.restored_zeros(self._state)
+        self._advance(self._clock.at_end(self.model))
+        self.finish(self._target(), problems)
 
-    def _zero_leaks(self):
-        """Returns, in sentences, what was not zero and is again."""
-        leaks = self._state.leaks()
-        if not leaks:
-            return []
-        self._state.zero()
-        return [
-            f"{sum(leaks.values())} pruned weights had come back and were "
-            "zeroed again after training: "
-            + selection.some([f"{path} ({n})" for path, n in leaks.items()])
-        ]
+    def _target(self):
+        """The sparsity that a `fit` should end with; `None` for any."""
+        return self.final_sparsity()
 
     def finish(self, target, problems=()):
         """Says so, loudly, if zeros were lost or `target` was not reached.
@@ -494,7 +377,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """
         state = self._state
         host.unalias(self.model)
-        chosen = self._selection.variables.values()
+        chosen = self.variables.values()
         # What is frozen for this fit keeps the mask that it had.
         others = [
             (v, mask)
@@ -503,7 +386,11 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             and not any(v is w for w in chosen)
         ]
         self._last = others + [(v, state.get(v)) for v in chosen]
-        problems = [*problems, *self._zero_leaks(), *self._shortfall(target)]
+        problems = [
+            *problems,
+            *audit.restored_zeros(state),
+            *self._shortfall(target),
+        ]
         self._notes += problems
         self.missed = problems
         if not problems or self.on_miss == "ignore":
@@ -529,53 +416,8 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 f"training ended at sparsity {self._sparsity:.4f} of the "
                 f"schedule's {target:.4f}"
             ]
-        problems = []
-        kept = self._units.kept(self.masks)
-        for group, sparsity in self._targets(self._sparsity):
-            total = sum(kept[name].size for name in group)
-            pruned = total - sum(np.count_nonzero(kept[name]) for name in group)
-            if pruned < int(sparsity * total):
-                problems.append(
-                    f"{selection.some(group)}: asked for sparsity "
-                    f"{sparsity:.4f}, reached {pruned / total:.4f}"
-                )
-                continue
-            reached, unit = self._reached(group, kept)
-            # A target counts units. One of them is what rounding may cost, and
-            # a twentieth what smaller blocks at ragged edges may.
-            if reached + unit < 0.95 * sparsity:
-                problems.append(
-                    f"{selection.some(group)}: asked for sparsity "
-                    f"{sparsity:.4f}, reached {reached:.4f}: the {pruned} of "
-                    f"{total} units that are pruned are the small ones. With "
-                    "scope='layer' every weight gets the sparsity"
-                )
-        return problems
-
-    def _reached(self, names, kept):
-        """The sparsity of the weights under one threshold.
-
-        Args:
-            names: Weights, or sets of units.
-            kept: `{name: which units keep anything}`.
-
-        Returns:
-            The sparsity, and the share of the weights that the largest unit
-            holds. Within a weight units count alike: whoever asks for blocks
-            knows that those at a ragged edge are smaller.
-        """
-        masks = self.masks
-        total = zeros = even = largest = 0
-        for name in names:
-            mine = [masks[path] for path in self._units.kernels[name]]
-            size = sum(mask.size for mask in mine)
-            units = kept[name].size
-            pruned = units - np.count_nonzero(kept[name])
-            total += size
-            zeros += size - sum(int(np.count_nonzero(m)) for m in mine)
-            even += size * pruned / units
-            largest = max(largest, size / units)
-        return max(zeros, even) / total, largest / total
+        groups = self._targets.groups(self._sparsity)
+        return audit.shortfalls(groups, self._units, self.masks)
 
     # ---- pruning -------------------------------------------------------
 
@@ -612,7 +454,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         Args:
             masks: `{path: bool array}`, `True` kept.
         """
-        variables = self._selection.variables
+        variables = self.variables
         pairs = [(variables[path], masks[path]) for path in variables]
         kept = self._units.pool_masks(masks)
         spread = self._units.spread(kept)
@@ -637,7 +479,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         host.sync(self.model)
         sparsity = check_sparsity("sparsity", sparsity)
         old = self.masks
-        scores = self.scores(self._selection.variables)
+        scores = self.scores(self.variables)
         if scores is None:
             return None
         scorers.check_scores(type(self).__name__, scores, self.variables)
@@ -662,7 +504,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         scores = self._units.pool(scores)
         before = self._units.pool_masks(old)
         new = {}
-        for group, target in self._targets(sparsity, scope):
+        for group, target in self._targets.groups(sparsity, scope):
             new.update(
                 combine(
                     {path: scores[path] for path in group},
@@ -678,61 +520,17 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
         return kept / sum(mask.size for mask in masks.values())
 
-    def _targets(self, sparsity, scope=None):
-        """`[(paths, or sets of units, of one threshold, their sparsity)]`."""
-        shapes = self._units.shapes
-        custom = self._custom_targets(shapes, sparsity)
-        structure = self._units.structure
-        if structure.fixes_sparsity and sparsity > 0:
-            return [
-                # A sparsity of its own can only be 0.
-                ([path], custom.get(path, structure.sparsity_of(shape)))
-                for path, shape in shapes.items()
-            ]
-        if (scope or self.scope) == "global":
-            shared = [path for path in shapes if path not in custom]
-            groups = [(shared, sparsity)] if shared else []
-            return groups + [([path], s) for path, s in custom.items()]
-        if callable(self.distribution):
-            spread = {**self.distribution(shapes, sparsity), **custom}
-        else:
-            spread = DISTRIBUTIONS[self.distribution](shapes, sparsity, custom)
-        return [([path], spread[path]) for path in shapes]
-
-    def _asked(self):
-        """`({path: sparsity}, sparsity of all that share a threshold)`."""
-        own, together = {}, None
-        if self._sparsity is None:
-            return own, together
-        for group, target in self._targets(self._sparsity):
-            if len(group) == 1:
-                paths = self._units.kernels[group[0]]
-                own.update(dict.fromkeys(paths, target))
-            else:
-                together = target
-        return own, together
-
-    def _custom_targets(self, shapes, sparsity):
-        final = self._final_sparsity() or sparsity
-        progress = min(1.0, sparsity / final) if final else 1.0
-        return {
-            name: sparsity * progress
-            for name in shapes
-            for path in self._units.kernels[name]
-            if (sparsity := self._custom_sparsity_of(path)) is not None
-        }
-
     # ---- time ----------------------------------------------------------
 
-    def _advance(self, step):
-        """Looks at the steps up to `step`; the last one due decides."""
+    def _advance(self, time):
+        """Looks at the times up to `time`; the last one due decides."""
         due = None
-        while self._next_step <= step:
-            sparsity = self._due_at(self._next_step)
+        for each in range(self._clock.next, time + 1):
+            sparsity = self._due_at(each)
             due = due if sparsity is None else sparsity
-            self._next_step += 1
         if due is not None:
             self.prune(due)
+        self._clock.next = max(self._clock.next, time + 1)
 
     def _due_at(self, step):
         """The sparsity that the schedule asks for at a step, or `None`."""
@@ -742,14 +540,18 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         last = step == getattr(self.schedule, "end_step", -1)
         return _exact(sparsity) if bool(should_prune) or last else None
 
-    def _final_sparsity(self):
-        end = getattr(self.schedule, "end_step", -1)
-        if end < 0:
-            end = getattr(self.schedule, "begin_step", 0)
-        return _exact(self.schedule(end)[1])
+    def _begin_and_end(self):
+        """The first and the last step of the schedule; -1: it has no end."""
+        begin = getattr(self.schedule, "begin_step", 0)
+        return begin, getattr(self.schedule, "end_step", -1)
+
+    def final_sparsity(self):
+        """Returns the sparsity that the schedule ends with."""
+        begin, end = self._begin_and_end()
+        return _exact(self.schedule(begin if end < 0 else end)[1])
 
     def _updates(self):
-        return host.updates(self.model.optimizer)
+        return self._clock.updates(self.model)
 
 
 def _exact(sparsity):

@@ -98,7 +98,7 @@ class RigL(DynamicPruner):
         self._steps_per_execution = model.steps_per_execution
         self._is_watching = None  # as an earlier fit left it
         if self.data is None and self.drop_fraction > 0:
-            if self._state.watch(self._selection.variables.values()):
+            if self._state.watch(self.variables.values()):
                 model.train_function = None
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -109,7 +109,7 @@ class RigL(DynamicPruner):
 
     def _is_due_next(self):
         """Whether an update comes right after the steps that now begin."""
-        first = self._next_step
+        first = self._clock.next
         return any(
             bool(self.schedule(step)[0])
             for step in range(first, first + self._steps_per_execution)

@@ -2,12 +2,11 @@
 
 import keras
 
-from keras_app import scorers
-from keras_app.pruners.pruner import Pruner
+from keras_app.pruners.scored import ScoredPruner
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class SaliencyPruner(Pruner):
+class SaliencyPruner(ScoredPruner):
     """Prunes by one of the scorers of `keras_app.scorers`.
 
     Use it with `OneShot` to prune at initialization. It costs one gradient of
@@ -32,49 +31,7 @@ class SaliencyPruner(Pruner):
     'synflow'
     """
 
-    not_configured = ("data",)
-
-    def __init__(
-        self,
-        schedule,
-        scorer="snip",
-        data=None,
-        *,
-        bn_mode=None,
-        samples_per_class=10,
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(schedule, **kwargs)
-        scorers.check_scorer(scorer, bn_mode)
-        self._compiled = {}
-        self.scorer = scorer
-        self.data = data
-        self.bn_mode = bn_mode
-        self.samples_per_class = samples_per_class
-        self.seed = seed
-
-    @property
-    def needs_data(self):
-        """Whether the scorer may need `data`, and there is none."""
-        return self.data is None and scorers.takes_data(self.scorer)
-
     def select(self, model):
         """Returns the selection; refuses a scorer that lacks data or a loss."""
-        scorers.check_data(self.scorer, self.data)
-        scorers.check_model(self.scorer, model)
+        self.check_scorer(model)
         return super().select(model)
-
-    def scores(self, variables):
-        """Returns `{path: scores}` on `data`."""
-        return scorers.score(
-            self.scorer,
-            self.model,
-            variables,
-            self.data,
-            self.bn_mode,
-            masks=self.masks,
-            samples_per_class=self.samples_per_class,
-            compiled=self._compiled,
-            seed=self.seed,
-        )

@@ -17,6 +17,7 @@ from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_whole
 from keras_app.compat.tfmot import marks
+from keras_app.pruners.clock import Steps
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.selection import paths_of
 from keras_app.selection import Selection
@@ -109,7 +110,7 @@ class PruneLowMagnitude(MagnitudePruner):
     def __init__(self, schedule, structure, on_miss, chosen, before):
         super().__init__(schedule, structure=structure, on_miss=on_miss)
         self._chosen = chosen
-        self._before = before
+        self._clock = Steps(before)
         self.size = sum(map(shares.size, chosen.variables.values()))
 
     def select(self, model):
@@ -124,11 +125,7 @@ class PruneLowMagnitude(MagnitudePruner):
 
         tfmot trains on, and the next `fit` may be the one that completes it.
         """
-        last_step += self._before
-        end = max(
-            getattr(self.schedule, "begin_step", 0),
-            getattr(self.schedule, "end_step", -1),
-        )
+        end = max(self._begin_and_end())
         if self.on_miss == "warn" and end > last_step:
             warnings.warn(
                 f"The pruning schedule ends at step {end}, but this training "
@@ -138,18 +135,13 @@ class PruneLowMagnitude(MagnitudePruner):
         else:
             super().check_reachable(last_step)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Counts on from the steps that earlier optimizers made."""
-        super().on_epoch_begin(epoch)
-        self._epoch_start += self._before * self._accumulation
-
     def on_train_batch_begin(self, batch, logs=None):
         """Prunes if the schedule names a step up to this one.
 
         Raises:
             ValueError: No epoch was begun, as in the custom loops of tfmot.
         """
-        if self._next_step is None:
+        if self._clock.next is None:
             raise ValueError(
                 "`UpdatePruningStep` must be told of the epochs before the "
                 "batches. In a training loop of your own use `loop = "
@@ -163,9 +155,6 @@ class PruneLowMagnitude(MagnitudePruner):
     def pruned(self):
         """Number of weights that the masks prune, as of the last update."""
         return (1.0 - self._density) * self.size
-
-    def _updates(self):
-        return self._before + super()._updates()
 
 
 class UpdatePruningStep(keras.callbacks.Callback):

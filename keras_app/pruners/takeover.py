@@ -1,0 +1,75 @@
+"""Zeros that a model brings along, and whether they count as pruned."""
+
+import warnings
+
+import numpy as np
+from keras import ops
+
+from keras_app import masks as masks_lib
+
+
+def masks_of_zeros(pruner, units, sparsities):
+    """Takes zeros for pruned if this pruner would have made as many.
+
+    That is, to prune by the zeros themselves, to one of the sparsities, prunes
+    zeros, and all of them. Zeros alone say little: words never seen,
+    constraints and initializers make them too.
+
+    Args:
+        pruner: The pruner.
+        units: The `Units` of its structure in the model.
+        sparsities: Returns `[(sparsity, whether it was asked for already)]`.
+
+    Returns:
+        `{path: mask}`; empty where nothing was pruned, with a warning if much
+        is zero.
+    """
+    found = {
+        path: ops.convert_to_numpy(variable) != 0
+        for path, variable in units.selection.variables.items()
+    }
+    # All zero is how some layers start.
+    found = {p: mask if mask.any() else ~mask for p, mask in found.items()}
+    before = units.kept(found)
+    total = sum(kept.size for kept in before.values())
+    zeros = total - sum(map(np.count_nonzero, before.values()))
+    if zeros == 0:
+        return {}
+
+    def combine(scores, sparsity, old, structure):
+        return masks_lib.mask_from_scores(scores, sparsity, structure)
+
+    dense = {path: np.ones_like(mask) for path, mask in found.items()}
+    scores = {path: mask.astype("float32") for path, mask in found.items()}
+    # Whatever spread it over the weights has rounded in each.
+    rounding = min(len(before), zeros // 10)
+    for sparsity, was_asked in sparsities():
+        # In all, too: whoever spread it over the layers.
+        for scope in dict.fromkeys((pruner.scope, "global")):
+            masks = pruner.by_units(combine, sparsity, scores, dense, scope)
+            after = units.kept(masks)
+            wrong = sum((before[n] & ~after[n]).sum() for n in before)
+            # What a method brings back starts from zero, and may be zero
+            # still.
+            if not (was_asked and pruner.revives):
+                wrong += sum((after[n] & ~before[n]).sum() for n in before)
+            if wrong <= rounding:
+                return {path: masks[path] | found[path] for path in masks}
+    _warn_of_zeros(pruner, units, 1 - (total - zeros) / total)
+    return {}
+
+
+def _warn_of_zeros(pruner, units, share):
+    if share <= min(0.1, pruner.final_sparsity() / 2):
+        return
+    advice = f", or begin the schedule at their sparsity, {share:.6g}"
+    if units.structure.fixes_sparsity:
+        advice = ""
+    what = "weights" if pruner.structure is None else "units"
+    warnings.warn(
+        f"{type(pruner).__name__}: {100 * share:.1f} % of the {what} to "
+        "prune are zero before the training. They are not what this "
+        "pruner's arguments ask for, so that nothing says that they were "
+        "pruned, and they train. To go on from them, use the pruner that "
+        f"made them, or a file of `export.save_sparse`{advice}."
+    )

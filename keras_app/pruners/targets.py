@@ -1,0 +1,89 @@
+"""How a sparsity is spread over the weights, or their units, in a model."""
+
+import re
+
+from keras_app.distributions import DISTRIBUTIONS
+
+
+class Targets:
+    """What a pruner's arguments ask of each set of units.
+
+    Args:
+        pruner: The pruner: its `scope`, `distribution` and `custom_sparsity`.
+        units: The `Units` of its structure in the model.
+
+    Raises:
+        ValueError: A pattern of `custom_sparsity` that matches nothing, or that
+            divides what is joined.
+    """
+
+    def __init__(self, pruner, units):
+        self._pruner = pruner
+        self._units = units
+        self._own = {}  # sparsities of weights' own; the last pattern decides
+        paths = list(units.selection.variables)
+        for pattern, sparsity in (pruner.custom_sparsity or {}).items():
+            matched = [path for path in paths if re.search(pattern, path)]
+            if not matched:
+                raise ValueError(
+                    "`custom_sparsity` must match weights that are pruned. "
+                    f"Received: {pattern!r}, which matches none of {paths[:8]}"
+                )
+            self._own.update(dict.fromkeys(matched, sparsity))
+        for joined in units.kernels.values():
+            asked = {path: self._own.get(path) for path in joined}
+            if len({*asked.values()} - {None}) > 1:
+                raise ValueError(
+                    "`custom_sparsity` must agree for layers whose channels "
+                    f"are joined. Received: {asked}"
+                )
+
+    def groups(self, sparsity, scope=None):
+        """`[(names of sets that share a threshold, their sparsity)]`.
+
+        Args:
+            sparsity: Sparsity over all, in [0, 1).
+            scope: Defaults to `None`: that of the pruner.
+        """
+        shapes, structure = self._units.shapes, self._units.structure
+        custom = self._custom(sparsity)
+        if structure.fixes_sparsity and sparsity > 0:
+            spread = {
+                # A sparsity of its own can only be 0.
+                path: custom.get(path, structure.sparsity_of(shape))
+                for path, shape in shapes.items()
+            }
+        elif (scope or self._pruner.scope) == "global":
+            shared = [path for path in shapes if path not in custom]
+            groups = [(shared, sparsity)] if shared else []
+            return groups + [([path], s) for path, s in custom.items()]
+        elif callable(self._pruner.distribution):
+            spread = {**self._pruner.distribution(shapes, sparsity), **custom}
+        else:
+            distribution = DISTRIBUTIONS[self._pruner.distribution]
+            spread = distribution(shapes, sparsity, custom)
+        return [([path], spread[path]) for path in shapes]
+
+    def asked(self, sparsity):
+        """`({path: sparsity}, sparsity of all that share a threshold)`."""
+        own, together = {}, None
+        for group, target in self.groups(sparsity):
+            if len(group) == 1:
+                paths = self._units.kernels[group[0]]
+                own.update(dict.fromkeys(paths, target))
+            else:
+                together = target
+        return own, together
+
+    def _custom(self, sparsity):
+        """Sparsities of sets' own, in proportion to the schedule's progress."""
+        if not self._own:
+            return {}
+        final = self._pruner.final_sparsity() or sparsity
+        progress = min(1.0, sparsity / final) if final else 1.0
+        return {
+            name: self._own[path] * progress
+            for name in self._units.shapes
+            for path in self._units.kernels[name]
+            if path in self._own
+        }
