@@ -6,6 +6,7 @@ tfmot, whose own schedule objects are accepted wherever one of these is.
 
 import abc
 import bisect
+import dataclasses
 import itertools
 import math
 import numbers
@@ -17,6 +18,9 @@ from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
 from keras_app.config import Configured
+
+# Fields are the arguments; two schedules stay two.
+_arguments = dataclasses.dataclass(eq=False, repr=False)
 
 
 class PruningSchedule(Configured, abc.ABC):
@@ -34,6 +38,11 @@ class PruningSchedule(Configured, abc.ABC):
     def __call__(self, step):
         """Returns `(should_prune, sparsity)` for a step counted from 0."""
 
+    def _check(self, checked, *names, **rules):
+        """Keeps arguments as what a check makes of them."""
+        for name in names:
+            setattr(self, name, checked(name, getattr(self, name), **rules))
+
     # The name that schedules written for tfmot call.
     def _should_prune_in_step(self, step, begin_step, end_step, frequency):
         inside = step >= begin_step and (end_step < 0 or step <= end_step)
@@ -41,6 +50,7 @@ class PruningSchedule(Configured, abc.ABC):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
+@_arguments
 class ConstantSparsity(PruningSchedule):
     """One sparsity from `begin_step` on, re-applied every `frequency` steps.
 
@@ -59,17 +69,20 @@ class ConstantSparsity(PruningSchedule):
     Reference: the schedule of the same name in tfmot; differs: none known.
     """
 
-    def __init__(self, target_sparsity, begin_step, end_step=-1, frequency=100):
-        self.target_sparsity = check_sparsity(
-            "target_sparsity", target_sparsity
-        )
-        self.begin_step = check_int("begin_step", begin_step, 0)
-        self.end_step = check_int("end_step", end_step, -1)
-        self.frequency = check_int("frequency", frequency, 1)
+    target_sparsity: float
+    begin_step: int
+    end_step: int = -1
+    frequency: int = 100
+
+    def __post_init__(self):
+        self._check(check_sparsity, "target_sparsity")
+        self._check(check_int, "begin_step", minimum=0)
+        self._check(check_int, "end_step", minimum=-1)
+        self._check(check_int, "frequency", minimum=1)
         if self.end_step != -1 and self.end_step < self.begin_step:
             raise ValueError(
                 "`end_step` must be -1 or >= `begin_step`. Received: "
-                f"end_step={end_step}, begin_step={begin_step}"
+                f"end_step={self.end_step}, begin_step={self.begin_step}"
             )
 
     def __call__(self, step):
@@ -79,28 +92,31 @@ class ConstantSparsity(PruningSchedule):
         return due, self.target_sparsity
 
 
-class _Ramp(PruningSchedule):
-    """From one sparsity to another; subclasses say along which curve."""
+@_arguments
+class _Between(PruningSchedule):
+    """From one sparsity to another, in the steps between two."""
 
-    def __init__(
-        self,
-        initial_sparsity,
-        final_sparsity,
-        begin_step,
-        end_step,
-        frequency=100,
-    ):
-        self.initial_sparsity = check_sparsity(
-            "initial_sparsity", initial_sparsity
-        )
-        self.final_sparsity = check_sparsity("final_sparsity", final_sparsity)
-        self.begin_step = check_int("begin_step", begin_step, 0)
-        self.end_step = check_int("end_step", end_step, 1)
-        self.frequency = check_int("frequency", frequency, 1)
+    initial_sparsity: float
+    final_sparsity: float
+    begin_step: int
+    end_step: int = dataclasses.field()  # without the default above
+
+    def __post_init__(self):
+        self._check(check_sparsity, "initial_sparsity", "final_sparsity")
+        self._check(check_int, "begin_step", minimum=0)
+        self._check(check_int, "end_step", minimum=1)
+
+
+class _Ramp(_Between):
+    """Along a curve, in updates every `frequency` steps: a subclass's field."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check(check_int, "frequency", minimum=1)
         if self.end_step <= self.begin_step:
             raise ValueError(
                 "`end_step` must be > `begin_step`. Received: "
-                f"end_step={end_step}, begin_step={begin_step}"
+                f"end_step={self.end_step}, begin_step={self.begin_step}"
             )
 
     @abc.abstractmethod
@@ -122,6 +138,7 @@ class _Ramp(PruningSchedule):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
+@_arguments
 class PolynomialDecay(_Ramp):
     """Sparsity goes from `initial_sparsity` to `final_sparsity`, as a power.
 
@@ -156,21 +173,14 @@ class PolynomialDecay(_Ramp):
     Reference: [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878), eq. 1.
     """
 
-    def __init__(
-        self,
-        initial_sparsity,
-        final_sparsity,
-        begin_step,
-        end_step,
-        power=3,
-        frequency=100,
-    ):
-        super().__init__(
-            initial_sparsity, final_sparsity, begin_step, end_step, frequency
-        )
+    power: float = 3
+    frequency: int = 100
+
+    def __post_init__(self):
+        super().__post_init__()
+        power = self.power
         if not isinstance(power, numbers.Real) or not power > 0:
             raise ValueError(f"`power` must be > 0. Received: power={power}")
-        self.power = power
 
     def _sparsity_at(self, progress):
         return self.final_sparsity + (
@@ -179,6 +189,7 @@ class PolynomialDecay(_Ramp):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
+@_arguments
 class CosineDecay(_Ramp):
     """Sparsity goes from one value to the other along half a cosine.
 
@@ -205,6 +216,8 @@ class CosineDecay(_Ramp):
     2017](https://arxiv.org/abs/1608.03983), eq. 5, without restarts.
     """
 
+    frequency: int = 100
+
     def _sparsity_at(self, progress):
         return self.final_sparsity + (
             self.initial_sparsity - self.final_sparsity
@@ -212,6 +225,7 @@ class CosineDecay(_Ramp):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
+@_arguments
 class ExponentialDecay(_Ramp):
     """The density falls by the same factor at every update.
 
@@ -239,12 +253,15 @@ class ExponentialDecay(_Ramp):
     algorithm 1. Differs: it prunes while the network trains.
     """
 
+    frequency: int = 100
+
     def _sparsity_at(self, progress):
         initial, final = 1.0 - self.initial_sparsity, 1.0 - self.final_sparsity
         return 1.0 - initial * math.pow(final / initial, progress)
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
+@_arguments
 class PiecewiseConstant(PruningSchedule):
     """Prunes at the steps of a list, to the sparsities of another.
 
@@ -265,14 +282,13 @@ class PiecewiseConstant(PruningSchedule):
     [(False, 0.0), (True, 0.5), (False, 0.5), (True, 0.8)]
     """
 
-    def __init__(self, steps, sparsities):
-        self.steps = [
-            check_int("steps", step, 0) for step in _listed("steps", steps)
-        ]
-        self.sparsities = [
-            check_sparsity("sparsities", sparsity)
-            for sparsity in _listed("sparsities", sparsities)
-        ]
+    steps: list
+    sparsities: list
+
+    def __post_init__(self):
+        steps, sparsities = self.steps, self.sparsities
+        self._check(_list_of, "steps", check=check_int, minimum=0)
+        self._check(_list_of, "sparsities", check=check_sparsity)
         if not self.steps or len(self.steps) != len(self.sparsities):
             raise ValueError(
                 "`steps` and `sparsities` must be equally long, and not empty. "
@@ -295,17 +311,18 @@ class PiecewiseConstant(PruningSchedule):
         return self.steps[reached - 1] == step, self.sparsities[reached - 1]
 
 
-def _listed(name, values):
+def _list_of(name, values, check, **rules):
     if np.ndim(values) != 1:
         raise TypeError(
             f"`{name}` must be a list, with an entry for each update. "
             f"Received: {name}={values!r}"
         )
-    return values
+    return [check(name, value, **rules) for value in values]
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class CyclicSparsity(PruningSchedule):
+@_arguments
+class CyclicSparsity(_Between):
     """Sparse and dense phases in turn, and sparse in the end.
 
         s(t) = s_i                       for t < t_0: dense warm-up
@@ -341,39 +358,26 @@ class CyclicSparsity(PruningSchedule):
     instead of steps, the example is their schedule for ImageNet.
     """
 
-    def __init__(
-        self,
-        initial_sparsity,
-        final_sparsity,
-        begin_step,
-        end_step,
-        period,
-        sparse_fraction=0.5,
-    ):
-        self.initial_sparsity = check_sparsity(
-            "initial_sparsity", initial_sparsity
-        )
-        self.final_sparsity = check_sparsity("final_sparsity", final_sparsity)
-        self.begin_step = check_int("begin_step", begin_step, 0)
-        self.end_step = check_int("end_step", end_step, 1)
-        self.period = check_int("period", period, 2)
-        self.sparse_fraction = check_number(
-            "sparse_fraction",
-            sparse_fraction,
-            lambda x: 0 < x < 1,
-            "in (0, 1)",
-        )
+    period: int
+    sparse_fraction: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check(check_int, "period", minimum=2)
+        rule = {"rule": lambda x: 0 < x < 1, "words": "in (0, 1)"}
+        self._check(check_number, "sparse_fraction", **rule)
         if self.final_sparsity <= self.initial_sparsity:
             raise ValueError(
                 "`final_sparsity`, of the sparse phases, must be > "
                 "`initial_sparsity`, of the dense ones. Received: "
-                f"final_sparsity={final_sparsity}, "
-                f"initial_sparsity={initial_sparsity}"
+                f"final_sparsity={self.final_sparsity}, "
+                f"initial_sparsity={self.initial_sparsity}"
             )
         if self.end_step < self.begin_step + self.period:
             raise ValueError(
                 "`end_step` must be >= `begin_step + period`. Received: "
-                f"end_step={end_step}, begin_step={begin_step}, period={period}"
+                f"end_step={self.end_step}, begin_step={self.begin_step}, "
+                f"period={self.period}"
             )
 
     def __call__(self, step):
@@ -394,6 +398,7 @@ class CyclicSparsity(PruningSchedule):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
+@_arguments
 class OneShot(PruningSchedule):
     """Prunes once, at `step`, to `sparsity`.
 
@@ -407,9 +412,12 @@ class OneShot(PruningSchedule):
     ((True, 0.9), (False, 0.9))
     """
 
-    def __init__(self, sparsity, step=0):
-        self.sparsity = check_sparsity("sparsity", sparsity)
-        self.step = check_int("step", step, 0)
+    sparsity: float
+    step: int = 0
+
+    def __post_init__(self):
+        self._check(check_sparsity, "sparsity")
+        self._check(check_int, "step", minimum=0)
         self.end_step = self.step
 
     def __call__(self, step):
@@ -417,6 +425,7 @@ class OneShot(PruningSchedule):
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
+@_arguments
 class AnytimeSchedule(PruningSchedule):
     """The densities of Anytime Progressive Pruning, one per megabatch.
 
@@ -445,15 +454,15 @@ class AnytimeSchedule(PruningSchedule):
     3. Differs: as `reference_compatible` says.
     """
 
-    def __init__(
-        self,
-        num_megabatches,
-        level,
-        base=0.8,
-        progressive=True,
-        reference_compatible=False,
-    ):
-        self.num_megabatches = check_int("num_megabatches", num_megabatches, 1)
+    num_megabatches: int
+    level: float
+    base: float = 0.8
+    progressive: bool = True
+    reference_compatible: bool = False
+
+    def __post_init__(self):
+        self._check(check_int, "num_megabatches", minimum=1)
+        level, base = self.level, self.base
         if not isinstance(level, numbers.Real) or not 1 <= level < math.inf:
             raise ValueError(
                 "`level` must be >= 1: below 1 the density would rise from "
@@ -463,8 +472,8 @@ class AnytimeSchedule(PruningSchedule):
             raise ValueError(f"`base` must be in (0, 1). Received: base={base}")
         self.level = float(level)
         self.base = float(base)
-        self.progressive = bool(progressive)
-        self.reference_compatible = bool(reference_compatible)
+        self.progressive = bool(self.progressive)
+        self.reference_compatible = bool(self.reference_compatible)
         levels = np.linspace(1, self.level, self.num_megabatches)
         if self.num_megabatches == 1 and not self.reference_compatible:
             levels = np.array([self.level])

@@ -1,8 +1,54 @@
-"""What came of a pruning: lost zeros, and targets that were missed."""
+"""What a training can reach, and what it did: lost zeros, missed targets."""
 
 import numpy as np
 
+from keras_app.pruners.clock import begin_and_end
+from keras_app.pruners.clock import exact
+from keras_app.pruners.clock import final_sparsity
 from keras_app.selection import some
+
+
+def unreachable(schedule, last_step, now, is_dense):
+    """Says why a schedule cannot be completed, or `None`.
+
+    Args:
+        schedule: The schedule.
+        last_step: The step after which training stops.
+        now: The step that training begins at.
+        is_dense: Whether nothing is pruned yet.
+    """
+    begin, end = begin_and_end(schedule)
+    if max(begin, end) > last_step:
+        return (
+            f"The schedule ends at step {max(begin, end)}, but training "
+            f"stops after step {last_step}. Lower `end_step`, train "
+            "longer, or pass on_miss='ignore' if another fit follows."
+        )
+    if 0 <= end < now and is_dense and final_sparsity(schedule) > 0:
+        return (
+            f"The schedule ended at step {end}, but the optimizer is at "
+            f"step {now} already and has no masks. Move "
+            "the schedule's steps after that, or call `model.compile` "
+            "again, which starts the count over."
+        )
+    return None
+
+
+def late(schedule, now):
+    """Says that a ramp is entered in its middle, or `None`.
+
+    Dense training counts.
+    """
+    begin, _ = begin_and_end(schedule)
+    missed = (schedule(step) for step in range(begin, now))
+    if any(bool(due) and exact(sparsity) > 0 for due, sparsity in missed):
+        return (
+            f"the schedule begins at step {begin}, "
+            f"but the optimizer is at step {now} already and "
+            "nothing is pruned. It goes on from there; call "
+            "`model.compile` again to start at its begin."
+        )
+    return None
 
 
 def restored_zeros(state):
@@ -23,6 +69,18 @@ def restored_zeros(state):
         "zeroed again after training: "
         + some([f"{path} ({n})" for path, n in leaks.items()])
     ]
+
+
+def short_of(target, asked):
+    """Says that the schedule asked for less than its target, or for nothing."""
+    if asked is None:
+        return (
+            f"nothing was pruned (target sparsity {target:.4f}): the "
+            "schedule names none of this training's steps"
+        )
+    return (
+        f"training ended at sparsity {asked:.4f} of the schedule's {target:.4f}"
+    )
 
 
 def shortfalls(groups, units, masks):

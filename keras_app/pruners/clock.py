@@ -1,4 +1,6 @@
-"""In what a schedule counts: training steps, or megabatches."""
+"""When schedules prune, and what they count: training steps, or megabatches."""
+
+import numpy as np
 
 from keras_app import host
 
@@ -80,3 +82,36 @@ class Megabatches(Steps):
     def at_end(self, model):
         """Returns the megabatch."""
         return self.now
+
+
+def begin_and_end(schedule):
+    """Returns the first and the last step; an end of -1: there is none."""
+    begin = getattr(schedule, "begin_step", 0)
+    return begin, getattr(schedule, "end_step", -1)
+
+
+def due_at(schedule, step):
+    """Returns the sparsity that is asked for at a step, or `None`."""
+    should_prune, sparsity = schedule(step)
+    # A frequency that does not divide the interval would otherwise stop
+    # short of the final sparsity.
+    last = step == begin_and_end(schedule)[1]
+    return exact(sparsity) if bool(should_prune) or last else None
+
+
+def final_sparsity(schedule):
+    """Returns the sparsity that a schedule ends with."""
+    begin, end = begin_and_end(schedule)
+    return exact(schedule(begin if end < 0 else end)[1])
+
+
+def exact(sparsity):
+    """Returns a schedule's sparsity as a Python float.
+
+    tfmot returns float32, whose 0.9 is below the double 0.9 and would prune
+    one weight less than asked; its shortest decimal form is what was meant.
+    """
+    value = getattr(sparsity, "numpy", lambda: sparsity)()
+    if isinstance(value, np.floating) and value.dtype == np.float32:
+        return float(str(value))
+    return float(value)

@@ -8,6 +8,7 @@ import numpy as np
 from keras_app import masks as masks_lib
 from keras_app.checks import check_int
 from keras_app.checks import check_number
+from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.pruner import Pruner
 
 # One stream of random numbers per use.
@@ -87,7 +88,7 @@ class DynamicPruner(Pruner):
 
     def drop_fraction_at(self, step):
         """Returns f(t), the share of the kept weights dropped at `step`."""
-        _, end = self._begin_and_end()
+        _, end = begin_and_end(self.schedule)
         if end < 0:
             return self.drop_fraction
         if step >= end:

@@ -20,8 +20,8 @@ from keras_app.checks import check_sparsity
 from keras_app.config import Configured
 from keras_app.distributions import check_distribution
 from keras_app.pruners import audit
+from keras_app.pruners import clock
 from keras_app.pruners import takeover
-from keras_app.pruners.clock import Steps
 from keras_app.pruners.targets import Targets
 
 
@@ -127,7 +127,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         self.on_miss = on_miss
         if structure is not None:
             structure.check(self)
-        self._clock = Steps()
+        self._clock = clock.Steps()
         self._units = None  # what is pruned together in the model
         self._targets = None  # how a sparsity is spread over them
         self._sparsity = None  # what the schedule asked for last
@@ -269,23 +269,10 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         return [(self.variables[path], mask) for path, mask in masks.items()]
 
     def _sparsities_by_now(self):
-        """`[(sparsity, whether it was asked for already)]`, none of them 0.
-
-        What the schedule named last, and with it what it names for the step
-        that comes next, which may have been made; last what it ends with.
-        """
-        now = self._updates()
-        done = now - max(1, self.model.steps_per_execution)
-        asked = []
-        begin, end = self._begin_and_end()
-        for step in range(now if end < 0 else min(now, end), begin - 1, -1):
-            sparsity = self._due_at(step)
-            if sparsity is not None:
-                asked.append((sparsity, step < now))
-                if step <= done:
-                    break
-        asked.append((self.final_sparsity(), False))
-        return [each for each in dict.fromkeys(asked) if each[0] > 0]
+        """`[(sparsity, whether it was asked for already)]`, none of them 0."""
+        return takeover.sparsities_around(
+            self.schedule, self._updates(), self.model.steps_per_execution
+        )
 
     def select(self, model):
         """Returns the `selection.Selection` of a model."""
@@ -297,36 +284,14 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
 
     def check_reachable(self, last_step):
         """Raises unless the schedule can be completed by `last_step`."""
-        begin, end = self._begin_and_end()
-        if self.on_miss != "ignore" and max(begin, end) > last_step:
-            raise ValueError(
-                f"The schedule ends at step {max(begin, end)}, but training "
-                f"stops after step {last_step}. Lower `end_step`, train "
-                "longer, or pass on_miss='ignore' if another fit follows."
-            )
-        over = 0 <= end < self._updates() and self._density == 1.0
-        if self.on_miss != "ignore" and over and self.final_sparsity() > 0:
-            raise ValueError(
-                f"The schedule ended at step {end}, but the optimizer is at "
-                f"step {self._updates()} already and has no masks. Move "
-                "the schedule's steps after that, or call `model.compile` "
-                "again, which starts the count over."
-            )
-        self._warn_if_late(begin)
-
-    def _warn_if_late(self, begin):
-        """Dense training counts: a ramp would be entered in its middle."""
-        late = range(begin, self._updates())
-        if self._density < 1.0 or self.revives:
-            return
-        missed = (self.schedule(step) for step in late)
-        if any(bool(due) and _exact(sparsity) > 0 for due, sparsity in missed):
-            warnings.warn(
-                f"{type(self).__name__}: the schedule begins at step {begin}, "
-                f"but the optimizer is at step {self._updates()} already and "
-                "nothing is pruned. It goes on from there; call "
-                "`model.compile` again to start at its begin."
-            )
+        updates, is_dense = self._updates(), self._density == 1.0
+        problem = audit.unreachable(self.schedule, last_step, updates, is_dense)
+        if problem and self.on_miss != "ignore":
+            raise ValueError(problem)
+        if is_dense and not self.revives:
+            late = audit.late(self.schedule, updates)
+            if late:
+                warnings.warn(f"{type(self).__name__}: {late}")
 
     def on_epoch_begin(self, epoch, logs=None):
         """Before the first: refuses a schedule that cannot be completed.
@@ -366,7 +331,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
 
     def _target(self):
         """The sparsity that a `fit` should end with; `None` for any."""
-        return self.final_sparsity()
+        return clock.final_sparsity(self.schedule)
 
     def finish(self, target, problems=()):
         """Says so, loudly, if zeros were lost or `target` was not reached.
@@ -403,19 +368,11 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     def _shortfall(self, target):
         if target is None:
             return []
-        if self._sparsity is None and self._density == 1.0:
-            return [
-                f"nothing was pruned (target sparsity {target:.4f}): the "
-                "schedule names none of this training's steps"
-            ]
-        if self._sparsity is None:
+        if self._sparsity is None and self._density < 1.0:
             # Restored after the last update: the masks are those of before.
             self._sparsity = target
-        if self._sparsity < target - 1e-9:
-            return [
-                f"training ended at sparsity {self._sparsity:.4f} of the "
-                f"schedule's {target:.4f}"
-            ]
+        if self._sparsity is None or self._sparsity < target - 1e-9:
+            return [audit.short_of(target, self._sparsity)]
         groups = self._targets.groups(self._sparsity)
         return audit.shortfalls(groups, self._units, self.masks)
 
@@ -532,35 +489,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             self.prune(due)
         self._clock.next = max(self._clock.next, time + 1)
 
-    def _due_at(self, step):
-        """The sparsity that the schedule asks for at a step, or `None`."""
-        should_prune, sparsity = self.schedule(step)
-        # A frequency that does not divide the interval would otherwise stop
-        # short of the final sparsity.
-        last = step == getattr(self.schedule, "end_step", -1)
-        return _exact(sparsity) if bool(should_prune) or last else None
-
-    def _begin_and_end(self):
-        """The first and the last step of the schedule; -1: it has no end."""
-        begin = getattr(self.schedule, "begin_step", 0)
-        return begin, getattr(self.schedule, "end_step", -1)
-
-    def final_sparsity(self):
-        """Returns the sparsity that the schedule ends with."""
-        begin, end = self._begin_and_end()
-        return _exact(self.schedule(begin if end < 0 else end)[1])
+    def _due_at(self, time):
+        """The sparsity that the schedule asks for at a time, or `None`."""
+        return clock.due_at(self.schedule, time)
 
     def _updates(self):
         return self._clock.updates(self.model)
-
-
-def _exact(sparsity):
-    """A schedule's sparsity as a Python float.
-
-    tfmot returns float32, whose 0.9 is below the double 0.9 and would prune
-    one weight less than asked; its shortest decimal form is what was meant.
-    """
-    value = getattr(sparsity, "numpy", lambda: sparsity)()
-    if isinstance(value, np.floating) and value.dtype == np.float32:
-        return float(str(value))
-    return float(value)

@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import masks as masks_lib
+from keras_app.pruners import clock
 
 
 def masks_of_zeros(pruner, units, sparsities):
@@ -59,8 +60,30 @@ def masks_of_zeros(pruner, units, sparsities):
     return {}
 
 
+def sparsities_around(schedule, now, steps_per_execution):
+    """Sparsities that a schedule asks for around a step, none of them 0.
+
+    What it named last, and with it what it names for the step that comes next,
+    which may have been made; last what it ends with.
+
+    Returns:
+        `[(sparsity, whether it was asked for already)]`.
+    """
+    done = now - max(1, steps_per_execution)
+    asked = []
+    begin, end = clock.begin_and_end(schedule)
+    for step in range(now if end < 0 else min(now, end), begin - 1, -1):
+        sparsity = clock.due_at(schedule, step)
+        if sparsity is not None:
+            asked.append((sparsity, step < now))
+            if step <= done:
+                break
+    asked.append((clock.final_sparsity(schedule), False))
+    return [each for each in dict.fromkeys(asked) if each[0] > 0]
+
+
 def _warn_of_zeros(pruner, units, share):
-    if share <= min(0.1, pruner.final_sparsity() / 2):
+    if share <= min(0.1, clock.final_sparsity(pruner.schedule) / 2):
         return
     advice = f", or begin the schedule at their sparsity, {share:.6g}"
     if units.structure.fixes_sparsity:

@@ -3,6 +3,7 @@
 import re
 
 from keras_app.distributions import DISTRIBUTIONS
+from keras_app.pruners.clock import final_sparsity
 
 
 class Targets:
@@ -79,7 +80,7 @@ class Targets:
         """Sparsities of sets' own, in proportion to the schedule's progress."""
         if not self._own:
             return {}
-        final = self._pruner.final_sparsity() or sparsity
+        final = final_sparsity(self._pruner.schedule) or sparsity
         progress = min(1.0, sparsity / final) if final else 1.0
         return {
             name: self._own[path] * progress

@@ -4,6 +4,7 @@ import keras
 
 from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
+from keras_app.pruners.clock import final_sparsity
 from keras_app.pruners.dormant import DormantPruner
 
 
@@ -90,7 +91,7 @@ class TopKAST(DormantPruner):
 
     def decay(self):
         """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
-        forward_density = 1 - self._final_sparsity()
+        forward_density = 1 - final_sparsity(self.schedule)
         return 2 * self.lam, 2 * self.lam / forward_density
 
     def prune(self, sparsity):

@@ -17,6 +17,7 @@ from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_whole
 from keras_app.compat.tfmot import marks
+from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.clock import Steps
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.selection import paths_of
@@ -125,7 +126,7 @@ class PruneLowMagnitude(MagnitudePruner):
 
         tfmot trains on, and the next `fit` may be the one that completes it.
         """
-        end = max(self._begin_and_end())
+        end = max(begin_and_end(self.schedule))
         if self.on_miss == "warn" and end > last_step:
             warnings.warn(
                 f"The pruning schedule ends at step {end}, but this training "
