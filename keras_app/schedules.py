@@ -200,11 +200,8 @@ class CosineDecay(_Ramp):
     at the steps of `PolynomialDecay`.
 
     Args:
-        initial_sparsity: Sparsity at `begin_step`, in [0, 1).
-        final_sparsity: Sparsity from `end_step` on, in [0, 1).
-        begin_step: First step that prunes, >= 0.
-        end_step: Step at which the final sparsity is reached, > `begin_step`.
-        frequency: Steps between two updates, >= 1. Defaults to `100`.
+        initial_sparsity, final_sparsity, begin_step, end_step, frequency: See
+            `PolynomialDecay`.
 
     Example:
 
@@ -237,11 +234,8 @@ class ExponentialDecay(_Ramp):
     `PolynomialDecay`.
 
     Args:
-        initial_sparsity: Sparsity at `begin_step`, in [0, 1).
-        final_sparsity: Sparsity from `end_step` on, in [0, 1).
-        begin_step: First step that prunes, >= 0.
-        end_step: Step at which the final sparsity is reached, > `begin_step`.
-        frequency: Steps between two updates, >= 1. Defaults to `100`.
+        initial_sparsity, final_sparsity, begin_step, end_step, frequency: See
+            `PolynomialDecay`.
 
     Example:
 

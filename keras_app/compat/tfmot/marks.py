@@ -314,11 +314,15 @@ def _reason_to_skip(variable, layer, attribute, named):
 
 def _misfit(structure, variable):
     rank = len(variable.shape)
-    if isinstance(structure, masks_lib.NM) and rank not in (2, 4):
+    if structure is None:
+        return None
+    if structure.fixes_sparsity:
+        if rank in (2, 4):
+            return None
         return (
             f"m-by-n sparsity is for weights of rank 2 and 4, this has {rank}"
         )
-    if isinstance(structure, masks_lib.Block) and rank < 2:
+    if rank < 2:
         return f"blocks are for weights of rank 2 or more, this has {rank}"
     return None
 
