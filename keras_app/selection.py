@@ -223,6 +223,11 @@ def paths_of(variables):
     return paths
 
 
+def by_path(function, variables):
+    """Returns `{path: function(variable)}`."""
+    return {path: function(each) for path, each in variables.items()}
+
+
 def owners_of(model):
     """`{id(variable): (layer, attribute)}` for variables of known layers.
 

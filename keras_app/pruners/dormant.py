@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_app import masks as masks_lib
 from keras_app.pruners.pruner import Pruner
+from keras_app.selection import by_path
 
 
 class DormantPruner(Pruner):
@@ -50,10 +51,7 @@ class DormantPruner(Pruner):
 
     def magnitudes(self, variables):
         """Returns `{path: |w|}` of kept and of dormant weights."""
-        return {
-            path: np.abs(self._state.dense(variable))
-            for path, variable in variables.items()
-        }
+        return by_path(lambda v: np.abs(self._state.dense(v)), variables)
 
     def scores(self, variables):
         """Returns `{path: |w|}` of kept and of dormant weights."""

@@ -3,6 +3,7 @@
 import keras
 
 from keras_app.pruners.dormant import DormantPruner
+from keras_app.selection import by_path
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -64,10 +65,7 @@ class MovementPruner(DormantPruner):
 
     def scores(self, variables):
         """Returns `{path: S}`; `{path: |w|}` before the first step."""
-        found = {
-            path: self._state.watched(variable)
-            for path, variable in variables.items()
-        }
+        found = by_path(self._state.watched, variables)
         if any(score.any() for score in found.values()):
             return found
         return self.magnitudes(variables)

@@ -147,10 +147,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
 
     def magnitudes(self, variables):
         """Returns `{path: |w|}`."""
-        return {
-            path: np.abs(ops.convert_to_numpy(variable))
-            for path, variable in variables.items()
-        }
+        return selection.by_path(
+            lambda v: np.abs(ops.convert_to_numpy(v)), variables
+        )
 
     def combine(self, scores, sparsity, old, structure):
         """Returns new masks for tensors that share one threshold.
@@ -175,10 +174,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         if self._units is None or self._state is None:
             return {}
         host.sync(self.model)
-        return {
-            path: self._state.get(variable)
-            for path, variable in self.variables.items()
-        }
+        return selection.by_path(self._state.get, self.variables)
 
     @property
     def variables(self):

@@ -24,13 +24,7 @@ class RandomPruner(Pruner):
     1
     """
 
-    def __init__(
-        self,
-        schedule,
-        *,
-        seed=0,
-        **kwargs,
-    ):
+    def __init__(self, schedule, *, seed=0, **kwargs):
         super().__init__(schedule, **kwargs)
         self.seed = seed
 

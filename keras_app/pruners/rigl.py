@@ -11,6 +11,7 @@ from keras_app import host
 from keras_app import scorers
 from keras_app.checks import check_int
 from keras_app.pruners.dynamic import DynamicPruner
+from keras_app.selection import by_path
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -62,12 +63,7 @@ class RigL(DynamicPruner):
     not_configured = ("data",)
 
     def __init__(
-        self,
-        schedule,
-        data=None,
-        *,
-        batches_per_update=None,
-        **kwargs,
+        self, schedule, data=None, *, batches_per_update=None, **kwargs
     ):
         super().__init__(schedule, **kwargs)
         if batches_per_update is not None:
@@ -128,10 +124,7 @@ class RigL(DynamicPruner):
         `None` before a gradient was seen.
         """
         if self.data is None:
-            seen = {
-                path: np.abs(self._state.watched(variable))
-                for path, variable in variables.items()
-            }
+            seen = by_path(lambda v: np.abs(self._state.watched(v)), variables)
             if any(g.any() for g in seen.values()):
                 return seen
             if self._is_watching:

@@ -51,12 +51,7 @@ class STE(DormantPruner):
     the authors' code.
     """
 
-    def __init__(
-        self,
-        schedule,
-        lam=0.0,
-        **kwargs,
-    ):
+    def __init__(self, schedule, lam=0.0, **kwargs):
         super().__init__(schedule, **kwargs)
         self.lam = check_number("lam", lam, lambda x: x >= 0)
 

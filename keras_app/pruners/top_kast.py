@@ -6,6 +6,7 @@ from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
 from keras_app.pruners.clock import final_sparsity
 from keras_app.pruners.dormant import DormantPruner
+from keras_app.selection import by_path
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -60,13 +61,7 @@ class TopKAST(DormantPruner):
     enters B.
     """
 
-    def __init__(
-        self,
-        schedule,
-        backward_sparsity=0.5,
-        lam=1e-4,
-        **kwargs,
-    ):
+    def __init__(self, schedule, backward_sparsity=0.5, lam=1e-4, **kwargs):
         super().__init__(schedule, **kwargs)
         if self.structure is not None and self.structure.fixes_sparsity:
             raise ValueError(
@@ -84,10 +79,7 @@ class TopKAST(DormantPruner):
         """`{path: bool array}`, `True` in B; empty before the first `fit`."""
         if not self.masks:
             return {}
-        return {
-            path: self._state.learning(variable)
-            for path, variable in self.variables.items()
-        }
+        return by_path(self._state.learning, self.variables)
 
     def decay(self):
         """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
