@@ -9,7 +9,7 @@ from keras import ops
 from keras_app import masks as masks_lib
 from keras_app import selection
 from keras_app.checks import check_choice
-from keras_app.checks import check_int
+from keras_app.checks import check_whole
 from keras_app.pruners.clock import Megabatches
 from keras_app.pruners.scored import ScoredPruner
 
@@ -108,7 +108,7 @@ class AnytimeProgressivePruner(ScoredPruner):
         self.mask_update = mask_update
         self.ties = ties
         self.score_weights = score_weights
-        self.scoring_passes = check_int("scoring_passes", scoring_passes, 1)
+        self.scoring_passes = check_whole("scoring_passes", scoring_passes, 1)
         self.on_degenerate = on_degenerate
         self._clock = Megabatches()
         self._latent = {}
