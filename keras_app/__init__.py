@@ -14,6 +14,7 @@ from keras_app import budgets  # noqa: E402
 from keras_app import distributions  # noqa: E402
 from keras_app import export  # noqa: E402
 from keras_app import initializers  # noqa: E402
+from keras_app import layers  # noqa: E402
 from keras_app import lottery  # noqa: E402
 from keras_app import masks  # noqa: E402
 from keras_app import optimizers  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "distributions",
     "export",
     "initializers",
+    "layers",
     "lottery",
     "masks",
     "masks_of",

@@ -83,10 +83,10 @@ def shrink(model, data=None, multiple_of=1):
         )
     strip.zero_pruned(model)
     analysis = graph.Analysis(model)
-    analysis.find_live(multiple_of)
-    smaller = _Builder(analysis).build(model)
+    live = graph.Live(analysis, multiple_of)
+    smaller = _Builder(analysis, live).build(model)
     _check_same(model, smaller, data)
-    notes = analysis.notes()
+    notes = live.notes()
     if notes:
         lines = selection.grouped(notes.items())
         warnings.warn("`shrink` could not cut all.\n" + "\n".join(lines))
@@ -96,8 +96,9 @@ def shrink(model, data=None, multiple_of=1):
 class _Builder:
     """Makes the layers of the smaller model, each once."""
 
-    def __init__(self, analysis):
+    def __init__(self, analysis, live):
         self.analysis = analysis
+        self.live = live
         self.copies = {}
         self.weights = []
         self.moves = []
@@ -122,7 +123,7 @@ class _Builder:
         for tensor, known in zip(model.inputs, channels):
             shape = list(tensor.shape)
             if known.atoms is not None:
-                shape[-1] = int(self.analysis.kept(known).sum())
+                shape[-1] = int(self.live.kept(known).sum())
             inputs.append(
                 keras.Input(
                     batch_shape=shape,
@@ -180,8 +181,8 @@ class _Builder:
             not among them then, if it is one that constants were folded into.
         """
         layer = record.layer
-        inputs = self.analysis.kept(record.inputs)
-        outputs = self.analysis.kept(record.outputs)
+        inputs = self.live.kept(record.inputs)
+        outputs = self.live.kept(record.outputs)
         values = {id(v): ops.convert_to_numpy(v) for v in layer.weights}
         for weight, variable in record.places():
             sides = (weight.inputs, inputs), (weight.outputs, outputs)
@@ -194,7 +195,7 @@ class _Builder:
         changes = record.row.resized(layer, int(outputs.sum()), len(outputs))
         if record.reader is None:
             return changes, list(values.values()), None
-        bias = self.analysis.fold(record)[outputs]
+        bias = self.live.fold(record)[outputs]
         own = values.pop(id(getattr(layer, "bias", None)), None)
         if own is not None:
             bias = bias + own.astype("float64")

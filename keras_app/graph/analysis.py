@@ -1,28 +1,23 @@
-"""Which channels of a functional model belong together, and which are dead.
+"""Following the channels of a functional model through its graph.
 
-Channels are followed through the graph as `keras_app.layers.passing` says: a
-layer that mixes channels (`Dense`, convolutions) starts new atoms; one that
-keeps them apart (activations, batch normalization, pooling) passes them on; a
-merge joins the atoms of its inputs, a concatenation lines them up, and a
-flattening repeats them, once per position in space.
-
-An atom is live if it reaches an output of the model, or a layer that cannot be
-cut, or a nonzero weight toward a live channel, except that a constant is not
-read but folded into the bias of the reader, where that is exact. All others
-can go.
+`keras_app.layers.passing` says how: a layer that mixes channels (`Dense`,
+convolutions) starts new atoms; one that keeps them apart (activations, batch
+normalization, pooling) passes them on; a merge joins the atoms of its inputs, a
+concatenation lines them up, and a flattening repeats them, once per position in
+space.
 
 The heads of an attention layer are atoms of their own, which no other layer
-sees. A head is live if neither its values nor what reads them are all zero.
+sees.
 """
 
 import dataclasses
-import math
 
 import keras
 import numpy as np
 from keras import tree
 
 from keras_app import layers
+from keras_app.graph.atoms import Atoms
 from keras_app.graph.walking import is_graph
 from keras_app.graph.walking import walk
 from keras_app.layers.passing import Call
@@ -95,23 +90,8 @@ class Member:
     makes: bool
 
 
-def count_dead(model):
-    """Returns how many channels, neurons and heads `shrink` would cut.
-
-    Args:
-        model: A model of which `is_graph` is true.
-    """
-    analysis = Analysis(model)
-    analysis.find_live()
-    return sum(
-        int(np.count_nonzero(~analysis.kept(record.outputs)))
-        for record in analysis.records.values()
-        if record.reader is not None or record.is_attention
-    )
-
-
-class Analysis:
-    """The atoms of a model and, after `find_live`, which of them are live.
+class Analysis(Atoms):
+    """The channels of a model, followed through its graph.
 
     Args:
         model: A model of which `is_graph` is true.
@@ -127,10 +107,6 @@ class Analysis:
             if len(self.uncut) == known:
                 break
 
-    def kept(self, channels):
-        """Which positions stay, bool."""
-        return self._live[self.roots(channels.atoms)]
-
     def members(self, heads=False):
         """Returns a `Member` for each axis of a weight that holds atoms.
 
@@ -145,92 +121,6 @@ class Analysis:
             for member in record.members()
         ]
 
-    def must_stay(self):
-        """Returns `{root: why}` of the atoms that can never be cut."""
-        ends = "they are inputs or outputs of the model"
-        reasons = dict.fromkeys(self.roots(self._ends).tolist(), ends)
-        for channels, layer, reason in self._pins:
-            for root in self.roots(channels.atoms).tolist():
-                reasons.setdefault(root, f"{layer.name}: {reason}")
-        for root in self.roots(self._pinned).tolist():
-            reasons.setdefault(root, "they meet channels that must")
-        return reasons
-
-    def fold(self, record):
-        """What the constants that go add to the bias of a reader."""
-        gone = ~self.kept(record.inputs)
-        constants = np.where(gone, record.inputs.constants, 0.0)
-        return np.nan_to_num(constants, nan=0.0) @ record.reader.sums
-
-    def notes(self):
-        """What looks dead and was kept, `{name of the layer: reason}`."""
-        notes = {}
-        ends = np.isin(np.arange(len(self._parents)), self.roots(self._ends))
-        for channels, layer, reason in self._pins:
-            # Nobody expects the model to lose an input or output.
-            inside = ~ends[self.roots(channels.atoms)]
-            dead = np.count_nonzero(channels.known & inside)
-            if dead:
-                notes[layer.name] = f"{dead} constant channels kept: {reason}"
-        for layer, reason in self.uncut.values():
-            zeros = any(
-                len(weight.shape) > 1 and not numpy_of(weight).all()
-                for weight in getattr(layer, "weights", ())
-            )
-            if zeros:
-                notes.setdefault(layer.name, f"its zeros stay: {reason}")
-        for record in self.records.values():
-            if record.reader is None or record.reader.only_zeros is None:
-                continue
-            constants = record.inputs.constants
-            held = record.inputs.known & (constants != 0)
-            read = record.reader.reads[:, self.kept(record.outputs)].any(axis=1)
-            if (held & read).any():
-                notes[record.layer.name] = (
-                    f"{np.count_nonzero(held & read)} constant channels kept: "
-                    f"they are not zero, and {record.reader.only_zeros}"
-                )
-        for layer, channels, normed in self.grouped:
-            dead = channels.known & np.isnan(normed)
-            if dead.any():
-                notes[layer.name] = (
-                    f"{np.count_nonzero(dead)} constant channels kept: "
-                    "normalized together with channels that vary"
-                )
-        return notes
-
-    # Atoms: a forest in which joined atoms have the same root.
-
-    def new(self, size):
-        """Returns atoms that nothing knows yet."""
-        start = len(self._parents)
-        self._parents.extend(range(start, start + size))
-        return np.arange(start, start + size)
-
-    def _root(self, atom):
-        while self._parents[atom] != atom:
-            self._parents[atom] = self._parents[self._parents[atom]]
-            atom = self._parents[atom]
-        return atom
-
-    def roots(self, atoms):
-        """The atom that stands for all those joined with each, int64."""
-        return np.array([self._root(atom) for atom in atoms], "int64")
-
-    def join(self, first, second):
-        """Makes atoms be cut together, position by position."""
-        for a, b in zip(first, second):
-            self._parents[self._root(a)] = self._root(b)
-
-    def pin(self, channels, layer=None, reason=None):
-        """Makes channels stay."""
-        if channels.atoms is not None:
-            self._pinned.extend(channels.atoms)
-            if layer is not None:
-                self._pins.append((channels, layer, reason))
-
-    # The way forward through the graph.
-
     def _fresh(self, tensor):
         """Channels that no one knows anything of."""
         shape = tensor.shape
@@ -239,15 +129,14 @@ class Analysis:
         return Channels(self.new(shape[-1]), np.full(shape[-1], np.nan))
 
     def _follow(self, model):
-        self._parents, self._pinned = [], []
-        self._pins, self.grouped, self._ends = [], [], []
-        self.records, self.model_inputs = {}, {}
+        super().__init__()
+        self.records, self.model_inputs, self.grouped = {}, {}, []
         inputs = [self._fresh(tensor) for tensor in model.inputs]
         outputs = self._enter(model, inputs)
         for channels in [*inputs, *outputs]:
             self.pin(channels)
             if channels.atoms is not None:
-                self._ends.extend(channels.atoms)
+                self.ends.extend(channels.atoms)
 
     def _enter(self, model, inputs):
         before = self.model_inputs.setdefault(id(model), inputs)
@@ -349,58 +238,6 @@ class Analysis:
         old.inputs = old.inputs.replace(
             np.where(same, inputs.constants, np.nan)
         )
-
-    # The way back.
-
-    def find_live(self, multiple_of=1):
-        """Finds what stays.
-
-        Args:
-            multiple_of: Layers keep a multiple of this many channels if they
-                can. Defaults to `1`.
-        """
-        self._live = np.zeros(len(self._parents), bool)
-        self._live[self.roots(self._pinned)] = True
-        readers = [
-            (
-                record.reader.reads,
-                self.roots(record.inputs.atoms),
-                self.roots(record.outputs.atoms),
-                record.reader.folds(record.inputs.constants),
-            )
-            for record in self.records.values()
-            if record.reader is not None
-        ]
-        producers = [
-            self.roots(record.outputs.atoms)
-            for record in self.records.values()
-            if record.row.makes
-        ]
-        for record in self.records.values():
-            if record.is_attention:
-                heads = self.roots(record.outputs.atoms)
-                self._live[heads[np.isnan(record.outputs.constants)]] = True
-                self._round_up(heads, 1)
-        while True:
-            before = np.count_nonzero(self._live)
-            for reads, inputs, outputs, foldable in readers:
-                needed = reads[:, self._live[outputs]].any(axis=1) & ~foldable
-                self._live[inputs[needed]] = True
-            if np.count_nonzero(self._live) != before:
-                continue
-            for atoms in producers:
-                self._round_up(atoms, multiple_of)
-            if np.count_nonzero(self._live) == before:
-                return
-
-    def _round_up(self, atoms, multiple_of):
-        """Brings dead channels back; a layer keeps one at the least."""
-        kept = np.count_nonzero(self._live[atoms])
-        target = max(1, math.ceil(kept / multiple_of)) * multiple_of
-        for atom in atoms:
-            if np.count_nonzero(self._live[atoms]) >= target:
-                return
-            self._live[atom] = True
 
 
 def _dead_heads(layer, count):
