@@ -34,6 +34,7 @@ PARAMETERS = {
     "resnet18": 11_173_962,
     "resnet50": 23_520_842,
     "vgg16_bn": 14_724_042,
+    "fast_convnet": 1_971_328,
     "convnet_5x5": 236_618,
     "densenet_design": 28_107,
 }

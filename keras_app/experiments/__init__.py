@@ -6,6 +6,7 @@ from keras_app.experiments import models
 from keras_app.experiments.anytime import Anytime
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import PlateauLearningRate
+from keras_app.experiments.callbacks import TriangularLearningRate
 from keras_app.experiments.continuous import TicketSearch
 from keras_app.experiments.lottery import Lottery
 from keras_app.experiments.training import Train
@@ -17,6 +18,7 @@ __all__ = [
     "PlateauLearningRate",
     "TicketSearch",
     "Train",
+    "TriangularLearningRate",
     "data",
     "devices",
     "models",

@@ -69,7 +69,7 @@ class Anytime(Comparison):
             the next, as in the authors' code. Defaults to `False`.
         init_from_scratch: Whether every megabatch starts from the initial
             weights (under the current mask). Defaults to `False`.
-        mean, std, seed: See `Train`.
+        mean, std, seed, dtype_policy, label_smoothing, no_decay: See `Train`.
 
     Raises:
         ValueError: See `Train`.

@@ -70,6 +70,60 @@ class MilestoneLearningRate(Configured, keras.callbacks.Callback):
         logs["learning_rate"] = learning_rate_of(self.model)
 
 
+class TriangularLearningRate(Configured, keras.callbacks.Callback):
+    """Rises to a peak and falls again, both linearly, over a whole `fit`.
+
+    Before step t of T, counted from 0, with u = t / T:
+
+        lr = peak * (start + (1 - start) u / rise)              where u < rise
+        lr = peak * (1 - (1 - end) (u - rise) / (1 - rise))     elsewhere
+
+    It follows from the number of the step alone, so a run that is resumed
+    goes on with it. The optimizer's own rate is overwritten.
+
+    Args:
+        peak: The highest rate, > 0.
+        start, end: Rates of the first step and after the last, as shares of
+            the peak, in [0, 1]. Default to `0.2` and `0.07`.
+        rise: Share of the steps until the peak, in (0, 1). Defaults to
+            `0.23`.
+
+    Reference: [Jordan, 2024](https://arxiv.org/abs/2404.00498). Differs: none
+    known.
+    """
+
+    def __init__(self, peak, start=0.2, end=0.07, rise=0.23):
+        super().__init__()
+        check_number("peak", peak, lambda x: x > 0, "> 0")
+        check_number("start", start, lambda x: 0 <= x <= 1, "in [0, 1]")
+        check_number("end", end, lambda x: 0 <= x <= 1, "in [0, 1]")
+        check_number("rise", rise, lambda x: 0 < x < 1, "in (0, 1)")
+        self.peak = peak
+        self.start = start
+        self.end = end
+        self.rise = rise
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Remembers which epoch it is."""
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Sets the step's rate."""
+        steps = self.params["steps"]
+        done = self._epoch * steps + batch
+        share = done / (self.params["epochs"] * steps)
+        if share < self.rise:
+            height = self.start + (1 - self.start) * share / self.rise
+        else:
+            height = 1 - (1 - self.end) * (share - self.rise) / (1 - self.rise)
+        host.sync(self.model)
+        self.model.optimizer.learning_rate = self.peak * height
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Adds the rate of the last step to the logs."""
+        logs["learning_rate"] = learning_rate_of(self.model)
+
+
 class PlateauLearningRate(Configured, keras.callbacks.Callback):
     """Lowers the learning rate when the training loss stops falling.
 

@@ -58,7 +58,7 @@ class TicketSearch(Experiment):
         milestones: Epochs of a round at which the learning rate falls to a
             tenth. Defaults to `(56, 71)`.
         label: Name of the method in tables. Defaults to mode and strategy.
-        mean, std, seed: See `Train`.
+        mean, std, seed, dtype_policy, label_smoothing, no_decay: See `Train`.
 
     Its summary lists in `rounds` the densities, and soft and hard validation
     accuracies, after each round.
@@ -136,6 +136,9 @@ class TicketSearch(Experiment):
             epochs=total,
             mean=self.mean,
             std=self.std,
+            dtype_policy=self.dtype_policy,
+            label_smoothing=self.label_smoothing,
+            no_decay=self.no_decay,
             discover=lambda model: {"rounds": pruner.history},
             label=self.label or f"{self.mode}, {self.strategy}",
             seed=self.seed,

@@ -6,6 +6,7 @@ An `Experiment` holds the arguments. For each of its methods it makes a
 epoch and goes on where a killed run stopped.
 """
 
+import contextlib
 import dataclasses
 
 import keras
@@ -13,11 +14,17 @@ import keras
 from keras_app import host
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
+from keras_app.checks import check_number
 from keras_app.experiments import data as data_lib
 from keras_app.experiments import models
+from keras_app.experiments.losses import SmoothedCrossentropy
+from keras_app.experiments.models.whitening import wants_whitening
 from keras_app.experiments.run.runner import Runner
 from keras_app.experiments.run.session import open_folder
 from keras_app.experiments.run.session import Session
+
+_POLICIES = (None, "float32", "mixed_bfloat16")
+_WHITENED = 5000  # images that a whitening layer is made from
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,12 +34,29 @@ class Experiment:
     A child is a frozen dataclass. Its fields are the arguments, what gin
     binds, and what a run must have in common with the one that it resumes.
     All children have `data`, `model`, `optimizer` and `epochs`, too.
+
+    Args:
+        mean, std: Normalization inside the model. Default to `None`.
+        seed: Seed of everything, >= 0. Defaults to `0`.
+        dtype_policy: What the layers compute in: `"float32"`,
+            `"mixed_bfloat16"` (weights stay float32), or `None`, Keras's
+            global policy. The global policy itself is left as it is.
+            `"mixed_float16"` is not taken: it needs a scaled loss. Defaults
+            to `None`.
+        label_smoothing: Share of a target that is spread over all classes, in
+            [0, 1); of the validation loss, too. Defaults to `0.0`.
+        no_decay: Patterns of the names of variables which the optimizer's
+            `weight_decay` leaves alone, such as `("bias", "beta")`. Defaults
+            to `()`.
     """
 
     _: dataclasses.KW_ONLY
     mean: object = None
     std: object = None
     seed: int = 0
+    dtype_policy: str | None = None
+    label_smoothing: float = 0.0
+    no_decay: tuple = ()
 
     #: What `summary.json` calls it.
     kind = None
@@ -52,6 +76,20 @@ class Experiment:
             check_choice(name, getattr(self, name), choices)
         for name, least in self._least.items():
             check_int(name, getattr(self, name), least)
+        check_choice("dtype_policy", self.dtype_policy, _POLICIES)
+        check_number(
+            "label_smoothing",
+            self.label_smoothing,
+            lambda x: 0 <= x < 1,
+            "in [0, 1)",
+        )
+        if isinstance(self.no_decay, str) or not all(
+            isinstance(name, str) for name in self.no_decay
+        ):
+            raise TypeError(
+                "`no_decay` must be names in a list. "
+                f"Received: no_decay={self.no_decay!r}"
+            )
 
     def run(self, run_dir, resume=False, *, on_start=None, verbose=True):
         """Runs the experiment and writes its run folder.
@@ -126,16 +164,26 @@ class Experiment:
     def build_model(self, loss=None, metrics=("accuracy",)):
         """Returns the compiled, built model; equal for equal seeds."""
         keras.utils.set_random_seed(self.seed)
-        model = self.model(
-            input_shape=tuple(self.data.image_shape),
-            num_classes=self.data.num_classes,
-            mean=self.mean,
-            std=self.std,
-            seed=self.seed,
-        )
+        with _policy(self.dtype_policy):
+            model = self.model(
+                input_shape=tuple(self.data.image_shape),
+                num_classes=self.data.num_classes,
+                mean=self.mean,
+                std=self.std,
+                seed=self.seed,
+            )
+        if wants_whitening(model):
+            ids = self.data.train_ids[:_WHITENED]
+            models.whiten(model, self.data.images(ids))
         self.prepare_weights(model)
         if loss is None:
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            loss = (
+                SmoothedCrossentropy(self.label_smoothing)
+                if self.label_smoothing
+                else keras.losses.SparseCategoricalCrossentropy(
+                    from_logits=True
+                )
+            )
         optimizer = self.optimizer
         model.compile(
             optimizer if isinstance(optimizer, str) else optimizer(),
@@ -143,8 +191,20 @@ class Experiment:
             metrics=list(metrics),
         )
         host.check_model(model)
+        self._leave_out_of_decay(host.inner_optimizer(model))
         model.optimizer.build(model.trainable_variables)
         return model
+
+    def _leave_out_of_decay(self, optimizer):
+        if not self.no_decay:
+            return
+        if optimizer.weight_decay is None:
+            raise ValueError(
+                "`no_decay` must be () with an optimizer that has no "
+                f"decoupled weight decay. Received: no_decay={self.no_decay} "
+                f"with {type(optimizer).__name__}"
+            )
+        optimizer.exclude_from_weight_decay(var_names=list(self.no_decay))
 
     def prepare_weights(self, model):
         """Changes the initial weights."""
@@ -265,6 +325,19 @@ class Stage:
     about: dict = dataclasses.field(default_factory=dict)
     title: str = ""
     details: object = None
+
+
+@contextlib.contextmanager
+def _policy(name):
+    """Makes layers compute so inside; outside all is as it was."""
+    before = keras.config.dtype_policy()
+    try:
+        if name is not None:
+            keras.config.set_dtype_policy(name)
+        yield
+    finally:
+        if name is not None:
+            keras.config.set_dtype_policy(before)
 
 
 def made(name, data, seed):

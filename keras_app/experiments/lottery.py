@@ -89,7 +89,7 @@ class Lottery(Comparison):
             to `None`: all from 1 to `rounds - 1`.
         evaluation_runs: Trainings whose mean judges a ticket, >= 1. Defaults
             to `1`.
-        mean, std, seed: See `Train`.
+        mean, std, seed, dtype_policy, label_smoothing, no_decay: See `Train`.
 
     Raises:
         ValueError: Bad arguments, here or when it is run, before anything is

@@ -50,7 +50,21 @@ class Train(Experiment):
             `None`.
         label: Name of the method in tables. Defaults to the optimizer's
             class, and the pruner's.
+        average_flip: Whether test images are judged by the mean of the logits
+            of the image and of its mirror image. The summary then lists the
+            figures that are such means in `averaged_over_flip`, and has
+            `accuracy_unflipped` too; figures of validation are never such.
+            Defaults to `False`.
         seed: Seed of everything, >= 0. Defaults to `0`.
+        dtype_policy: What the layers compute in: `"float32"`,
+            `"mixed_bfloat16"` (weights stay float32), or `None`, Keras's
+            global policy. See `docs/choosing.md` for when it is faster.
+            Defaults to `None`.
+        label_smoothing: Share of a target that is spread over all classes, in
+            [0, 1). Defaults to `0.0`.
+        no_decay: Patterns of the names of variables which the optimizer's
+            `weight_decay` leaves alone, such as `("bias", "beta")`. Defaults
+            to `()`.
 
     Raises:
         ValueError: Bad arguments, here or when it is run, before anything is
@@ -74,6 +88,7 @@ class Train(Experiment):
     epochs: int = 10
     discover: object = None
     label: str | None = None
+    average_flip: bool = False
 
     kind = "train"
     methods = (None,)  # the learner names itself
@@ -106,6 +121,24 @@ class Train(Experiment):
         """Epochs of all methods, for the progress bar."""
         return self.epochs
 
+    def resolved(self):
+        """Returns the experiment with its data and its model made ready."""
+        ready = super().resolved()
+        for name in ("label_smoothing", "average_flip"):
+            if getattr(self, name):
+                if ready.data.num_classes is None:
+                    raise ValueError(
+                        f"`{name}` must be left out where the targets are "
+                        f"images. Received: {name}={getattr(self, name)}"
+                    )
+        if self.average_flip and len(ready.data.image_shape) != 3:
+            raise ValueError(
+                "`average_flip` must be False unless images have the shape "
+                "(height, width, channels). Received: inputs of shape "
+                f"{tuple(ready.data.image_shape)}"
+            )
+        return ready
+
     def prepare_weights(self, model):
         """Changes the initial weights."""
         if self.sparsify is not None:
@@ -122,7 +155,10 @@ class Train(Experiment):
     def summary(self, learner, figures):
         """Test examples, and what `discover` finds in the model."""
         found = self.discover(learner.model) if self.discover else {}
-        return {"test_examples": len(self.data.test[0]), **found}
+        averaged = (
+            {"averaged_over_flip": ["accuracy"]} if self.average_flip else {}
+        )
+        return {"test_examples": len(self.data.test[0]), **averaged, **found}
 
     def table(self, figures):
         """Title, columns and rows of the closing table."""
@@ -228,10 +264,19 @@ class _Learner(Learner):
     def _judge(self):
         data = self.experiment.data
         inputs, targets = data.test
-        outputs = devices.predict(self.model, inputs, batch_size=256, verbose=0)
+        outputs = self._outputs(inputs)
         if data.num_classes is not None:
+
+            def share_right(logits):
+                return float(np.mean(np.argmax(logits, -1) == targets))
+
+            if not self.experiment.average_flip:
+                return {"accuracy": share_right(outputs)}
+            # The mean of both has the same largest entry as their sum.
+            both = outputs + self._outputs(inputs[:, :, ::-1])
             return {
-                "accuracy": float(np.mean(np.argmax(outputs, -1) == targets))
+                "accuracy": share_right(both),
+                "accuracy_unflipped": share_right(outputs),
             }
         error = float(np.mean((outputs - targets) ** 2))
         before = float(np.mean((inputs - targets) ** 2))
@@ -241,6 +286,9 @@ class _Learner(Learner):
             "psnr": -10 * math.log10(error),
             "psnr_of_input": -10 * math.log10(before),
         }
+
+    def _outputs(self, inputs):
+        return devices.predict(self.model, inputs, batch_size=256, verbose=0)
 
     def missed(self):
         """What the pruner says."""

@@ -21,6 +21,8 @@ class Parts(source.InMemory, WholeSignature):
     They hand on as `**parts` what is the same for all of them.
     """
 
+    _flip = False  # of training images, see `source.augmented`
+
     def __init__(
         self,
         name_or_arrays,
@@ -96,8 +98,13 @@ class Parts(source.InMemory, WholeSignature):
             A `tf.data.Dataset` of `(last - first) * steps(ids)` batches.
         """
         ids = self.train_ids if ids is None else ids
-        prepare = self._prepare_training
-        batches = self._batches([_TRAIN], ids, prepare, with_ids=with_ids)
+        batches = self._batches(
+            [_TRAIN],
+            ids,
+            self._prepare_training,
+            with_ids=with_ids,
+            flip=self._flip,
+        )
         return batches.epochs(first, last)
 
     def steps(self, ids):
@@ -168,12 +175,16 @@ class Holdout(Parts):
             Defaults to `None`: the split of the named data set.
         batch_size: Samples per batch; the last one may be smaller. Defaults
             to `128`.
-        augment: Whether to augment training images: zero padding and a random
-            crop back to their size, then a random horizontal flip. Defaults
-            to `False`.
-        padding: Zeros added on each side before the crop. Defaults to `4`.
-        flip: Whether augmentation flips half of the images. Defaults to
-            `True`.
+        augment: Whether to augment training images: padding and a random
+            crop back to their size, and a horizontal flip. Defaults to
+            `False`.
+        padding: Pixels added on each side before the crop. Defaults to `4`.
+        flip: `True`: whether an image is mirrored is drawn anew every time;
+            `"alternating"`: it is in every other epoch, and which images
+            begin is drawn once from the seed, so that two epochs show each
+            image both ways; `False`: none is. Defaults to `True`.
+        pad_mode: What the padding holds: `"constant"`, zeros, or `"reflect"`,
+            the image reflected. Defaults to `"constant"`.
         shuffle: Whether to mix the samples once, under `seed`, before some
             are held out. The order within an epoch is always random. Defaults
             to `True`.
@@ -211,16 +222,25 @@ class Holdout(Parts):
         augment=False,
         padding=4,
         flip=True,
+        pad_mode="constant",
         **parts,
     ):
         self._augment = augment
-        self._changes = {"padding": padding, "flip": flip}
+        self._changes = {
+            "padding": padding,
+            "flip": flip,
+            "pad_mode": pad_mode,
+        }
         self._augmented = source.augmented(**self._changes)
+        self._flip = augment and flip
         super().__init__(name_or_arrays, validation_fraction, **parts)
 
     def _check(self, argument, images):
         if self._augment:
-            source.check_augmentable(images)
+            changes = self._changes
+            source.check_augmentable(
+                images, changes["padding"], changes["pad_mode"]
+            )
 
     def _settings(self):
         return {"augment": self._augment, **self._changes}

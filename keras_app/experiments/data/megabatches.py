@@ -95,16 +95,15 @@ class Megabatches(source.InMemory):
         shuffle: Whether to mix the source once, under `seed`, before it is
             split, so that class-sorted sources give megabatches alike.
             Defaults to `True`.
-        augment: Whether to augment training images: zero padding and a random
-            crop back to their size, then a random horizontal flip. Defaults
-            to `None`: samples of the shape (height, width, channels) are.
+        augment: Whether to augment training images: padding and a random
+            crop back to their size, and a horizontal flip. Defaults to
+            `None`: samples of the shape (height, width, channels) are.
         augment_validation, augment_scoring: The same for the validation and
             the scoring sample, with the same draws at every pass. The
             released code of anytime progressive pruning augments both.
             Default to `False`.
-        padding: Zeros added on each side before the crop. Defaults to `4`.
-        flip: Whether augmentation flips half of the images. Defaults to
-            `True`.
+        padding, flip, pad_mode: See `Holdout`; flips alternate within the
+            epochs of a megabatch. Default to `4`, `True` and `"constant"`.
         with_ids: Whether batches carry the int64 ids of their samples as a
             third component. Keras reads a third component as sample weights:
             map it away before `fit`. Defaults to `False`.
@@ -156,6 +155,7 @@ class Megabatches(source.InMemory):
         augment_scoring=False,
         padding=4,
         flip=True,
+        pad_mode="constant",
         with_ids=False,
         seed=0,
         data_dir=None,
@@ -163,7 +163,11 @@ class Megabatches(source.InMemory):
     ):
         check_int("num_megabatches", num_megabatches, 1)
         check_int("scoring_batch_size", scoring_batch_size, 1)
-        changes = {"padding": padding, "flip": flip}
+        self._changes = changes = {
+            "padding": padding,
+            "flip": flip,
+            "pad_mode": pad_mode,
+        }
         self._augmented = source.augmented(**changes)
         self._augment = [augment, augment_validation, augment_scoring]
         super().__init__(name_or_arrays, batch_size, seed, data_dir, split)
@@ -212,7 +216,15 @@ class Megabatches(source.InMemory):
         if self._augment[_TRAIN] is None:
             self._augment[_TRAIN] = images.ndim == 4
         if any(self._augment):
-            source.check_augmentable(images)
+            changes = self._changes
+            source.check_augmentable(
+                images, changes["padding"], changes["pad_mode"]
+            )
+
+    @property
+    def train_ids(self):
+        """int64 array of the ids to train on in the first megabatch."""
+        return self._ids[0][_TRAIN]
 
     def __len__(self):
         return len(self._ids)
@@ -229,12 +241,14 @@ class Megabatches(source.InMemory):
         ids = self._ids[index]
 
         def batches(part, use):
+            augment = self._augment[part]
             return self._batches(
                 [index, use],
                 ids[part],
-                self._augmented if self._augment[part] else source.unchanged,
+                self._augmented if augment else source.unchanged,
                 self._sizes[part],
                 self._with_ids,
+                augment and self._changes["flip"],
             )
 
         epochs = batches(_TRAIN, _TRAIN)

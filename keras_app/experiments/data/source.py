@@ -5,9 +5,13 @@ import hashlib
 
 import numpy as np
 
+from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.experiments.data import loading
 from keras_app.experiments.data.loading import tf
+
+# The stream of random numbers that says which images are mirrored first.
+_MIRRORED = 7
 
 
 def read(name_or_arrays, split, data_dir):
@@ -44,6 +48,10 @@ def check_arrays(argument, arrays, alternative=""):
     return images, labels.astype("int32")
 
 
+# A mirror image in every other epoch, for each image.
+ALTERNATING = "alternating"
+
+
 def digest(labels, parts):
     """A short text that tells which samples are where.
 
@@ -58,12 +66,18 @@ def digest(labels, parts):
     return hashed.hexdigest()[:16]
 
 
-def check_augmentable(images):
-    """Raises unless `images` are `(N, height, width, channels)`."""
+def check_augmentable(images, padding, pad_mode):
+    """Raises unless `images` are such that they can be padded and cropped."""
     if images.ndim != 4:
         raise ValueError(
             "`augment` must be False unless images have the shape (N, height, "
             f"width, channels). Received: images of shape {images.shape}"
+        )
+    if pad_mode == "reflect" and padding >= min(images.shape[1:3]):
+        raise ValueError(
+            "`padding` must be below the height and the width with "
+            f"pad_mode='reflect'. Received: padding={padding} for images of "
+            f"shape {images.shape}"
         )
 
 
@@ -90,23 +104,28 @@ def unchanged(images, labels, key):
     return images, labels
 
 
-def augmented(padding, flip):
+def augmented(padding, flip, pad_mode):
     """Returns a function for `Batches`: shifted images, half of them flipped.
 
     Args:
-        padding: Zeros added on each side before images are cropped at random.
-        flip: Whether half of the images are flipped.
+        padding: Pixels added on each side before images are cropped at random.
+        flip: Whether half of the images are flipped. `"alternating"` is done
+            elsewhere, see `Batches`.
+        pad_mode: `"constant"`: zeros, or `"reflect"`.
     """
     check_int("padding", padding, 0)
+    check_choice("flip", flip, (True, False, ALTERNATING))
+    check_choice("pad_mode", pad_mode, ("constant", "reflect"))
+    coins = flip != ALTERNATING and bool(flip)
 
     def prepare(images, labels, key):
-        return _crop_and_flip(images, key, padding, flip), labels
+        return _crop_and_flip(images, key, padding, coins, pad_mode), labels
 
     return prepare
 
 
-def _crop_and_flip(images, key, padding, flip):
-    """Pads with zeros, crops back at random, flips half of the images."""
+def _crop_and_flip(images, key, padding, flip, pad_mode):
+    """Pads, crops back at random, flips half of the images."""
     batch = tf.shape(images)[0]
     height, width = images.shape[1:3]
     draws = tf.random.stateless_uniform(
@@ -119,7 +138,7 @@ def _crop_and_flip(images, key, padding, flip):
         coins = tf.random.stateless_uniform((batch,), tf.random.fold_in(key, 1))
         columns = tf.where(coins[:, None] < 0.5, columns[:, ::-1], columns)
     around = [padding, padding]
-    images = tf.pad(images, [[0, 0], around, around, [0, 0]])
+    images = tf.pad(images, [[0, 0], around, around, [0, 0]], mode=pad_mode)
     images = tf.gather(images, rows, batch_dims=1)
     return tf.gather(images, columns, axis=2, batch_dims=1)
 
@@ -164,6 +183,9 @@ class Batches:
             from `key`, a new one for every batch. What it returns as input is
             scaled to [0, 1] if it is uint8 still.
         with_ids: Whether batches carry their ids as a third component.
+        mirrored: bool array by id: which images `prepare` is given mirrored
+            in the epochs 0, 2, 4, ...; the others are in 1, 3, 5, ...
+            Defaults to `None`: no image ever.
     """
 
     samples: Samples
@@ -172,6 +194,7 @@ class Batches:
     key: np.ndarray
     prepare: object
     with_ids: bool = False
+    mirrored: np.ndarray | None = None
 
     @property
     def steps(self):
@@ -180,7 +203,8 @@ class Batches:
 
     def fixed(self):
         """Batches in the order of `ids`, the same at every pass."""
-        dataset = self._cut(self._ids_on_host(), tf.constant(self.key))
+        ids, key = self._ids_on_host(), tf.constant(self.key)
+        dataset = self._cut(ids, key, tf.constant(0, "int64"))
         return self._gathered(dataset, self.steps)
 
     def epochs(self, first, last):
@@ -210,24 +234,29 @@ class Batches:
         def epoch(number):
             key = tf.random.fold_in(self.key, number)
             order = tf.random.experimental.stateless_shuffle(ids, key)
-            return self._cut(order, key)
+            return self._cut(order, key, number)
 
         return self._gathered(numbers.flat_map(epoch), count * self.steps)
 
-    def _cut(self, ids, key):
-        """The `(ids, key)` of each batch."""
+    def _cut(self, ids, key, number):
+        """The `(ids, key, number of the epoch)` of each batch."""
 
         def batch(step):
-            begin = step * self.size
-            return ids[begin : begin + self.size], tf.random.fold_in(key, step)
+            here = ids[step * self.size : (step + 1) * self.size]
+            return here, tf.random.fold_in(key, step), number
 
         return tf.data.Dataset.range(self.steps).map(batch)
 
     def _gathered(self, dataset, count):
         """The `count` batches themselves."""
 
-        def gather(ids, key):
+        def gather(ids, key, number):
             images = tf.gather(self.samples.images, ids)
+            if self.mirrored is not None:
+                now = tf.gather(self.mirrored, ids) ^ (number % 2 == 1)
+                images = tf.where(
+                    now[:, None, None, None], images[:, :, ::-1], images
+                )
             labels = tf.gather(self.samples.labels, ids)
             inputs, targets = self.prepare(images, labels, key)
             parts = (in_unit_range(inputs), targets, ids)
@@ -272,16 +301,30 @@ class InMemory:
     def _check(self, argument, images):
         """Raises unless `images` are what batches can be made of."""
 
-    def _batches(self, use, ids, prepare, size=None, with_ids=False):
+    def _batches(
+        self, use, ids, prepare, size=None, with_ids=False, flip=False
+    ):
         """The `Batches` of some samples, which draw as this use of them does.
 
         Args:
             use: Integers, which make a stream of random numbers of its own.
             ids, prepare, size, with_ids: See `Batches`.
+            flip: See `augmented`; here decides whether flips alternate.
         """
         key = stream_key(self._seed, *use)
         size = size or self.batch_size
-        return Batches(self._samples, ids, size, key, prepare, with_ids)
+        mirrored = None
+        if flip == ALTERNATING:
+            # One draw for the whole source, whatever the use and the split.
+            coins = np.random.default_rng((self._seed, _MIRRORED))
+            mirrored = coins.random(len(self._labels)) < 0.5
+        return Batches(
+            self._samples, ids, size, key, prepare, with_ids, mirrored
+        )
+
+    def images(self, ids):
+        """Array of some inputs as they are stored, uint8 ones in [0, 1]."""
+        return in_unit_range(tf.gather(self._samples.images, ids)).numpy()
 
     def _which(self, ids):
         """What decides which samples come, for `settings`."""

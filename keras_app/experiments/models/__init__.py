@@ -35,6 +35,7 @@ from keras_app.experiments.models.lookup import hub_backbone
 from keras_app.experiments.models.networks import convnet
 from keras_app.experiments.models.networks import convnet_5x5
 from keras_app.experiments.models.networks import densenet_design
+from keras_app.experiments.models.networks import fast_convnet
 from keras_app.experiments.models.networks import mlp
 from keras_app.experiments.models.networks import resnet18
 from keras_app.experiments.models.networks import resnet20
@@ -45,6 +46,7 @@ from keras_app.experiments.models.networks import resnet_cifar
 from keras_app.experiments.models.networks import skip_encoder
 from keras_app.experiments.models.networks import SkipSum
 from keras_app.experiments.models.networks import vgg16_bn
+from keras_app.experiments.models.whitening import whiten
 
 __all__ = [
     "SkipSum",
@@ -53,6 +55,7 @@ __all__ = [
     "convnet_5x5",
     "densenet_design",
     "factory",
+    "fast_convnet",
     "get",
     "hub_backbone",
     "initialize",
@@ -65,4 +68,5 @@ __all__ = [
     "resnet_cifar",
     "skip_encoder",
     "vgg16_bn",
+    "whiten",
 ]

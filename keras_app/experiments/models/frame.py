@@ -75,7 +75,9 @@ def classify(body, name, rank, input_shape, num_classes, mean, std, seed):
     check_int("num_classes", num_classes, 1)
     # The logits last: without a seed, layers draw from Keras's in this order.
     features = body(x)
-    outputs = layers.Dense(num_classes, name="logits")(features)
+    outputs = layers.Dense(num_classes, dtype=full_precision(), name="logits")(
+        features
+    )
     return finish(inputs, outputs, name, seed)
 
 
@@ -84,6 +86,15 @@ def begin(input_shape, mean, std, rank=3):
     check_input_shape(input_shape, rank)
     inputs = keras.Input(input_shape, name="images")
     return inputs, _normalize(inputs, mean, std)
+
+
+def full_precision():
+    """What logits are computed in: the type of the weights.
+
+    With a mixed policy the other layers compute in half precision, whose few
+    bits would make logits equal that are not.
+    """
+    return keras.config.dtype_policy().variable_dtype
 
 
 def finish(inputs, outputs, name, seed):

@@ -6,6 +6,7 @@ from keras import layers
 from keras_app.checks import check_int
 from keras_app.experiments.models import frame
 from keras_app.experiments.models.frame import classifier
+from keras_app.experiments.models.whitening import WHITENING
 
 # For each group, how many filters a convolution has and how many there are.
 _VGG16_GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -110,6 +111,83 @@ def convnet_5x5(x):
         x = layers.ReLU(name=f"relu{i}")(x)
     x = layers.Flatten(name="flatten")(x)
     return layers.Dense(128, activation="relu", name="hidden")(x)
+
+
+def fast_convnet(
+    input_shape,
+    num_classes,
+    widths=(64, 256, 256),
+    mean=None,
+    std=None,
+    seed=None,
+):
+    """Convolutional network for many short trainings on small images.
+
+    A 2x2 convolution that whitens patches, with a kernel that is not trained,
+    then a group per entry of `widths`:
+
+        3x3 convolution, 2x2 max pool, batch normalization, GELU,
+        3x3 convolution, batch normalization, GELU
+
+    then a global max pool and logits without bias, divided by 9. Batch
+    normalization has offsets and no scales. `whiten` sets the whitening
+    kernel from images, as `experiments` do of themselves; before that it is
+    random. Trainable parameters for 32x32x3 images and 10 classes: 1,971,328;
+    497,216 with `widths=(32, 128, 128)`.
+
+    Args:
+        widths: Filters of the groups, at least one. Defaults to
+            `(64, 256, 256)`.
+
+    Example:
+
+    >>> model = fast_convnet((32, 32, 3), 10, widths=(32, 128, 128))
+    >>> model.get_layer("whitening").trainable
+    False
+
+    Reference: [Jordan, 2024](https://arxiv.org/abs/2404.00498). Differs: the
+    whitening has no bias, which the author trains for three epochs; the first
+    weights are normal, not partly the identity; no other optimizer for the
+    offsets.
+    """
+    inputs, x = frame.begin(input_shape, mean, std)
+    check_int("num_classes", num_classes, 1)
+    if not widths:
+        raise ValueError(
+            f"`widths` must have at least one entry. Received: widths={widths}"
+        )
+    least = 1 + 2 ** len(widths)
+    if min(x.shape[1:3]) < least:
+        raise ValueError(
+            "`input_shape` must have a height and a width of at least "
+            f"{least}. Received: input_shape={tuple(input_shape)}"
+        )
+    x = layers.Conv2D(
+        2 * 4 * x.shape[-1],
+        2,
+        use_bias=False,
+        data_format="channels_last",
+        trainable=False,
+        name=WHITENING,
+    )(x)
+    x = layers.Activation("gelu", name="whitening_gelu")(x)
+    for i, width in enumerate(widths, start=1):
+        for j in (1, 2):
+            x = frame.conv(x, width, f"group{i}_conv{j}", use_bias=False)
+            if j == 1:
+                x = frame.max_pool(x, f"group{i}_pool", padding="valid")
+            # A few hundred steps are all that the statistics have.
+            x = layers.BatchNormalization(
+                momentum=0.8, epsilon=1e-5, scale=False, name=f"group{i}_bn{j}"
+            )(x)
+            x = layers.Activation("gelu", name=f"group{i}_gelu{j}")(x)
+    x = layers.GlobalMaxPooling2D(
+        data_format="channels_last", name="global_pool"
+    )(x)
+    dtype = frame.full_precision()
+    x = layers.Dense(num_classes, use_bias=False, dtype=dtype, name="logits")(x)
+    outputs = layers.Rescaling(1 / 9, dtype=dtype, name="logits_scale")(x)
+    return frame.finish(inputs, outputs, "fast_convnet", seed)
 
 
 @classifier()
