@@ -106,7 +106,7 @@ def run(script, cwd=ROOT, path=ROOT, **environment):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()

@@ -10,13 +10,13 @@ import warnings
 
 import keras
 import numpy as np
-import pytest
 
 import keras_app
 from keras_app import enforcement
 from keras_app import pruners
 from keras_app import schedules
 from keras_app.export import load_sparse
+from tests.helpers import BACKEND
 from tests.helpers import to_numpy
 from tests.stored import write
 
@@ -89,9 +89,8 @@ def test_a_sparse_checkpoint_loads():
     enforcement.attach(model)
 
 
-@pytest.mark.filterwarnings("ignore:.*backend")
 def test_a_run_goes_on_from_its_checkpoint(tmp_path):
-    shutil.copytree(STORED / "run", tmp_path / "run")
+    shutil.copytree(STORED / f"run_{BACKEND}", tmp_path / "run")
     log = (tmp_path / "run" / "metrics.jsonl").read_text()
     summary = write.experiment().run(
         tmp_path / "run", resume=True, verbose=False

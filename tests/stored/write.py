@@ -2,11 +2,12 @@
 
     git worktree add /tmp/old 3e96768
     cp tests/stored/write.py /tmp/old
-    cd /tmp/old && KERAS_BACKEND=torch python write.py files FOLDER
+    cd /tmp/old && KERAS_BACKEND=jax python write.py files FOLDER
 
 wrote `magnitude.keras`, `magnitude.weights.h5`, `magnitude.sparse` and
-`ste.weights.h5`. The run folder is of commit bf236b2, because experiments were
-functions before and had other settings:
+`ste.weights.h5`. On PyTorch Keras stores an optimizer that it loads nowhere
+else. The run folders are of commit bf236b2, because experiments
+were functions before and had other settings; a run stays with its backend:
 
     KERAS_BACKEND=torch python write.py run FOLDER
 """
@@ -47,7 +48,8 @@ def network(*_, **__):
 def compiled(optimizer):
     model = network()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss)
+    # The file keeps it, and to compile takes PyTorch minutes.
+    model.compile(optimizer, loss, jit_compile=False)
     return model
 
 
@@ -106,7 +108,9 @@ def write_run(folder):
 
     RunFolder.save_checkpoint = killed
     try:
-        experiment().run(folder / "run", verbose=False)
+        experiment().run(
+            folder / f"run_{keras.backend.backend()}", verbose=False
+        )
     except Killed:
         pass
 
