@@ -66,7 +66,9 @@ def _whole_signature(cls, init):
     for name, each in inspect.signature(
         super(cls, cls).__init__
     ).parameters.items():
-        own.setdefault(name, each.replace(kind=each.KEYWORD_ONLY))
+        if each.kind is not each.VAR_KEYWORD:
+            each = each.replace(kind=each.KEYWORD_ONLY)
+        own.setdefault(name, each)
     return signature.replace(parameters=own.values())
 
 

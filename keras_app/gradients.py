@@ -166,78 +166,54 @@ def _to_tensor(part):
     return ops.convert_to_tensor(np.asarray(part))
 
 
-def _gradient(loss, values, *args):
-    backend = host.BACKEND
-    if backend == "jax":
+def _gradient(loss, values, *args, again=False):
+    """The gradient and the state; `again`: to be differentiated once more."""
+    if host.BACKEND == "jax":
         import jax
 
         return jax.grad(loss, has_aux=True)(values, *args)
-    if backend == "tensorflow":
+    if host.BACKEND == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
             tape.watch(values)
             value, state = loss(values, *args)
-        return _tf_gradient(tape, value, values), state
+        found = tape.gradient(value, values, unconnected_gradients="zero")
+        # The gradient of a gathered weight comes as slices.
+        return [ops.convert_to_tensor(part) for part in found], state
     import torch
 
     with torch.enable_grad():
-        values = [v.detach().clone().requires_grad_() for v in values]
+        if not again:
+            values = [v.detach().clone().requires_grad_() for v in values]
         value, state = loss(values, *args)
-        return _torch_gradient(value, values), state
+        found = torch.autograd.grad(
+            value, values, create_graph=again, allow_unused=True
+        )
+    return [
+        torch.zeros_like(v) if g is None else g for v, g in zip(values, found)
+    ], state
 
 
 def _hessian_vector_product(loss, values, weights, state, x, y, scale, vector):
-    args = (weights, state, x, y, scale)
-    backend = host.BACKEND
-    if backend == "jax":
-        import jax
+    def slope(values):
+        gradient, after = _gradient(
+            loss, values, weights, state, x, y, scale, again=True
+        )
+        return sum(ops.sum(v * g) for v, g in zip(vector, gradient)), after
 
-        def slope(values):
-            gradient, state = jax.grad(loss, has_aux=True)(values, *args)
-            return sum(ops.sum(v * g) for v, g in zip(vector, gradient)), state
+    with _twice_differentiable_attention():
+        return _gradient(slope, values)
 
-        return jax.grad(slope, has_aux=True)(values)
-    if backend == "tensorflow":
-        import tensorflow as tf
 
-        with tf.GradientTape() as outer:
-            outer.watch(values)
-            with tf.GradientTape() as inner:
-                inner.watch(values)
-                value, state = loss(values, *args)
-            gradient = _tf_gradient(inner, value, values)
-            slope = sum(ops.sum(v * g) for v, g in zip(vector, gradient))
-        return _tf_gradient(outer, slope, values), state
-    import torch
+def _twice_differentiable_attention():
+    """PyTorch's fused attention kernels have no second derivative."""
+    if host.BACKEND != "torch":
+        return contextlib.nullcontext()
     from torch.nn.attention import sdpa_kernel
     from torch.nn.attention import SDPBackend
 
-    # The fused attention kernels have no second derivative.
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        values = [v.detach().clone().requires_grad_() for v in values]
-        value, state = loss(values, *args)
-        gradient = _torch_gradient(value, values, create_graph=True)
-        slope = sum((v * g).sum() for v, g in zip(vector, gradient))
-        return _torch_gradient(slope, values), state
-
-
-def _tf_gradient(tape, value, values):
-    gradient = tape.gradient(value, values, unconnected_gradients="zero")
-    # The gradient of a gathered weight comes as slices.
-    return [ops.convert_to_tensor(part) for part in gradient]
-
-
-def _torch_gradient(value, values, create_graph=False):
-    import torch
-
-    gradient = torch.autograd.grad(
-        value, values, create_graph=create_graph, allow_unused=True
-    )
-    return [
-        torch.zeros_like(v) if g is None else g
-        for v, g in zip(values, gradient)
-    ]
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 @contextlib.contextmanager

@@ -151,6 +151,20 @@ def as_tensor(value):
     return ops.convert_to_tensor(value, sparse=False)
 
 
+def float32_or_more(value):
+    """A tensor of a dtype in which steps and norms are computed.
+
+    Example:
+
+    >>> half = ops.ones(3, "float16")
+    >>> keras.backend.standardize_dtype(float32_or_more(half).dtype)
+    'float32'
+    """
+    value = ops.convert_to_tensor(value)
+    dtype = keras.backend.standardize_dtype(value.dtype)
+    return ops.cast(value, keras.backend.result_type(dtype, "float32"))
+
+
 def known(variable):
     """A scalar variable's value as a Python value, where steps see values.
 

@@ -25,6 +25,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import host
+from keras_app.checks import check_number
 from keras_app.config import Configured
 
 GROUPINGS = ("auto", "filter", "in_channel")
@@ -129,8 +131,24 @@ class SparsityRegularizer(Configured, keras.regularizers.Regularizer, abc.ABC):
         return list(self.strengths.values())
 
 
+class _OfEntries(SparsityRegularizer):
+    """lam sum |x_i|, where it is finite; a method says what its prox is."""
+
+    elementwise = True
+
+    def __init__(self, lam):
+        super().__init__(lam=lam)
+
+    def __call__(self, x):
+        return self.live("lam") * ops.sum(ops.abs(host.float32_or_more(x)))
+
+    def subgradient(self, x):
+        """Returns `lam * sign(x)`."""
+        return self.live("lam") * ops.sign(host.float32_or_more(x))
+
+
 @keras.saving.register_keras_serializable(package="keras_app")
-class L1(SparsityRegularizer):
+class L1(_OfEntries):
     """Single weights: soft thresholding.
 
         J(x) = lam sum |x_i|
@@ -147,26 +165,13 @@ class L1(SparsityRegularizer):
     [ 1.5  0.  -0.5]
     """
 
-    elementwise = True
-
-    def __init__(self, lam):
-        super().__init__(lam=lam)
-
-    def __call__(self, x):
-        return self.live("lam") * ops.sum(ops.abs(_float32_or_more(x)))
-
     def prox(self, x, step):
         """Returns the soft-thresholded `x`."""
-        x = _float32_or_more(x)
-        return _soft_threshold(x, step * self.live("lam"))
-
-    def subgradient(self, x):
-        """Returns `lam * sign(x)`."""
-        return self.live("lam") * ops.sign(_float32_or_more(x))
+        return _soft_threshold(host.float32_or_more(x), step * self.live("lam"))
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class NonNegativeL1(SparsityRegularizer):
+class NonNegativeL1(_OfEntries):
     """Single weights that must not be negative.
 
         J(x) = lam sum |x_i|, and infinite if any x_i < 0
@@ -187,23 +192,10 @@ class NonNegativeL1(SparsityRegularizer):
     [1.5 0.  0. ]
     """
 
-    elementwise = True
-
-    def __init__(self, lam):
-        super().__init__(lam=lam)
-
-    def __call__(self, x):
-        return self.live("lam") * ops.sum(ops.abs(_float32_or_more(x)))
-
     def prox(self, x, step):
         """Returns `max(x - step * lam, 0)`."""
-        x = _float32_or_more(x)
-        shifted = x - step * self.live("lam")
+        shifted = host.float32_or_more(x) - step * self.live("lam")
         return ops.where(shifted <= 0, 0.0, shifted)
-
-    def subgradient(self, x):
-        """Returns `lam * sign(x)`."""
-        return self.live("lam") * ops.sign(_float32_or_more(x))
 
     def project(self, x):
         """Returns `max(x, 0)`."""
@@ -307,15 +299,19 @@ class GroupL2(_Grouped):
         super().__init__(axes, lam=lam)
 
     def __call__(self, x):
-        return self._group_value(_float32_or_more(x), self.live("lam"))
+        return self._group_value(host.float32_or_more(x), self.live("lam"))
 
     def prox(self, x, step):
         """Returns `x` with every group shortened, short ones to zero."""
-        return self._group_prox(_float32_or_more(x), step * self.live("lam"))
+        return self._group_prox(
+            host.float32_or_more(x), step * self.live("lam")
+        )
 
     def subgradient(self, x):
         """Returns the groups of `x`, each of length `lam * sqrt(n)`."""
-        return self._group_subgradient(_float32_or_more(x), self.live("lam"))
+        return self._group_subgradient(
+            host.float32_or_more(x), self.live("lam")
+        )
 
     def support(self, x):
         """Returns which groups are active."""
@@ -376,7 +372,7 @@ class SparseGroup(_Grouped):
         self.lam_2 = (1.0 - share) * value
 
     def __call__(self, x):
-        x = _float32_or_more(x)
+        x = host.float32_or_more(x)
         lam_1, lam_2 = self._acting()
         value = lam_1 * ops.sum(ops.abs(x)) + self._group_value(x, lam_2)
         return 0.0 * value if self.reference_double_lambda else value
@@ -384,12 +380,12 @@ class SparseGroup(_Grouped):
     def prox(self, x, step):
         """Returns the group prox of the soft threshold; the order matters."""
         lam_1, lam_2 = self._acting()
-        x = _soft_threshold(_float32_or_more(x), step * lam_1)
+        x = _soft_threshold(host.float32_or_more(x), step * lam_1)
         return self._group_prox(x, step * lam_2)
 
     def subgradient(self, x):
         """Returns the sum of both subgradients."""
-        x = _float32_or_more(x)
+        x = host.float32_or_more(x)
         lam_1, lam_2 = self._acting()
         return lam_1 * ops.sign(x) + self._group_subgradient(x, lam_2)
 
@@ -466,7 +462,7 @@ class Nuclear(SparsityRegularizer):
         return ops.svd(self._matrix(x), full_matrices=False)
 
     def _matrix(self, x):
-        x = _float32_or_more(x)
+        x = host.float32_or_more(x)
         self.check_shape(x.shape)
         # Keras's `svd` does not take a bare tf.Variable.
         return ops.copy(x)
@@ -477,32 +473,17 @@ def _soft_threshold(x, threshold):
     return x - ops.clip(x, -threshold, threshold)
 
 
-def _float32_or_more(x):
-    x = ops.convert_to_tensor(x)
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    return ops.cast(x, keras.backend.result_type(dtype, "float32"))
-
-
 def _check_strength(name, value):
     # NumPy scalars would end up in configs, which must be plain.
     if isinstance(value, bool) or not np.isscalar(value):
         raise TypeError(
             f"`{name}` must be a number >= 0. Received: {name}={value!r}"
         )
-    if isinstance(value, str) or not 0 <= value < math.inf:
-        raise ValueError(
-            f"`{name}` must be a number >= 0. Received: {name}={value!r}"
-        )
-    return float(value)
+    return check_number(name, value, lambda x: x >= 0)
 
 
 def _check_axes(axes):
-    if isinstance(axes, str):
-        if axes not in GROUPINGS:
-            raise ValueError(
-                f"`axes` must be one of {GROUPINGS} or a tuple of axes. "
-                f"Received: axes={axes!r}"
-            )
+    if isinstance(axes, str) and axes in GROUPINGS:
         return axes
     axes = (axes,) if isinstance(axes, int) else axes
     whole = isinstance(axes, (tuple, list)) and all(

@@ -20,6 +20,7 @@ References: SNIP, [Lee et al., 2019](https://arxiv.org/abs/1810.02340); Taylor,
 
 import contextlib
 import difflib
+import types
 import warnings
 
 import keras
@@ -40,10 +41,8 @@ def score(
     masks=None,
     weights=None,
     loss=None,
-    seed=None,
-    samples_per_class=10,
-    temperature=200.0,
     compiled=None,
+    **options,
 ):
     """Scores the entries of some weights, without changing the model.
 
@@ -69,15 +68,16 @@ def score(
             on weights; for `"snip"` and `"taylor"` the model's `compute_loss`
             where there are several outputs or it overrides that; for a model
             never compiled, cross-entropy of integer labels.
-        seed: Seed of `"random"`, an integer. The draws are the same on every
-            backend. Defaults to `None`: fresh draws.
-        samples_per_class: Size of GraSP's two class-balanced samples, which
-            are filled in the order of the data; two passes over the data give
-            two samples. Defaults to `10`.
-        temperature: GraSP divides the logits by it. Defaults to `200.0`.
         compiled: A dict to hand to every call with the same settings: JAX
             then compiles once for a model and a `model.compile`. Defaults to
             `None`.
+        **options: What one scorer alone asks for; others pass it over.
+            `seed`: of `"random"`, an integer. The draws are the same on every
+            backend. Defaults to `None`: fresh draws. `samples_per_class`: size
+            of GraSP's two class-balanced samples, which are filled in the
+            order of the data; two passes over the data give two samples.
+            Defaults to `10`. `temperature`: GraSP divides the logits by it.
+            Defaults to `200.0`.
 
     Returns:
         `{variable.path: array of its shape}`, floating point.
@@ -86,6 +86,7 @@ def score(
         ValueError: Unknown scorer or mode; no data where it is needed; a model
             without a loss, or one that the scorer cannot take; too few samples
             of a class for GraSP.
+        TypeError: An option that no scorer has.
 
     Example:
 
@@ -95,75 +96,47 @@ def score(
     True
     """
     check_scorer(scorer, bn_mode)
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise TypeError(
+            f"`score` has no option {unknown[0]!r}. Scorers take "
+            f"{', '.join(_OPTIONS)}."
+        )
     if not isinstance(variables, dict):
         variables = selection.paths_of(variables)
     masks = [(masks or {}).get(path) for path in variables]
+    if callable(scorer):
+        return _scores_of(scorer, model, variables, data, masks)
+    check_data(scorer, data)
+    check_model(scorer, model, loss)
     latent = [
         _at_least_float32(
             ops.convert_to_numpy((weights or {}).get(path, variable))
         )
         for path, variable in variables.items()
     ]
-    names, variables = list(variables), list(variables.values())
-    if callable(scorer):
-        scores = [np.asarray(s) for s in scorer(model, variables, data, masks)]
-        name = getattr(scorer, "__name__", type(scorer).__name__)
-        if len(scores) != len(names):
-            raise ValueError(
-                "`scorer` must return an array for each of the variables. "
-                f"Received: {len(scores)} arrays of {name} for {len(names)}"
-            )
-        scores = dict(zip(names, scores))
-        check_scores(name, scores, dict(zip(names, variables)))
-        return scores
-    check_data(scorer, data)
-    check_model(scorer, model, loss)
     effective = [
         w if mask is None else w * mask for w, mask in zip(latent, masks)
     ]
-    training = bn_mode != "inference"
-    if scorer == "magnitude":
-        scores = [np.abs(w) for w in latent]
-    elif scorer == "random":
-        generator = np.random.default_rng(seed)
-        scores = [generator.standard_normal(w.shape) for w in latent]
-    elif scorer in ("snip", "taylor"):
-        weights = latent if scorer == "snip" else effective
-        pure = gradients.PureLoss(
-            model,
-            variables,
-            _objective(model, loss),
-            training,
-            compiled=compiled,
-        )
-        scores = _saliency(pure, weights, effective, data)
-        if scorer == "snip":
-            total = sum(np.sum(s, dtype=np.float64) for s in scores)
-            scores = [s / total if total else s for s in scores]
-    elif scorer == "grasp":
-        scores = _grasp(
-            model,
-            variables,
-            effective,
-            masks,
-            data,
-            training,
-            loss,
-            samples_per_class,
-            temperature,
-            compiled,
-        )
-    else:
-        if bn_mode == "train":
-            warnings.warn(
-                "SynFlow is defined in inference mode only: scoring there, not "
-                "with bn_mode='train'."
-            )
-        scores = _synflow(model, variables, effective, compiled)
-    return dict(zip(names, scores))
+    # `latent` is what is scored, `effective` what the network computes with.
+    asked = types.SimpleNamespace(
+        model=model,
+        data=data,
+        masks=masks,
+        latent=latent,
+        effective=effective,
+        variables=list(variables.values()),
+        bn_mode=bn_mode,
+        loss=loss,
+        compiled=compiled,
+        **{**_OPTIONS, **options},
+    )
+    return dict(zip(variables, _SCORERS[scorer](asked)))
 
 
-NAMES = ("magnitude", "random", "snip", "taylor", "grasp", "synflow")
+# What one scorer alone asks for, and what it does unasked.
+_OPTIONS = {"seed": None, "samples_per_class": 10, "temperature": 200.0}
+
 NEEDS_DATA = ("snip", "taylor", "grasp")
 
 
@@ -285,10 +258,56 @@ def _computes_loss(model):
     return type(model).compute_loss is not keras.Model.compute_loss
 
 
-def _saliency(pure, weights, effective, data):
+def _scores_of(scorer, model, variables, data, masks):
+    """The scores of a callable, checked."""
+    found = scorer(model, list(variables.values()), data, masks)
+    found = [np.asarray(values) for values in found]
+    name = getattr(scorer, "__name__", type(scorer).__name__)
+    if len(found) != len(variables):
+        raise ValueError(
+            "`scorer` must return an array for each of the variables. "
+            f"Received: {len(found)} arrays of {name} for {len(variables)}"
+        )
+    scores = dict(zip(variables, found))
+    check_scores(name, scores, variables)
+    return scores
+
+
+# ---- the scorers, each a list of scores for what `score` was asked -----------
+
+
+def _pure_loss(asked, objective, **how):
+    return gradients.PureLoss(
+        asked.model, asked.variables, objective, compiled=asked.compiled, **how
+    )
+
+
+def _magnitude(asked):
+    return [np.abs(w) for w in asked.latent]
+
+
+def _random(asked):
+    generator = np.random.default_rng(asked.seed)
+    return [generator.standard_normal(w.shape) for w in asked.latent]
+
+
+def _snip(asked):
+    scores = _saliency(asked, asked.latent)
+    total = sum(np.sum(s, dtype=np.float64) for s in scores)
+    return [s / total if total else s for s in scores]
+
+
+def _taylor(asked):
+    return _saliency(asked, asked.effective)
+
+
+def _saliency(asked, weights):
+    objective = _objective(asked.model, asked.loss)
+    training = asked.bn_mode != "inference"
+    pure = _pure_loss(asked, objective, training=training)
     total = None
-    for x, y, *_ in data:
-        batch = pure.gradient(effective, x, y)
+    for x, y, *_ in asked.data:
+        batch = pure.gradient(asked.effective, x, y)
         total = (
             batch if total is None else [a + b for a, b in zip(total, batch)]
         )
@@ -297,40 +316,55 @@ def _saliency(pure, weights, effective, data):
     return [np.abs(g * w) for g, w in zip(total, weights)]
 
 
-def _grasp(
-    model,
-    variables,
-    effective,
-    masks,
-    data,
-    training,
-    loss,
-    samples_per_class,
-    temperature,
-    compiled,
-):
-    loss = _logit_loss(model, loss)
-    classes = model.output_shape[-1]
+def _grasp(asked):
+    model, effective = asked.model, asked.effective
+    loss = _logit_loss(model, asked.loss)
 
     def objective(y, logits):
-        return loss(y, logits / temperature)
+        return loss(y, logits / asked.temperature)
 
+    def sample():
+        classes = model.output_shape[-1]
+        return _balanced_sample(asked.data, classes, asked.samples_per_class)
+
+    training = asked.bn_mode != "inference"
     second_order = gradients.exact_second_derivatives(
         selection.walk_layers(model), training
     )
     with _logits(model), second_order:
-        pure = gradients.PureLoss(
-            model, variables, objective, training, compiled=compiled
-        )
-        x, y = _balanced_sample(data, classes, samples_per_class)
-        g = pure.gradient(effective, x, y)
+        pure = _pure_loss(asked, objective, training=training)
+        g = pure.gradient(effective, *sample())
         # Pruned weights cannot move, so they are no part of the direction.
-        g = [a if m is None else a * m for a, m in zip(g, masks)]
-        x, y = _balanced_sample(data, classes, samples_per_class)
-        hg = pure.hessian_vector_product(effective, g, x, y)
+        g = [a if m is None else a * m for a, m in zip(g, asked.masks)]
+        hg = pure.hessian_vector_product(effective, g, *sample())
     products = [w * h for w, h in zip(effective, hg)]
     norm = abs(sum(np.sum(p, dtype=np.float64) for p in products)) + 1e-10
     return [p / norm for p in products]
+
+
+def _synflow(asked):
+    if asked.bn_mode == "train":
+        warnings.warn(
+            "SynFlow is defined in inference mode only: scoring there, not "
+            "with bn_mode='train'."
+        )
+    model, effective = asked.model, asked.effective
+    with _logits(model):
+        pure = _pure_loss(asked, lambda _, z: ops.sum(z), absolute=True)
+        ones = np.ones((1, *model.input_shape[1:]), keras.config.floatx())
+        flow = pure.gradient([np.abs(w) for w in effective], ones, None)
+    return [np.abs(r * w) for r, w in zip(flow, effective)]
+
+
+_SCORERS = {
+    "magnitude": _magnitude,
+    "random": _random,
+    "snip": _snip,
+    "taylor": _taylor,
+    "grasp": _grasp,
+    "synflow": _synflow,
+}
+NAMES = tuple(_SCORERS)
 
 
 def _balanced_sample(data, classes, samples_per_class):
@@ -361,20 +395,6 @@ def _balanced_sample(data, classes, samples_per_class):
     rows = [row for label in range(classes) for row in found[label]]
     x = keras.tree.map_structure(lambda *p: np.stack(p), *[r[0] for r in rows])
     return x, np.stack([row[1] for row in rows])
-
-
-def _synflow(model, variables, effective, compiled):
-    with _logits(model):
-        pure = gradients.PureLoss(
-            model,
-            variables,
-            lambda _, logits: ops.sum(logits),
-            absolute=True,
-            compiled=compiled,
-        )
-        ones = np.ones((1, *model.input_shape[1:]), keras.config.floatx())
-        flow = pure.gradient([np.abs(w) for w in effective], ones, None)
-    return [np.abs(r * w) for r, w in zip(flow, effective)]
 
 
 def _at_least_float32(array):
@@ -425,12 +445,10 @@ def _mean_of(loss):
     return lambda y, outputs: ops.mean(loss(y, outputs))
 
 
-_CROSS_ENTROPIES = {
-    "sparse_categorical_crossentropy": (
-        keras.losses.SparseCategoricalCrossentropy
-    ),
-    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
-}
+_CROSS_ENTROPIES = (
+    keras.losses.SparseCategoricalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+)
 
 
 def _logit_loss(model, loss):
@@ -442,10 +460,9 @@ def _logit_loss(model, loss):
         isinstance(loss, str) or callable(loss)
     ):
         return _mean_of(loss)
-    if isinstance(loss, str) and loss in _CROSS_ENTROPIES:
-        return _CROSS_ENTROPIES[loss](from_logits=True)
-    if isinstance(loss, tuple(_CROSS_ENTROPIES.values())):
-        return type(loss)(from_logits=True)
+    for kind in _CROSS_ENTROPIES:
+        if isinstance(loss, kind) or loss == kind().name:
+            return kind(from_logits=True)
     raise ValueError(
         f"GraSP divides the logits, so that {model.name!r} must be compiled "
         "with one loss, and if it ends in a softmax, with one that can take "

@@ -703,6 +703,12 @@ def test_an_unknown_scorer_is_refused_with_a_suggestion():
     assert "Did you mean 'snip'?" in str(error.value)
 
 
+def test_an_option_that_no_scorer_has_is_refused_with_those_there_are():
+    model = line(1.0)
+    with pytest.raises(TypeError, match="'sead'.*seed, samples_per_class"):
+        scorers.score("random", model, model.trainable_variables, sead=1)
+
+
 @pytest.mark.parametrize("scorer", ["snip", "taylor", "grasp"])
 def test_missing_data_is_refused(scorer):
     model = line(1.0)

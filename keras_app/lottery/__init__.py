@@ -1,7 +1,7 @@
 """Lottery tickets, and the smaller data sets (PrAC) that find them."""
 
-from keras_app.lottery.budget import iteration_account
-from keras_app.lottery.budget import scale_schedule
+from keras_app.lottery.cost import iteration_account
+from keras_app.lottery.cost import scale_schedule
 from keras_app.lottery.prac import check_ids
 from keras_app.lottery.prac import critical_for_pruning
 from keras_app.lottery.prac import critical_for_training
@@ -9,13 +9,13 @@ from keras_app.lottery.prac import forgetting_counts
 from keras_app.lottery.prac import hardest_examples
 from keras_app.lottery.prac import overlap_rate
 from keras_app.lottery.prac import prac_set
+from keras_app.lottery.rewinding import rewind
+from keras_app.lottery.rewinding import snapshot
 from keras_app.lottery.sets import PracSets
-from keras_app.lottery.tickets import mask_distance
-from keras_app.lottery.tickets import MaskDistanceStop
-from keras_app.lottery.tickets import prune_remaining
-from keras_app.lottery.tickets import rewind
-from keras_app.lottery.tickets import snapshot
 from keras_app.lottery.tracker import ForgettingTracker
+from keras_app.lottery.trial_masks import mask_distance
+from keras_app.lottery.trial_masks import MaskDistanceStop
+from keras_app.lottery.trial_masks import prune_remaining
 
 __all__ = [
     "ForgettingTracker",

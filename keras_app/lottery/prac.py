@@ -89,7 +89,7 @@ def critical_for_training(counts, threshold=0):
     the released code takes all examples where none qualifies.
     """
     threshold = check_number("threshold", threshold, lambda x: x >= 0, ">= 0")
-    counts = _check_counts(counts)
+    counts = _integers("counts", counts)
     return np.flatnonzero(counts > threshold).astype("int64")
 
 
@@ -120,7 +120,7 @@ def hardest_examples(counts, num_examples):
     Reference: [Zhang et al., 2021](https://arxiv.org/abs/2106.03225), the
     `constant` rule of the released code. Differs: ties are not left to chance.
     """
-    counts = _check_counts(counts)
+    counts = _integers("counts", counts)
     num_examples = check_whole("num_examples", num_examples, 1)
     present = int(np.count_nonzero(counts != ABSENT))
     if num_examples > present:
@@ -272,13 +272,7 @@ def check_ids(name, ids, within=None):
     >>> check_ids("ids", [7, 3], within=np.arange(10))
     array([3, 7])
     """
-    ids = np.asarray(ids)
-    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise ValueError(
-            f"`{name}` must be a one-dimensional integer array. Received: "
-            f"shape {ids.shape} and dtype {ids.dtype}"
-        )
-    ordered = np.sort(ids).astype("int64")
+    ordered = np.sort(_integers(name, ids)).astype("int64")
     if ordered.size and ordered[0] < 0:
         raise ValueError(f"`{name}` must be >= 0. Received: {ordered[0]}")
     twice = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -297,14 +291,14 @@ def check_ids(name, ids, within=None):
     return ordered
 
 
-def _check_counts(counts):
-    counts = np.asarray(counts)
-    if counts.ndim != 1 or (counts.size and counts.dtype.kind not in "iu"):
+def _integers(name, values):
+    values = np.asarray(values)
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
         raise ValueError(
-            "`counts` must be a one-dimensional integer array. Received: "
-            f"shape {counts.shape} and dtype {counts.dtype}"
+            f"`{name}` must be a one-dimensional integer array. Received: "
+            f"shape {values.shape} and dtype {values.dtype}"
         )
-    return counts
+    return values
 
 
 def _classes(name, predictions):

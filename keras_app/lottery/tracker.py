@@ -5,6 +5,7 @@ in any other way.
 """
 
 import contextlib
+import itertools
 import math
 import threading
 
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import host
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
 from keras_app.config import Configured
@@ -94,16 +96,7 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
 
     def reset(self):
         """Forgets all epochs: a new round begins."""
-        self._epochs = []  # int8 arrays (num_examples,)
-
-    # ---- results -------------------------------------------------------
-
-    @property
-    def history(self):
-        """int8 array `(num_examples, epochs)`: 1 right, 0 wrong, -1 absent."""
-        if not self._epochs:
-            return np.empty((self.num_examples, 0), "int8")
-        return np.stack(self._epochs, axis=1)
+        self.history = np.empty((self.num_examples, 0), "int8")
 
     @property
     def counts(self):
@@ -138,21 +131,22 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
         """Reads what the epoch recorded."""
         codes, seen = self._recorder.take(self.model)
         codes, unknown = codes[:-1], codes[-1]
-        if unknown:
+        distinct = np.count_nonzero(codes)
+        if unknown or seen != distinct:
             self.detach()
+        if unknown:
             raise ValueError(
                 f"ids must be in [0, num_examples={self.num_examples}). "
                 f"Received: others in epoch {epoch}"
             )
-        distinct = np.count_nonzero(codes)
         if seen != distinct:
-            self.detach()
             raise ValueError(
                 "Every id must come at most once in an epoch. Received: "
                 f"{seen} examples with {distinct} different ids in epoch "
                 f"{epoch}"
             )
-        self._epochs.append(codes + np.int8(ABSENT))
+        outcomes = codes + np.int8(ABSENT)
+        self.history = np.column_stack([self.history, outcomes])
 
     def on_train_end(self, logs=None):
         """Takes the recorder off the model."""
@@ -184,10 +178,11 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
 
         Two bits for each example and epoch.
         """
-        history = self.history
-        bits = np.packbits([history != ABSENT, history == 1])
-        plain = {"num_examples": self.num_examples, "epochs": history.shape[1]}
-        return plain, {"history": bits}
+        bits = np.packbits([self.history != ABSENT, self.history == 1])
+        num_examples, epochs = self.history.shape
+        return {"num_examples": num_examples, "epochs": epochs}, {
+            "history": bits
+        }
 
     def restore(self, plain, arrays):
         """Continues where `state()` was taken.
@@ -203,7 +198,7 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
         shape = (2, self.num_examples, plain["epochs"])
         bits = np.unpackbits(arrays["history"], count=math.prod(shape))
         present, right = bits.reshape(shape).astype("int8")
-        self._epochs = list(np.where(present == 1, right, np.int8(ABSENT)).T)
+        self.history = np.where(present == 1, right, np.int8(ABSENT))
 
 
 class _Recorder(keras.metrics.Metric):
@@ -379,12 +374,8 @@ def _giving_back(model, function):
             return function(*arguments)
         except ValueError:
             *state, _ = arguments  # no state but on JAX
-            variables = (
-                *model.trainable_variables,
-                *model.non_trainable_variables,
-                *model.optimizer.variables,
-                *model.metrics_variables,
-            )
+            carried = host.carried(model).values()
+            variables = itertools.chain.from_iterable(carried)
             for variable, value in zip(variables, keras.tree.flatten(state)):
                 variable.assign(value)
             raise

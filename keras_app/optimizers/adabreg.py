@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_app.checks import check_choice
 from keras_app.checks import check_number
 from keras_app.optimizers.bregman import BregmanOptimizer
 
@@ -64,26 +65,15 @@ class AdaBreg(BregmanOptimizer):
         regularizers=None,
         l2=0.0,
         bias_correction="full",
-        support_update_freq=1,
         name="adabreg",
         **kwargs,
     ):
         for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             check_number(argument, value, lambda x: 0 <= x < 1, "in [0, 1)")
         check_number("epsilon", epsilon, lambda x: x > 0, "> 0")
-        if bias_correction not in BIAS_CORRECTIONS:
-            raise ValueError(
-                f"`bias_correction` must be one of {BIAS_CORRECTIONS}. "
-                f"Received: bias_correction={bias_correction!r}"
-            )
+        check_choice("bias_correction", bias_correction, BIAS_CORRECTIONS)
         super().__init__(
-            learning_rate,
-            delta,
-            regularizers,
-            l2,
-            support_update_freq,
-            name=name,
-            **kwargs,
+            learning_rate, delta, regularizers, l2, name=name, **kwargs
         )
         self.beta_1 = float(beta_1)
         self.beta_2 = float(beta_2)
@@ -105,16 +95,6 @@ class AdaBreg(BregmanOptimizer):
             tau = tau / _one_minus_power(self.beta_1, t)
         root = ops.sqrt(q) / ops.sqrt(_one_minus_power(self.beta_2, t))
         return tau * m / (root + self.epsilon), m, q
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            **super().get_config(),
-            "beta_1": self.beta_1,
-            "beta_2": self.beta_2,
-            "epsilon": self.epsilon,
-            "bias_correction": self.bias_correction,
-        }
 
 
 def _one_minus_power(beta, t):

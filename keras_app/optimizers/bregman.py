@@ -10,10 +10,17 @@ from keras import ops
 from keras_app import enforcement
 from keras_app import host
 from keras_app.checks import check_number
+from keras_app.checks import check_whole
 from keras_app.optimizers import latent
 from keras_app.optimizers.regularized import RegularizedOptimizer
 
 ON_CHANGE = ("reset", "rescale", "keep")
+
+_PENALTIES_OF_KERAS = (
+    keras.regularizers.L1,
+    keras.regularizers.L1L2,
+    keras.regularizers.L2,
+)
 
 
 class BregmanOptimizer(RegularizedOptimizer):
@@ -47,22 +54,17 @@ class BregmanOptimizer(RegularizedOptimizer):
         delta,
         regularizers,
         l2,
-        support_update_freq,
+        support_update_freq=1,
         **kwargs,
     ):
         delta = check_number("delta", delta, lambda x: x > 0, "> 0")
         l2 = check_number("l2", l2, lambda x: x >= 0)
-        whole = isinstance(support_update_freq, int)
-        if not whole or support_update_freq < 1:
-            raise ValueError(
-                "`support_update_freq` must be an integer >= 1. Received: "
-                f"support_update_freq={support_update_freq!r}"
-            )
+        check_whole("support_update_freq", support_update_freq, 1)
         latent.refuse_base_arguments(type(self).__name__, kwargs)
         super().__init__(learning_rate, regularizers, **kwargs)
         self.delta = delta
         self.l2 = l2
-        self.support_update_freq = support_update_freq
+        self.support_update_freq = int(support_update_freq)
 
     # ---- what a method says --------------------------------------------
 
@@ -167,12 +169,9 @@ class BregmanOptimizer(RegularizedOptimizer):
         """One step of the equations above."""
         index = self._get_variable_index(variable)
         regularizer = self._regularizer_of[index]
-        dtype = keras.backend.result_type(
-            keras.backend.standardize_dtype(variable.dtype), "float32"
-        )
-        tau = ops.cast(learning_rate, dtype)
-        theta = ops.cast(variable, dtype)
-        g = ops.cast(host.as_tensor(gradient), dtype)
+        theta = host.float32_or_more(variable)
+        tau = ops.cast(learning_rate, theta.dtype)
+        g = ops.cast(host.as_tensor(gradient), theta.dtype)
         slots = [held[index] for held in self._slots]
         if regularizer is None:
 
@@ -185,6 +184,13 @@ class BregmanOptimizer(RegularizedOptimizer):
                 self, rule, [theta, g, *slots], [variable, *slots]
             )
             return
+        v = self._watch.kept(
+            index,
+            variable,
+            self._duals[index],
+            lambda: self._consistent(index, theta),
+            or_if=ops.equal(self.iterations, 0),
+        )
         due = ops.equal(self.iterations % self.support_update_freq, 0)
 
         def rule(theta, v, g, *slots):
@@ -199,7 +205,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         enforcement.apply_rule(
             self,
             rule,
-            [theta, self._dual(index, variable, theta), g, *slots],
+            [theta, v, g, *slots],
             [variable, self._duals[index], *slots],
             in_pieces=regularizer.elementwise,
         )
@@ -210,31 +216,12 @@ class BregmanOptimizer(RegularizedOptimizer):
             g = g + self.l2 * theta
         return self.step(g, tau, *slots)
 
-    def _dual(self, index, variable, theta):
-        """v, made again if the weights are not those of the last step."""
-        replaced = self._watch.replaced(index, variable)
-        if replaced is False:
-            return self._duals[index]
-        replaced = ops.logical_or(replaced, ops.equal(self.iterations, 0))
-        return ops.cond(
-            replaced,
-            lambda: self._consistent(index, theta),
-            lambda: ops.convert_to_tensor(self._duals[index]),
-        )
-
     def _consistent(self, index, theta):
         """`theta / delta + subgradient(theta)`, which leaves theta in place."""
         regularizer = self._regularizer_of[index]
         dtype = self._duals[index].dtype
         theta = ops.cast(regularizer.project(theta), dtype)
         return theta / self.delta + regularizer.subgradient(theta)
-
-    def _regularized(self):
-        return [
-            (index, variable)
-            for index, variable in enumerate(self._trainable_variables)
-            if self._regularizer_of[index] is not None
-        ]
 
     # ---- what cannot work ----------------------------------------------
 
@@ -247,9 +234,7 @@ class BregmanOptimizer(RegularizedOptimizer):
                 kind, variable, "put it into the regularizer (NonNegativeL1)"
             )
             penalty = getattr(variable, "regularizer", None)
-            if isinstance(penalty, (keras.regularizers.L1L2,)) or type(
-                penalty
-            ) in (keras.regularizers.L1, keras.regularizers.L2):
+            if isinstance(penalty, _PENALTIES_OF_KERAS):
                 warnings.warn(
                     f"{path} has a kernel_regularizer ({penalty!r}) besides "
                     f"{kind}'s; both act, the former through the gradient."
@@ -273,15 +258,6 @@ class BregmanOptimizer(RegularizedOptimizer):
                 f"the weights of {path} beside it; they will change at the "
                 "first step. Lower lam, or set them to zero."
             )
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            **super().get_config(),
-            "delta": self.delta,
-            "l2": self.l2,
-            "support_update_freq": self.support_update_freq,
-        }
 
 
 def _count(condition):

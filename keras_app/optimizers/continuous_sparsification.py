@@ -13,6 +13,7 @@ from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.checks import check_number
 from keras_app.optimizers import latent
+from keras_app.optimizers.base import ConfiguredOptimizer
 
 # The rule between rounds multiplies logits again and again; far below zero
 # they need not grow until float32 overflows.
@@ -23,7 +24,7 @@ _SMALLEST_MASK = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class ContinuousSparsification(keras.optimizers.Optimizer):
+class ContinuousSparsification(ConfiguredOptimizer):
     """Learns weights w and mask logits s; the kernel holds their product.
 
         theta = w m,   m = c sigmoid(beta s),   c = 1 / sigmoid(s_init)
@@ -229,9 +230,10 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
     @property
     def weights_and_logits(self):
         """`{variable.path: (w, s)}`, arrays of the variable's shape."""
+        array = ops.convert_to_numpy
         return {
-            path: (self._array(self._weights, v), self._array(self._logits, v))
-            for path, v in self.masked_variables.items()
+            path: (array(self._weights[index]), array(self._logits[index]))
+            for path, (index, _) in zip(self.masked_variables, self._members())
         }
 
     @property
@@ -332,8 +334,8 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         Args:
             weights: `{variable.path: array}` for every masked weight.
         """
-        for path, variable in self.masked_variables.items():
-            self._place(self._weights, variable).assign(weights[path])
+        for path, (index, _) in zip(self.masked_variables, self._members()):
+            self._weights[index].assign(weights[path])
         self._write_kernels()
         self.reset_momentum()
 
@@ -368,12 +370,6 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
             theta = self._weights[index] * self._mask(s)
             variable.assign(ops.cast(theta, variable.dtype))
             self._watch.remember(index, variable)
-
-    def _array(self, slots, variable):
-        return ops.convert_to_numpy(self._place(slots, variable))
-
-    def _place(self, slots, variable):
-        return slots[self._get_variable_index(variable)]
 
     # ---- one step ------------------------------------------------------
 
@@ -420,15 +416,15 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
             g_s = slope * (g * w + lam * gate) * ops.sigmoid(-x)
             w, b_w = descend(w, c * g + decay * w, b_w)
             s, b_s = descend(s, g_s, b_s, **resting)
-            return (
-                self._gate(s, ops.sigmoid(beta * s)) * (c * w),
-                w,
-                s,
-                b_w,
-                b_s,
-            )
+            theta = self._gate(s, ops.sigmoid(beta * s)) * (c * w)
+            return theta, w, s, b_w, b_s
 
-        w = self._weight(index, variable)
+        w = self._watch.kept(
+            index,
+            variable,
+            self._weights[index],
+            lambda: self._consistent(index, variable),
+        )
         s, b_s = self._logits[index], self._logit_momenta[index]
         enforcement.apply_rule(
             self,
@@ -453,17 +449,6 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         beta = ops.cast(self._temperature, s.dtype)
         return self.scale * self._gate(s, ops.sigmoid(beta * s))
 
-    def _weight(self, index, variable):
-        """w, made to fit if the kernel is not that of the last step."""
-        replaced = self._watch.replaced(index, variable)
-        if replaced is False:
-            return self._weights[index]
-        return ops.cond(
-            replaced,
-            lambda: self._consistent(index, variable),
-            lambda: ops.convert_to_tensor(self._weights[index]),
-        )
-
     def _consistent(self, index, variable):
         w = ops.convert_to_tensor(self._weights[index])
         theta = ops.stop_gradient(ops.cast(variable, w.dtype))
@@ -477,14 +462,8 @@ class ContinuousSparsification(keras.optimizers.Optimizer):
         """Returns the constructor's arguments, serialized."""
         return {
             **super().get_config(),
-            "momentum": self.momentum,
             "weight_decay": self.coupled_decay,
-            "lam": self.lam,
-            "s_init": self.s_init,
             "filters": self._filters_config(),
-            "penalty_on": self.penalty_on,
-            "decay_on": self.decay_on,
-            "strict": self.strict,
         }
 
     def _filters_config(self):

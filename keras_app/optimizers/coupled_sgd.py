@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
+from keras_app.optimizers.base import ConfiguredOptimizer
+
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class CoupledSGD(keras.optimizers.Optimizer):
+class CoupledSGD(ConfiguredOptimizer):
     """SGD with momentum, the weight decay inside the gradient.
 
         v <- momentum v + (g + weight_decay w)
@@ -73,7 +75,4 @@ class CoupledSGD(keras.optimizers.Optimizer):
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        config = super().get_config()
-        config["momentum"] = self.momentum
-        config["weight_decay"] = self.coupled_decay
-        return config
+        return {**super().get_config(), "weight_decay": self.coupled_decay}

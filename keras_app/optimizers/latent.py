@@ -53,14 +53,32 @@ class Watch:
         writes = host.count_of_writes(variable)
         if writes is not None and writes == self._writes[index]:
             return False
-        dtype = keras.backend.standardize_dtype(self._samples[index].dtype)
-        wide = keras.backend.result_type(dtype, "float32")
-        known = ops.cast(self._samples[index], wide)
-        seen = ops.cast(self._sample(index, variable), wide)
+        known = host.float32_or_more(self._samples[index])
+        seen = host.float32_or_more(self._sample(index, variable))
         # Compilers may round the sample and the weights differently.
+        dtype = keras.backend.standardize_dtype(self._samples[index].dtype)
         tolerance = 1e-2 if dtype in ("bfloat16", "float16") else 1e-4
         allowed = tolerance * ops.max(ops.abs(known)) + 1e-12
         return ops.any(ops.abs(seen - known) > allowed)
+
+    def kept(self, index, variable, state, remake, or_if=False):
+        """Latent state, made again where the weights were replaced.
+
+        Args:
+            index, variable: Of the weight.
+            state: The variable that holds the latent state.
+            remake: Makes it from the weights as they are.
+            or_if: A bool tensor; remade where it is true, too, in compiled
+                steps.
+        """
+        replaced = self.replaced(index, variable)
+        if replaced is False:
+            return state
+        return ops.cond(
+            ops.logical_or(replaced, or_if),
+            remake,
+            lambda: ops.convert_to_tensor(state),
+        )
 
     def _sample(self, index, variable):
         flat = ops.reshape(variable, (-1,))

@@ -66,23 +66,16 @@ class LinBreg(BregmanOptimizer):
         delta=1.0,
         regularizers=None,
         l2=0.0,
-        support_update_freq=1,
         name="linbreg",
         **kwargs,
     ):
-        self_momentum = check_number(
+        beta = check_number(
             "momentum", momentum, lambda x: 0 <= x < 1, "in [0, 1)"
         )
         super().__init__(
-            learning_rate,
-            delta,
-            regularizers,
-            l2,
-            support_update_freq,
-            name=name,
-            **kwargs,
+            learning_rate, delta, regularizers, l2, name=name, **kwargs
         )
-        self.momentum = self_momentum
+        self.momentum = beta
 
     @property
     def slot_names(self):
@@ -97,7 +90,3 @@ class LinBreg(BregmanOptimizer):
         beta = self.momentum
         b = beta * b + (1 - beta) * learning_rate * gradient
         return b, b
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {**super().get_config(), "momentum": self.momentum}

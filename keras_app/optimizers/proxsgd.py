@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_app import host
 from keras_app.optimizers.regularized import RegularizedOptimizer
 
 
@@ -44,11 +45,9 @@ class ProxSGD(RegularizedOptimizer):
     def update_step(self, gradient, variable, learning_rate):
         """One step of the equation above."""
         regularizer = self._regularizer_of[self._get_variable_index(variable)]
-        dtype = keras.backend.result_type(
-            keras.backend.standardize_dtype(variable.dtype), "float32"
-        )
-        tau = ops.cast(learning_rate, dtype)
-        theta = ops.cast(variable, dtype) - tau * ops.cast(gradient, dtype)
+        theta = host.float32_or_more(variable)
+        tau = ops.cast(learning_rate, theta.dtype)
+        theta = theta - tau * ops.cast(gradient, theta.dtype)
         if regularizer is not None:
             theta = regularizer.prox(theta, tau)
         self.assign(variable, ops.cast(theta, variable.dtype))

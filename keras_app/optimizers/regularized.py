@@ -11,10 +11,11 @@ from keras import ops
 from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_number
+from keras_app.optimizers.base import ConfiguredOptimizer
 from keras_app.regularizers import SparsityRegularizer
 
 
-class RegularizedOptimizer(keras.optimizers.Optimizer, abc.ABC):
+class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
     """Which variable has which regularizer, and with what strength.
 
     The strengths are kept among the optimizer's variables. Everything is
@@ -30,6 +31,8 @@ class RegularizedOptimizer(keras.optimizers.Optimizer, abc.ABC):
             biases along if it matches them.
         **kwargs: Keras's base arguments.
     """
+
+    not_configured = ("regularizers",)
 
     def __init__(self, learning_rate, regularizers, **kwargs):
         if isinstance(learning_rate, (int, float)):
@@ -89,9 +92,8 @@ class RegularizedOptimizer(keras.optimizers.Optimizer, abc.ABC):
             )
         found = [
             (index, variable)
-            for index, variable in enumerate(self._trainable_variables)
-            if self._regularizer_of[index] is not None
-            and regularizer in (None, self._regularizer_of[index])
+            for index, variable in self._regularized()
+            if regularizer in (None, self._regularizer_of[index])
         ]
         if not found:
             raise ValueError(
@@ -99,6 +101,13 @@ class RegularizedOptimizer(keras.optimizers.Optimizer, abc.ABC):
                 f"Received: {regularizer!r}"
             )
         return found
+
+    def _regularized(self):
+        return [
+            (index, variable)
+            for index, variable in enumerate(self._trainable_variables)
+            if self._regularizer_of[index] is not None
+        ]
 
     def set_strength(self, regularizer, lam, on_change="reset"):
         """Sets `regularizer.lam`; optimizers with a dual variable mind it."""
@@ -130,39 +139,32 @@ class _Rules:
     def __init__(self, given):
         # A plain object, because Keras would track the values of a dict.
         self._given = given
-        single = given is None or isinstance(given, SparsityRegularizer)
-        if single:
-            return
         if isinstance(given, dict):
-            self._check_mapping(given)
+            if not given:
+                raise ValueError(
+                    "`regularizers` must not be empty. "
+                    "Received: regularizers={}"
+                )
+            for key, value in given.items():
+                if not isinstance(key, keras.layers.Layer):
+                    selection.check_filters(key)
+                _check_ours(value)
         elif isinstance(given, keras.regularizers.Regularizer):
-            raise TypeError(_not_ours(given))
-        elif not callable(given):
+            _check_ours(given)
+        elif given is not None and not callable(given):
             raise TypeError(
                 "`regularizers` must be a regularizer of "
                 "keras_app.regularizers, a dict {regex or layer: regularizer}, "
                 f"a callable, or None. Received: regularizers={given!r}"
             )
 
-    @staticmethod
-    def _check_mapping(given):
-        if not given:
-            raise ValueError(
-                "`regularizers` must not be empty. Received: regularizers={}"
-            )
-        for key, value in given.items():
-            if not isinstance(key, keras.layers.Layer):
-                selection.check_filters(key)
-            if value is not None and not isinstance(value, SparsityRegularizer):
-                raise TypeError(_not_ours(value))
-
     def regularizers(self):
         """The regularizers that are known without any variable."""
-        if isinstance(self._given, SparsityRegularizer):
-            return [self._given]
-        if isinstance(self._given, dict):
-            return _different(self._given.values())
-        return []
+        given = self._given
+        values = given.values() if isinstance(given, dict) else [given]
+        return _different(
+            value for value in values if isinstance(value, SparsityRegularizer)
+        )
 
     def resolve(self, variables):
         """One regularizer or `None` for each variable, as a tuple."""
@@ -178,11 +180,8 @@ class _Rules:
         else:
             chosen = [given(variable) for variable in variables]
             for value in chosen:
-                if value is not None and not isinstance(
-                    value, SparsityRegularizer
-                ):
-                    raise TypeError(_not_ours(value))
-        if not any(value is not None for value in chosen):
+                _check_ours(value)
+        if not _different(chosen):
             raise ValueError(
                 "`regularizers` must give at least one variable a regularizer. "
                 f"Received: {given!r} for {_some_paths(variables)}"
@@ -203,17 +202,13 @@ class _Rules:
         """
         serialize = keras.saving.serialize_keras_object
         given = self._given
-        if given is None or isinstance(given, SparsityRegularizer):
+        one = given is None or isinstance(given, SparsityRegularizer)
+        if one or (chosen is None and not isinstance(given, dict)):
             return serialize(given)
-        if chosen is not None:
-            patterns = [
-                (selection.pattern_of(variable, variables), regularizer)
-                for variable, regularizer in zip(variables, chosen)
-            ]
-        elif isinstance(given, dict):
-            patterns = list(given.items())
-        else:
-            return serialize(given)
+        patterns = list(given.items() if chosen is None else [])
+        for variable, regularizer in zip(variables, chosen or []):
+            pattern = selection.pattern_of(variable, variables)
+            patterns.append((pattern, regularizer))
         # One entry for each regularizer, so that what shared a strength
         # shares it after loading.
         config = {}
@@ -276,12 +271,13 @@ def _some_paths(variables):
     return [selection.path_of(variable) for variable in variables[:8]]
 
 
-def _not_ours(value):
-    return (
-        "`regularizers` must hold regularizers of keras_app.regularizers, "
-        "which have a prox; those of Keras go to `kernel_regularizer=`. "
-        f"Received: {value!r}"
-    )
+def _check_ours(value):
+    if value is not None and not isinstance(value, SparsityRegularizer):
+        raise TypeError(
+            "`regularizers` must hold regularizers of keras_app.regularizers, "
+            "which have a prox; those of Keras go to `kernel_regularizer=`. "
+            f"Received: {value!r}"
+        )
 
 
 def _refuse_guessed_groups(variables, chosen):

@@ -1,10 +1,10 @@
 """Pruning methods, each a `keras.callbacks.Callback`."""
 
+from keras_app.optimizers.continuous_sparsifier import ContinuousSparsifier
+from keras_app.optimizers.controllers import DensityController
+from keras_app.optimizers.controllers import LambdaController
 from keras_app.pruners.acdc import ACDC
 from keras_app.pruners.anytime import AnytimeProgressivePruner
-from keras_app.pruners.continuous import ContinuousSparsifier
-from keras_app.pruners.controllers import DensityController
-from keras_app.pruners.controllers import LambdaController
 from keras_app.pruners.custom_loop import CustomLoop
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.pruners.movement import MovementPruner

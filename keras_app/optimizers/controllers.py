@@ -6,7 +6,9 @@ import keras
 
 from keras_app import host
 from keras_app import shares
+from keras_app.checks import check_choice
 from keras_app.checks import check_number
+from keras_app.checks import check_whole
 from keras_app.config import Configured
 from keras_app.optimizers.bregman import ON_CHANGE
 from keras_app.regularizers import SparsityRegularizer
@@ -21,21 +23,20 @@ class StrengthController(Configured, keras.callbacks.Callback, abc.ABC):
         on_change: What happens to dual variables, see
             `BregmanOptimizer.set_strength`.
         name: Distinguishes several controllers in the logs: they then write
-            `lam_{name}` and `density_{name}`.
+            `lam_{name}` and `density_{name}`. Defaults to `None`.
     """
 
-    def __init__(self, regularizer, target_density, on_change, name):
+    # What moves while a controller runs, each an attribute with an underscore.
+    moving = ()
+
+    def __init__(self, regularizer, target_density, on_change, name=None):
         super().__init__()
         if not isinstance(regularizer, SparsityRegularizer):
             raise ValueError(
                 "`regularizer` must be one of keras_app.regularizers. "
                 f"Received: regularizer={regularizer!r}"
             )
-        if on_change not in ON_CHANGE:
-            raise ValueError(
-                f"`on_change` must be one of {ON_CHANGE}. "
-                f"Received: on_change={on_change!r}"
-            )
+        check_choice("on_change", on_change, ON_CHANGE)
         self.regularizer = regularizer
         self.target_density = check_number(
             "target_density", target_density, lambda x: 0 <= x <= 1, "in [0, 1]"
@@ -49,9 +50,9 @@ class StrengthController(Configured, keras.callbacks.Callback, abc.ABC):
     def update(self, density):
         """Moves `lam` once, given the density of the weights in [0, 1]."""
 
-    @abc.abstractmethod
     def state(self):
         """Returns `(plain values, {name: array})`, what `restore` needs."""
+        return {name: getattr(self, f"_{name}") for name in self.moving}, {}
 
     def restore(self, plain, arrays):
         """Continues where `state()` was taken."""
@@ -127,7 +128,7 @@ class LambdaController(StrengthController):
             change at every epoch nothing may ever wake up. `"rescale"`:
             dormant ones keep their progress. `"keep"`: active weights jump.
             Defaults to `"reset"`.
-        name: See `StrengthController`. Defaults to `None`.
+        name: See `StrengthController`.
 
     Raises:
         ValueError: Bad arguments; a regularizer that the optimizer lacks.
@@ -148,6 +149,8 @@ class LambdaController(StrengthController):
     scheduler of the authors' code. Differs: it names the strength `lam`.
     """
 
+    moving = ("warmup", "cooldown")
+
     def __init__(
         self,
         regularizer,
@@ -156,23 +159,14 @@ class LambdaController(StrengthController):
         warmup=0,
         cooldown=0,
         on_change="reset",
-        name=None,
+        **kwargs,
     ):
-        super().__init__(regularizer, target_density, on_change, name)
+        super().__init__(regularizer, target_density, on_change, **kwargs)
+        self.warmup = self._warmup = check_whole("warmup", warmup, 0)
+        self.cooldown = self._cooldown = check_whole("cooldown", cooldown, 0)
         self.increment = check_number(
             "increment", increment, lambda x: x > 0, "> 0"
         )
-        for argument, value in (("warmup", warmup), ("cooldown", cooldown)):
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or value < 0:
-                raise ValueError(
-                    f"`{argument}` must be an integer >= 0. "
-                    f"Received: {argument}={value!r}"
-                )
-        self.warmup = warmup
-        self.cooldown = cooldown
-        self._warmup = warmup
-        self._cooldown = cooldown
 
     def update(self, density):
         """Moves `lam` once, given the density of the weights in [0, 1]."""
@@ -195,10 +189,6 @@ class LambdaController(StrengthController):
         self.update(self.density())
         super().on_epoch_end(epoch, logs)
 
-    def state(self):
-        """Returns `(plain values, {name: array})`, what `restore` needs."""
-        return {"warmup": self._warmup, "cooldown": self._cooldown}, {}
-
 
 @keras.saving.register_keras_serializable(package="keras_app")
 class DensityController(StrengthController):
@@ -220,11 +210,10 @@ class DensityController(StrengthController):
         decay: Factor on the gain at each further crossing, in (0, 1].
             Defaults to `0.95`.
         on_change: See `LambdaController`. Defaults to `"rescale"`.
-        name: See `StrengthController`. Defaults to `None`.
+        name: See `StrengthController`.
 
     Raises:
-        ValueError: Bad arguments; a regularizer that the optimizer lacks.
-        RuntimeError: The optimizer is not built.
+        ValueError, RuntimeError: See `LambdaController`; and for `lam` 0.
 
     Example:
 
@@ -237,6 +226,8 @@ class DensityController(StrengthController):
     2605.07892](https://arxiv.org/abs/2605.07892).
     """
 
+    moving = ("sign", "crossings", "steps")
+
     def __init__(
         self,
         regularizer,
@@ -245,20 +236,15 @@ class DensityController(StrengthController):
         gain=1.0,
         decay=0.95,
         on_change="rescale",
-        name=None,
+        **kwargs,
     ):
-        super().__init__(regularizer, target_density, on_change, name)
-        if not isinstance(frequency, int) or frequency < 1:
-            raise ValueError(
-                "`frequency` must be an integer >= 1. "
-                f"Received: frequency={frequency!r}"
-            )
+        super().__init__(regularizer, target_density, on_change, **kwargs)
         if regularizer.lam == 0:
             raise ValueError(
                 "`regularizer` must have lam > 0, which is multiplied. "
                 "Received: lam=0.0"
             )
-        self.frequency = frequency
+        self.frequency = check_whole("frequency", frequency, 1)
         self.gain = check_number("gain", gain, lambda x: x > 0, "> 0")
         self.decay = check_number(
             "decay", decay, lambda x: 0 < x <= 1, "in (0, 1]"
@@ -291,12 +277,3 @@ class DensityController(StrengthController):
         if self._steps and self._steps % self.frequency == 0:
             self.update(self.density())
         self._steps += self._stride
-
-    def state(self):
-        """Returns `(plain values, {name: array})`, what `restore` needs."""
-        plain = {
-            "sign": self._sign,
-            "crossings": self._crossings,
-            "steps": self._steps,
-        }
-        return plain, {}

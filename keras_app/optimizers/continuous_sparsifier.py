@@ -140,10 +140,7 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
     def masks(self):
         """`{path: bool array}`, `True` where s > 0; empty before a `fit`."""
         optimizer = self._optimizer()
-        if optimizer is None or not optimizer.built:
-            return {}
-        host.sync(self.model)
-        return optimizer.masks
+        return optimizer.masks if getattr(optimizer, "built", False) else {}
 
     @property
     def report(self):
@@ -153,7 +150,6 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
                 "There is no report before the pruner has seen a model. Pass "
                 "it to `model.fit(callbacks=[pruner])`."
             )
-        host.sync(self.model)
         chosen = self._selection(self.model)
         return report_lib.build(self.model, chosen, notes=self._notes)
 
@@ -238,7 +234,6 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
         """Raises the temperature within the epoch, if asked to."""
         number, e = divmod(self._epoch, self._length)
         if self.granularity == "step" and number < self.rounds:
-            host.sync(self.model)
             self._optimizer().temperature = self._temperature(e, batch)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -247,7 +242,6 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
         And `sparsity_all`, the zeros among all weights. There are none before
         the mask is final.
         """
-        host.sync(self.model)
         optimizer = self._optimizer()
         found = {"temperature": optimizer.temperature}
         found["density"] = optimizer.density
@@ -372,16 +366,12 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
 
     def _take_checkpoint(self):
         """`{path: array}` of all variables, w for those with a mask."""
-        weights = {
-            path: ops.convert_to_numpy(variable).copy()
-            for path, variable in selection.paths_of(
-                self.model.variables
-            ).items()
-        }
+        values = selection.paths_of(self.model.variables)
         latent = self._optimizer().weights_and_logits
+        values |= {path: w for path, (w, _) in latent.items()}
         return {
-            **weights,
-            **{path: w.copy() for path, (w, _) in latent.items()},
+            path: ops.convert_to_numpy(value).copy()
+            for path, value in values.items()
         }
 
     # ---- resuming ------------------------------------------------------
@@ -398,4 +388,5 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
     # ---- inside --------------------------------------------------------
 
     def _optimizer(self):
+        # On JAX a look at `model` brings its variables up to date.
         return host.inner_optimizer(self.model)
