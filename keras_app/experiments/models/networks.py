@@ -454,5 +454,7 @@ def skip_encoder(
         skipped = SkipSum(name=f"skip{k}")(kept)
         x = layers.Add(name=f"sum{k}")([new, skipped])
         kept.append(x)
-    outputs = layers.Reshape(tuple(input_shape), name="restored")(x)
+    outputs = layers.Reshape(
+        tuple(input_shape), dtype=frame.full_precision(), name="restored"
+    )(x)
     return frame.finish(inputs, outputs, "skip_encoder", seed)
