@@ -349,6 +349,23 @@ def test_the_whitening_of_a_run_is_that_of_its_training_images(tmp_path):
     )
 
 
+def test_every_backend_whitens_alike():
+    experiment = Train(
+        holdout(),
+        small_fast,
+        mean=(0.3,),
+        std=(0.7,),
+        dtype_policy="mixed_bfloat16",  # rounds mean and std, too
+    )
+    kernel = experiment.build_model().get_layer("whitening").kernel
+    # Found on PyTorch, TensorFlow and JAX, equal in every bit on one machine.
+    np.testing.assert_allclose(
+        to_numpy(kernel).reshape(4, 8)[:, 0],
+        [-1.7041767, 0.02243569, 0.00179115, 1.7200152],
+        rtol=1e-4,
+    )
+
+
 def test_the_mean_over_the_flip_is_that_of_the_logits(tmp_path):
     summary = train(tmp_path / "run", small_conv, epochs=1, pruner=None)
     model = keras.models.load_model(tmp_path / "run" / "model.keras")
