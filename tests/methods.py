@@ -86,6 +86,8 @@ class Optimizer:
         lam: Strength of an L1 penalty on the kernels; `None` if it takes none.
         callback: The class in `keras_app.pruners` that steers it, or `None`.
         steering: Arguments of the callback.
+        schedule: Class in `keras_app.schedules` and arguments of the schedule
+            that the callback follows, or `()`.
         sparse: Whether it leaves zeros.
     """
 
@@ -94,6 +96,7 @@ class Optimizer:
     lam: float | None = None
     callback: str | None = None
     steering: dict = dataclasses.field(default_factory=dict)
+    schedule: tuple = ()
     sparse: bool = True
 
     def make(self):
@@ -101,15 +104,18 @@ class Optimizer:
         from keras_app import optimizers
         from keras_app import pruners
         from keras_app import regularizers
+        from keras_app import schedules
 
-        arguments, steered = dict(self.arguments), ()
+        arguments, steering = dict(self.arguments), dict(self.steering)
         if self.lam is not None:
             arguments["regularizers"] = regularizers.L1(self.lam)
-            steered = (arguments["regularizers"],)
+            steering["regularizer"] = arguments["regularizers"]
+        if self.schedule:
+            name, *rest = self.schedule
+            steering["schedule"] = getattr(schedules, name)(*rest)
         callbacks = []
         if self.callback is not None:
-            steer = getattr(pruners, self.callback)
-            callbacks.append(steer(*steered, **self.steering))
+            callbacks.append(getattr(pruners, self.callback)(**steering))
         return getattr(optimizers, self.kind)(**arguments), callbacks
 
 
@@ -127,6 +133,13 @@ OPTIMIZERS = {
         lam=0.05,
         callback="DensityController",
         steering={"target_density": 0.5, "frequency": 2},
+    ),
+    "adabreg_exact": Optimizer(
+        "AdaBreg",
+        {"learning_rate": 0.02, "epsilon": 1e-4},
+        lam=0.05,
+        callback="BregmanPruner",
+        schedule=("ConstantSparsity", 0.5, 0, -1, 2),
     ),
     "proxsgd": Optimizer("ProxSGD", {"learning_rate": 0.3}, lam=0.05),
     "continuous_sparsification": Optimizer(
@@ -186,6 +199,11 @@ RUNS = {
         "optimizers.LinBreg.momentum=0.9",
     ),
     "adabreg": ("bregman.gin", *_TRAIN),
+    "adabreg_exact": (
+        "adabreg.gin",
+        *_TRAIN,
+        "schedules.ConstantSparsity.frequency=3",
+    ),
     "ticket_search": (
         "cs.gin",
         *_HOLDOUT,

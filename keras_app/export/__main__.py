@@ -16,36 +16,39 @@ from keras_app.export.formats import FORMATS
 _NAME = "keras_app.export"
 
 
-_PARSER = Parser(
-    _NAME,
-    "Writes a trained model to files that are smaller, verified and described.",
-    {
-        "source": {"metavar": "RUN_DIR_OR_KERAS_FILE"},
-        "--format": several(
-            "may be given several times; litert if not given",
-            choices=tuple(FORMATS),
-        ),
-        "--output": "file to write, or the folder for several formats; "
-        "exports/ in a run folder if not given",
-        "--quantize": {
-            "choices": ("float16", "dynamic", "int8"),
-            "help": "precision of a LiteRT file; float32 if not given",
+def _parser():
+    """The formats are those there are when it is called."""
+    return Parser(
+        _NAME,
+        "Writes a trained model to files that are smaller, verified and "
+        "described.",
+        {
+            "source": {"metavar": "RUN_DIR_OR_KERAS_FILE"},
+            "--format": several(
+                "may be given several times; litert if not given",
+                choices=tuple(FORMATS),
+            ),
+            "--output": "file to write, or the folder for several formats; "
+            "exports/ in a run folder if not given",
+            "--quantize": {
+                "choices": ("float16", "dynamic", "int8"),
+                "help": "precision of a LiteRT file; float32 if not given",
+            },
+            "--sparse": {
+                "choices": ("auto", "true", "false"),
+                "default": "auto",
+                "help": "whether a LiteRT file stores weights sparse",
+            },
+            "--data": "x.npy, or a data set: inputs to compare and calibrate "
+            "on; the run's data set, or random ones, if not given",
+            "--shrink": switch("cut dead channels out first"),
+            "--multiple_of": number(
+                "with --shrink: layers keep a multiple of this many channels",
+                1,
+                least=None,
+            ),
         },
-        "--sparse": {
-            "choices": ("auto", "true", "false"),
-            "default": "auto",
-            "help": "whether a LiteRT file stores weights sparse",
-        },
-        "--data": "x.npy, or a data set: inputs to compare and calibrate on; "
-        "the run's data set, or random ones, if not given",
-        "--shrink": switch("cut dead channels out first"),
-        "--multiple_of": number(
-            "with --shrink: layers keep a multiple of this many channels",
-            1,
-            least=None,
-        ),
-    },
-)
+    )
 
 
 @cli.usage(ValueError, OSError, ImportError)
@@ -61,7 +64,7 @@ def main(argv):
     Raises:
         cli.UsageError: What would be exit status 2.
     """
-    options = _PARSER.parse_args(argv)
+    options = _parser().parse_args(argv)
     from keras_app.export.run import export_run
 
     reports = export_run(

@@ -184,13 +184,7 @@ class BregmanOptimizer(RegularizedOptimizer):
                 self, rule, [theta, g, *slots], [variable, *slots]
             )
             return
-        v = self._watch.kept(
-            index,
-            variable,
-            self._duals[index],
-            lambda: self._consistent(index, theta),
-            or_if=ops.equal(self.iterations, 0),
-        )
+        v = self._dual(index, variable, theta)
         due = ops.equal(self.iterations % self.support_update_freq, 0)
 
         def rule(theta, v, g, *slots):
@@ -215,6 +209,31 @@ class BregmanOptimizer(RegularizedOptimizer):
         if self.l2:
             g = g + self.l2 * theta
         return self.step(g, tau, *slots)
+
+    def before_prox(self, index, variable):
+        """Returns `(delta v, delta)`."""
+        theta = ops.stop_gradient(host.float32_or_more(variable))
+        v = self._dual(index, variable, theta)
+        self._duals[index].assign(v)
+        return (v if self.delta == 1 else self.delta * v), self.delta
+
+    def latent(self, index):
+        """Returns v."""
+        return self._duals[index]
+
+    def after_write(self, index, variable):
+        """Notices that the weight is its own."""
+        self._watch.remember(index, variable)
+
+    def _dual(self, index, variable, theta):
+        """v, made again if the weights are not those of the last step."""
+        return self._watch.kept(
+            index,
+            variable,
+            self._duals[index],
+            lambda: self._consistent(index, theta),
+            or_if=ops.equal(self.iterations, 0),
+        )
 
     def _consistent(self, index, theta):
         """`theta / delta + subgradient(theta)`, which leaves theta in place."""

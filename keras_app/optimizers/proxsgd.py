@@ -3,7 +3,9 @@
 import keras
 from keras import ops
 
+from keras_app import enforcement
 from keras_app import host
+from keras_app.optimizers import latent
 from keras_app.optimizers.regularized import RegularizedOptimizer
 
 
@@ -42,12 +44,53 @@ class ProxSGD(RegularizedOptimizer):
     ):
         super().__init__(learning_rate, regularizers, name=name, **kwargs)
 
+    def build(self, variables):
+        """Makes room for what the weights are the prox of."""
+        if self.built:
+            return
+        super().build(variables)
+        mine = dict(self._regularized())
+        self._points = [
+            enforcement.add_latent(self, variable, "point")
+            if index in mine
+            else None
+            for index, variable in enumerate(variables)
+        ]
+        self._watch = latent.Watch(
+            self, [mine.get(index) for index in range(len(variables))]
+        )
+
     def update_step(self, gradient, variable, learning_rate):
         """One step of the equation above."""
-        regularizer = self._regularizer_of[self._get_variable_index(variable)]
+        index = self._get_variable_index(variable)
+        regularizer = self._regularizer_of[index]
         theta = host.float32_or_more(variable)
         tau = ops.cast(learning_rate, theta.dtype)
         theta = theta - tau * ops.cast(gradient, theta.dtype)
         if regularizer is not None:
-            theta = regularizer.prox(theta, tau)
+            point, theta = theta, regularizer.prox(theta, tau)
+            self.assign(self._points[index], point)
         self.assign(variable, ops.cast(theta, variable.dtype))
+        if regularizer is not None:
+            self._watch.remember(index, variable)
+
+    def before_prox(self, index, variable):
+        """Returns `(theta - tau g, tau)` of the last step."""
+        theta = ops.stop_gradient(host.float32_or_more(variable))
+        point = self._watch.kept(
+            index,
+            variable,
+            self._points[index],
+            lambda: theta,
+            or_if=ops.equal(self.iterations, 0),
+        )
+        self._points[index].assign(point)
+        return point, float(ops.convert_to_numpy(self.learning_rate))
+
+    def latent(self, index):
+        """Returns `theta - tau g`."""
+        return self._points[index]
+
+    def after_write(self, index, variable):
+        """Notices that the weight is its own."""
+        self._watch.remember(index, variable)

@@ -11,8 +11,13 @@ from keras import ops
 from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_number
+from keras_app.masks.exact_k import as_scores
+from keras_app.masks.exact_k import prune_smallest
 from keras_app.optimizers.base import ConfiguredOptimizer
 from keras_app.regularizers import SparsityRegularizer
+
+# Further than rounding moves a number, and no more than it may matter.
+_NUDGE = 1 + 2**-20
 
 
 class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
@@ -49,15 +54,24 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             return
         chosen = self._rules.resolve(variables)
         super().build(variables)
-        self._regularizer_of = chosen
-        for regularizer in _different(chosen):
-            regularizer.optimizers.add(self)
+        self._regularizer_of = list(chosen)
+        self._given = tuple(chosen)  # before `separate`
+        self._strengths = []
+        self._track_strengths()
+
+    def _track_strengths(self):
+        """Keeps the strengths of all regularizers among its variables."""
+        regularizers = _different(self._regularizer_of)
         with host.outside_the_graph():
             strengths = [
                 variable
-                for regularizer in _different(chosen)
+                for regularizer in regularizers
                 for variable in regularizer.variables()
             ]
+        for regularizer in regularizers:
+            regularizer.optimizers.add(self)
+        for variable in self._strengths:
+            self._untrack_variable(variable)
         # Keras tracks variables in lists that are set as attributes.
         self._strengths = strengths
 
@@ -93,7 +107,8 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
         found = [
             (index, variable)
             for index, variable in self._regularized()
-            if regularizer in (None, self._regularizer_of[index])
+            if regularizer
+            in (None, self._regularizer_of[index], self._given[index])
         ]
         if not found:
             raise ValueError(
@@ -101,6 +116,10 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
                 f"Received: {regularizer!r}"
             )
         return found
+
+    def regularizer_of(self, index):
+        """The regularizer of the trainable variable at an index, or `None`."""
+        return self._regularizer_of[index]
 
     def _regularized(self):
         return [
@@ -113,6 +132,102 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
         """Sets `regularizer.lam`; optimizers with a dual variable mind it."""
         self.members(regularizer)
         regularizer.lam = lam
+
+    # ---- exact sparsity ------------------------------------------------
+
+    @abc.abstractmethod
+    def before_prox(self, index, variable):
+        """Returns `(x, t)`: the weight is `prox(x, t)` of its regularizer."""
+
+    def after_write(self, index, variable):
+        """Comes after a weight was written outside of a step."""
+
+    @abc.abstractmethod
+    def latent(self, index):
+        """Returns the variable that a weight is the prox of, up to a factor."""
+
+    def critical(self, regularizer):
+        """`[(variable, strengths from which on its groups are zero)]`.
+
+        Each a NumPy array that broadcasts to the variable; infinite where a
+        learning rate of 0 leaves no strength anything to do.
+        """
+        found = []
+        for index, variable in self.members(regularizer):
+            x, t = self.before_prox(index, variable)
+            each = regularizer.critical(x if t in (0, 1) else x / t)
+            each = ops.convert_to_numpy(each)
+            found.append((variable, each if t else np.full_like(each, np.inf)))
+        return found
+
+    def set_sparsity(self, regularizer, sparsity):
+        """Makes just a share of a regularizer's groups zero, now.
+
+            c = strength from which on a group is zero
+            lam <- halfway between the k-th smallest c and the next
+            theta <- prox of what it is the prox of
+
+        with `k = int(sparsity * number of groups)`. Groups that come back do
+        so with what they have accumulated. Of groups with equal c those of
+        lower index become zero: the others are moved by their last bits. What
+        is compared is compared on the host, and nothing is sorted.
+
+        Args:
+            regularizer: One of this optimizer's.
+            sparsity: Share of its groups, single weights for `L1`, in [0, 1).
+
+        Returns:
+            Whether it did. Groups that have never moved, c = 0, are zero
+            whatever the strength; with a learning rate of 0 `ProxSGD` changes
+            nothing.
+        """
+        members = self.members(regularizer)
+        critical = [
+            as_scores(variable.path, each)
+            for variable, each in self.critical(regularizer)
+        ]
+        kept = prune_smallest(
+            critical, sparsity, "exact", [None] * len(critical)
+        )
+        below = max(c[~m].max(initial=0) for c, m in zip(critical, kept))
+        above = min(c[m].min(initial=np.inf) for c, m in zip(critical, kept))
+        if not np.isfinite(above):
+            return False
+        exact = above > 0
+        if not exact:
+            above = min(c[c > 0].min(initial=np.inf) for c in critical)
+        elif below == above:
+            for (index, _), c, m in zip(members, critical, kept):
+                point = self.latent(index)
+                point.assign(ops.where(m & (c == above), _NUDGE * point, point))
+        # In the middle, far from what rounding could move.
+        middle = np.float32(below + (above - below) / 2)
+        lam = float(middle if below <= middle < above else below)
+        regularizer.lam = lam
+        for index, variable in members:
+            theta = regularizer.prox(*self.before_prox(index, variable))
+            variable.assign(ops.cast(theta, variable.dtype))
+            self.after_write(index, variable)
+        return exact
+
+    def separate(self, regularizer):
+        """Gives each weight of a regularizer a strength of its own, in a copy.
+
+        Args:
+            regularizer: One that this optimizer was given; `None` for all.
+
+        Returns:
+            `{index of the weight: regularizer}`.
+        """
+        own = {}
+        for index, _ in self.members(regularizer):
+            each = self._regularizer_of[index]
+            shared = self._regularizer_of.count(each) > 1
+            own[index] = each.from_config(each.get_config()) if shared else each
+        for index, each in own.items():
+            self._regularizer_of[index] = each
+        self._track_strengths()
+        return own
 
     def get_config(self):
         """Returns the constructor's arguments, serialized."""

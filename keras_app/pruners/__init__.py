@@ -5,6 +5,7 @@ from keras_app.optimizers.controllers import DensityController
 from keras_app.optimizers.controllers import LambdaController
 from keras_app.pruners.acdc import ACDC
 from keras_app.pruners.anytime import AnytimeProgressivePruner
+from keras_app.pruners.bregman import BregmanPruner
 from keras_app.pruners.custom_loop import CustomLoop
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.pruners.movement import MovementPruner
@@ -21,6 +22,7 @@ from keras_app.pruners.wanda import WandaPruner
 __all__ = [
     "ACDC",
     "AnytimeProgressivePruner",
+    "BregmanPruner",
     "ContinuousSparsifier",
     "CustomLoop",
     "DensityController",

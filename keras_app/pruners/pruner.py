@@ -216,8 +216,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """Selects the weights and gives the optimizer its masks."""
         super().set_model(model)
         chosen = self.select(model)
-        structure = self.structure or masks_lib.Unstructured()
-        self._units = structure.units(model, chosen)
+        self._units = self.units_of(model, chosen)
         for note in self._units.notes:
             warnings.warn(f"{type(self).__name__}: {note}.")
         self._targets = Targets(self, self._units)
@@ -229,6 +228,15 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "before `enable_lora`."
             )
         self._warn_of_what_is_left(model)
+        self.hold(model)
+
+    def units_of(self, model, chosen):
+        """Returns the `Units`: what is pruned together in a model."""
+        structure = self.structure or masks_lib.Unstructured()
+        return structure.units(model, chosen)
+
+    def hold(self, model):
+        """Gives the optimizer its masks, which hold the zeros."""
         followers = list(self._units.followers.values())
         variables = list(self.variables.values())
         known = enforcement.state_of(model)
@@ -321,9 +329,13 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             return
         host.sync(self.model)
         # An update would hide them.
-        problems = audit.restored_zeros(self._state)
+        problems = self.restored_zeros()
         self._advance(self._clock.at_end(self.model))
         self.finish(self._target(), problems)
+
+    def restored_zeros(self):
+        """Makes zero what is pruned and was not; returns sentences on it."""
+        return audit.restored_zeros(self._state)
 
     def _target(self):
         """The sparsity that a `fit` should end with; `None` for any."""
@@ -336,20 +348,19 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             target: The sparsity asked for; `None` for none.
             problems: Sentences about what else went wrong.
         """
-        state = self._state
         host.unalias(self.model)
-        chosen = self.variables.values()
+        masks, chosen = self.masks, self.variables
         # What is frozen for this fit keeps the mask that it had.
         others = [
             (v, mask)
             for v, mask in self._last
             if any(v is w for w in self.model.variables)
-            and not any(v is w for w in chosen)
+            and not any(v is w for w in chosen.values())
         ]
-        self._last = others + [(v, state.get(v)) for v in chosen]
+        self._last = others + [(v, masks[path]) for path, v in chosen.items()]
         problems = [
             *problems,
-            *audit.restored_zeros(state),
+            *self.restored_zeros(),
             *self._shortfall(target),
         ]
         self._notes += problems

@@ -42,6 +42,7 @@ def whiten(model, images, epsilon=5e-4):
 
     Example:
 
+    >>> from keras_app.experiments.models import fast_convnet
     >>> model = fast_convnet((32, 32, 3), 10)
     >>> whiten(model, np.random.default_rng(0).random((8, 32, 32, 3)))
 
