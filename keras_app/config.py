@@ -66,6 +66,9 @@ def _whole_signature(cls, init):
     for name, each in inspect.signature(
         super(cls, cls).__init__
     ).parameters.items():
+        # On TensorFlow Keras hides its own arguments behind `*args`.
+        if each.kind is each.VAR_POSITIONAL:
+            continue
         if each.kind is not each.VAR_KEYWORD:
             each = each.replace(kind=each.KEYWORD_ONLY)
         own.setdefault(name, each)
