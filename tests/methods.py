@@ -64,6 +64,7 @@ PRUNERS = {
     "app": Pruner("AnytimeProgressivePruner", "megabatches", True),
     "rigl": Pruner("RigL", "constant", True),
     "rigl_by_steps": Pruner("RigL", "constant"),
+    "granet": Pruner("GraNet", "gradual", True),
     "set": Pruner("SET", "constant"),
     "acdc": Pruner("ACDC", "cyclic"),
     "wanda": Pruner("WandaPruner", "once", True),

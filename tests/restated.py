@@ -121,7 +121,7 @@ SCORES = {
         ["magnitude", "acdc", "ste", "top_kast", "movement"], _magnitude
     ),
     "random": _random,
-    **dict.fromkeys(["set", "rigl", "rigl_by_steps"], _first_masks),
+    **dict.fromkeys(["set", "rigl", "rigl_by_steps", "granet"], _first_masks),
     **dict.fromkeys(["snip", "taylor", "app"], _saliency),
     "synflow": _synflow,
     "wanda": _wanda,

@@ -7,6 +7,7 @@ from keras_app.pruners.acdc import ACDC
 from keras_app.pruners.anytime import AnytimeProgressivePruner
 from keras_app.pruners.bregman import BregmanPruner
 from keras_app.pruners.custom_loop import CustomLoop
+from keras_app.pruners.granet import GraNet
 from keras_app.pruners.magnitude import MagnitudePruner
 from keras_app.pruners.movement import MovementPruner
 from keras_app.pruners.pruner import Pruner
@@ -26,6 +27,7 @@ __all__ = [
     "ContinuousSparsifier",
     "CustomLoop",
     "DensityController",
+    "GraNet",
     "LambdaController",
     "MagnitudePruner",
     "MovementPruner",

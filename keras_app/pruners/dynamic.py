@@ -86,6 +86,10 @@ class DynamicPruner(Pruner):
         `None` moves nothing.
         """
 
+    def are_first_masks(self):
+        """Whether the next masks are the first, which are drawn at random."""
+        return all(mask.all() for mask in self.masks.values())
+
     def drop_fraction_at(self, step):
         """Returns f(t), the share of the kept weights dropped at `step`."""
         _, end = begin_and_end(self.schedule)
@@ -112,7 +116,7 @@ class DynamicPruner(Pruner):
 
     def scores(self, variables):
         """Returns `{path: |w|}`; random scores where nothing is pruned yet."""
-        if self._is_dense():
+        if self.are_first_masks():
             return self.draws(variables, FIRST_MASKS)
         return self.magnitudes(variables)
 
@@ -125,7 +129,7 @@ class DynamicPruner(Pruner):
         Returns:
             `{path: bool array}`, `True` kept.
         """
-        is_first = self._is_dense()
+        is_first = self.are_first_masks()
         kept = super().propose(sparsity)
         fraction = self.drop_fraction_at(self._updates())
         if is_first or self._at_the_end or fraction == 0:
@@ -151,9 +155,6 @@ class DynamicPruner(Pruner):
             super().on_train_end(logs)
         finally:
             self._at_the_end = False
-
-    def _is_dense(self):
-        return all(mask.all() for mask in self.masks.values())
 
 
 def drop_and_grow(kept, magnitudes, grow, fraction, sparsity, structure=None):

@@ -1,21 +1,12 @@
 """Dynamic sparse training that grows where the gradient is large: RigL."""
 
-import itertools
-import warnings
-
 import keras
-import numpy as np
-from keras import ops
 
-from keras_app import host
-from keras_app import scorers
-from keras_app.checks import check_int
-from keras_app.pruners.dynamic import DynamicPruner
-from keras_app.selection import by_path
+from keras_app.pruners.gradient_growth import GradientGrowth
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class RigL(DynamicPruner):
+class RigL(GradientGrowth):
     """The rigged lottery: grow score = |dL/dw|, of dormant weights as well.
 
     The network is sparse from the first step on, and finds its connections
@@ -27,18 +18,11 @@ class RigL(DynamicPruner):
     which costs a gradient of each batch, at updates only.
 
     Args:
-        data: Re-iterable of `(x, y)` batches whose gradients, taken in
-            training mode, say where to grow. A data set that mixes itself again
-            shows others at each update. Not part of the configuration: set
-            `pruner.data` after `from_config`. Defaults to `None`: the gradients
-            of the training itself.
-        batches_per_update: How many of them, counted from the first, each
-            update looks at, >= 1; without `data` an error when `fit` starts,
-            and in `keras_app.experiments.Train` a request for the training
-            part. Defaults to `None`: all of `data`.
         schedule, scope, structure, distribution, filters, custom_sparsity,
             on_miss, drop_fraction, seed: See
             `keras_app.pruners.dynamic.DynamicPruner`.
+        data, batches_per_update: Whose gradients: see
+            `keras_app.pruners.gradient_growth.GradientGrowth`.
 
     Example:
 
@@ -59,104 +43,3 @@ class RigL(DynamicPruner):
     grown in one update keeps its value; unlike there, no noise is added to the
     magnitudes.
     """
-
-    not_configured = ("data",)
-
-    def __init__(
-        self, schedule, data=None, *, batches_per_update=None, **kwargs
-    ):
-        super().__init__(schedule, **kwargs)
-        if batches_per_update is not None:
-            check_int("batches_per_update", batches_per_update, 1)
-        self.data = data
-        self.batches_per_update = batches_per_update
-        self._compiled = {}
-        self._is_watching = False
-        self._steps_per_execution = 1
-
-    @property
-    def needs_data(self):
-        """Whether batches are to be looked at, and there are none."""
-        return self.data is None and self.batches_per_update is not None
-
-    def set_model(self, model):
-        """Selects the weights and gives the optimizer its masks."""
-        if self.needs_data:
-            raise ValueError(
-                "`batches_per_update` counts batches of `data`; without them "
-                "it must be None. Received: batches_per_update="
-                f"{self.batches_per_update}, data=None"
-            )
-        if self.data is not None and self.drop_fraction > 0:
-            scorers.check_model("snip", model)
-        super().set_model(model)
-        # Asked for once: on JAX each look at the model writes its state back.
-        self._steps_per_execution = model.steps_per_execution
-        self._is_watching = None  # as an earlier fit left it
-        if self.data is None and self.drop_fraction > 0:
-            if self._state.watch(self.variables.values()):
-                model.train_function = None
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Prunes if it is time, and looks out for the step before the next."""
-        super().on_train_batch_begin(batch, logs)
-        if self.data is None and self.drop_fraction > 0:
-            self._watch(self._is_due_next())
-
-    def _is_due_next(self):
-        """Whether an update comes right after the steps that now begin."""
-        first = self._clock.next
-        return any(
-            bool(self.schedule(step)[0])
-            for step in range(first, first + self._steps_per_execution)
-        )
-
-    def _watch(self, wanted):
-        if wanted != self._is_watching:
-            host.sync(self.model)
-            self._state.watch_next(self.variables.values(), wanted)
-            self._is_watching = wanted
-            host.hand_to_trainer(self.model)
-
-    def grow_scores(self, variables):
-        """Returns `{path: |dL/dw|}`, of `data` up to one common factor.
-
-        `None` before a gradient was seen.
-        """
-        if self.data is None:
-            seen = by_path(lambda v: np.abs(self._state.watched(v)), variables)
-            if any(g.any() for g in seen.values()):
-                return seen
-            if self._is_watching:
-                self._warn_of_nothing_seen()
-            return None
-        stored = {
-            path: ops.convert_to_numpy(variable).astype("float32")
-            for path, variable in variables.items()
-        }
-        # SNIP scores |dL/d(m w) w| for masks m. With the weights in the place
-        # of m and ones in that of w, this is the gradient at the weights.
-        return scorers.score(
-            "snip",
-            self.model,
-            variables,
-            itertools.islice(self.data, self.batches_per_update),
-            masks=stored,
-            weights={path: np.ones_like(w) for path, w in stored.items()},
-            compiled=self._compiled,
-        )
-
-    def _warn_of_nothing_seen(self):
-        problem = (
-            "no gradient of the training reached the update, so that nothing "
-            "moved"
-        )
-        if problem in self._notes:
-            return
-        self._notes.append(problem)
-        warnings.warn(
-            f"RigL: {problem}. Either all gradients were zero, or the step was "
-            "compiled (`tf.function`, `jax.jit`) before RigL was there: make "
-            "it again after `CustomLoop.begin`, or pass `data`.",
-            RuntimeWarning,
-        )
