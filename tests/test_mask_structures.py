@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+from hypothesis import example
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -327,6 +328,8 @@ def test_transposable_masks_number_90_of_a_4_by_4_block():
     kind=st.sampled_from(["normal", "few", "equal", "infinite"]),
     kept=st.sampled_from([None, 0.8, 0.3]),
 )
+# 0 + 0.2 and 0.1 + 0.1 are equal as doubles, too.
+@example(n=1, shape=(2, 6), m=2, seed=159, kind="few", kept=None)
 def test_transposable_masks_are_the_best_of_all(n, shape, m, seed, kind, kept):
     n = min(n, m)
     generator = np.random.default_rng(seed)

@@ -49,7 +49,7 @@ class NM(Structure):
         transposable: Whether the last two axes both have groups; `axis` is then
             `-1`, or `"inputs"` for those of the matrix. Of blocks with equal
             sums the one is taken that prunes the first entry, in flat order, at
-            which they differ; sums are taken to 2^-48 of the largest score of a
+            which they differ; sums are taken to 2^-58 of the largest score of a
             block. Defaults to `False`.
 
     Example:
@@ -311,15 +311,16 @@ def _best_patterns(patterns, scores, alive):
     As many as possible of those alive are kept, then as many infinite scores.
     """
     counts = alive & np.isfinite(scores)
-    chosen = patterns.T.astype(np.float64)
-    # Whole numbers of up to 48 bits: sums of 16 of them are exact in double
-    # precision, in whatever order they are added, so that ties are ties.
+    chosen = patterns.T
+    # Whole numbers of up to 58 bits: doubles are not rounded unless they are
+    # small beside the largest, and sums of 16 are exact. So ties are ties.
     values = np.where(counts, scores, 0.0).astype(np.float64)
     exponent = np.frexp(np.abs(values).max(1, keepdims=True))[1]
-    sums = np.rint(np.ldexp(values, 48 - exponent)) @ chosen
+    whole = np.rint(np.ldexp(values, 58 - exponent)).astype(np.int64)
+    sums = whole @ chosen
     if not counts.all():
         # 33 is more than what the infinite of 16 entries can add up to.
         level = alive * (33.0 + np.where(counts, 0.0, np.sign(scores)))
         levels = level @ chosen
-        sums[levels < levels.max(1, keepdims=True)] = -np.inf
+        sums[levels < levels.max(1, keepdims=True)] = np.iinfo(np.int64).min
     return patterns[sums.argmax(1)].astype(bool) & alive
