@@ -345,6 +345,22 @@ METHODS = {
     "one-shot, megabatches": lambda cell: cell.anytime("one_shot"),
     "dense, megabatches": lambda cell: cell.anytime("dense"),
 }
+_DRAWN = [row.method for row in METHODS.values() if hasattr(row, "method")]
+
+
+def _other_pruners():
+    """`{kind: row}` of what the catalogue has besides: as usually asked for."""
+    pruners = tasks.catalogue().PRUNERS
+    kinds = {pruners[name].kind for name in _DRAWN}
+    kinds.add("AnytimeProgressivePruner")
+    return {
+        row.kind: _pruner(name)
+        for name, row in pruners.items()
+        if row.kind not in kinds
+    }
+
+
+METHODS |= _other_pruners()
 DENSE = {"dense": "dense", "dense, megabatches": "dense, megabatches"}
 TFMOT = "tfmot 0.8.1, gradual magnitude"
 
