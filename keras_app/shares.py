@@ -77,6 +77,18 @@ def homes(model):
     return found
 
 
+def collapsed(masks):
+    """A sentence on the weights that nothing is kept of, or `None`.
+
+    Args:
+        masks: `{path: mask}`.
+    """
+    emptied = [path for path, mask in masks.items() if not mask.any()]
+    if not emptied:
+        return None
+    return f"nothing is kept of {selection.some(emptied)} (layer collapse)"
+
+
 def left_alone(model, chosen, filters=None):
     """A sentence on the matrices that are not pruned, if they are a large part.
 

@@ -286,6 +286,15 @@ def examples(count=64):
     return x, generator.integers(0, 3, count).astype("int32")
 
 
+def three_classes(count, seed):
+    """Images of three classes that differ in their mean image."""
+    generator = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    images = generator.normal(size=(count, 6, 6, 1)) * 0.5
+    images += labels[:, None, None, None] * np.eye(6)[None, :, :, None]
+    return images.astype("float32"), labels.astype("int32")
+
+
 def compiled(optimizer, model=None, **kwargs):
     model = model or small_model()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -15,17 +15,9 @@ from keras_app.experiments.models import mlp
 from keras_app.experiments.run import folder as run_folder
 from tests.helpers import assert_run_folder
 from tests.helpers import events
+from tests.models import three_classes
 
 N_TEST = 40
-
-
-def arrays(count, seed):
-    """Three classes that differ in their mean image."""
-    generator = np.random.default_rng(seed)
-    labels = np.arange(count) % 3
-    images = generator.normal(size=(count, 6, 6, 1)) * 0.5
-    images += labels[:, None, None, None] * np.eye(6)[None, :, :, None]
-    return images.astype("float32"), labels.astype("int32")
 
 
 def tiny(input_shape, num_classes, mean, std, seed):
@@ -43,12 +35,12 @@ def stream(**kwargs):
     # Of a megabatch of 36, the last batch is one of 4.
     options = dict(num_megabatches=3, batch_size=16, scoring_fraction=0.5)
     options.update(kwargs)
-    return Megabatches(arrays(120, 1), **options)
+    return Megabatches(three_classes(120, 1), **options)
 
 
 def go(path, megabatches=None, **kwargs):
     options = dict(
-        model=tiny, epochs=2, milestones=(1,), test=arrays(N_TEST, 2)
+        model=tiny, epochs=2, milestones=(1,), test=three_classes(N_TEST, 2)
     )
     options.update(kwargs)
     run = {k: options.pop(k) for k in ("resume", "on_start") if k in options}
@@ -131,7 +123,7 @@ def test_the_learning_rate_restarts_at_every_megabatch(finished):
 def test_the_saved_model_is_the_judged_one_and_really_sparse(finished):
     path, summary = finished
     model = keras.models.load_model(path / "model.keras")
-    images, labels = arrays(N_TEST, 2)
+    images, labels = three_classes(N_TEST, 2)
     logits = model.predict(images, verbose=0)
     assert np.mean(logits.argmax(-1) == labels) == summary["accuracy"]
     kernels = [

@@ -19,21 +19,13 @@ from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
 from tests.helpers import assert_run_folder
 from tests.helpers import events
-
-
-def arrays(count, seed):
-    """Three classes that differ in their mean image."""
-    generator = np.random.default_rng(seed)
-    labels = np.arange(count) % 3
-    images = generator.normal(size=(count, 6, 6, 1)) * 0.5
-    images += labels[:, None, None, None] * np.eye(6)[None, :, :, None]
-    return images.astype("float32"), labels.astype("int32")
+from tests.models import three_classes
 
 
 def holdout(seed=0):
     return Holdout(
-        arrays(120, 1),
-        test=arrays(45, 2),
+        three_classes(120, 1),
+        test=three_classes(45, 2),
         validation_fraction=0.1,
         batch_size=16,
         seed=seed,
@@ -79,7 +71,7 @@ def test_the_run_folder_is_that_of_every_experiment(finished):
 def test_figures_are_those_of_the_model_that_was_saved(finished):
     path, summary = finished
     model = keras.models.load_model(path / "model.keras")
-    x, y = arrays(45, 2)
+    x, y = three_classes(45, 2)
     right = np.argmax(model.predict(x, verbose=0), -1) == y
     assert summary["accuracy"] == pytest.approx(right.mean())
     kernels = [

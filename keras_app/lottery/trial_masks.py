@@ -189,22 +189,30 @@ def prune_remaining(weights, masks, rate):
             )
     total = sum(mask.size for mask in kept.values())
     remaining = sum(int(np.count_nonzero(mask)) for mask in kept.values())
-    k = round(rate * remaining)
-    if k == 0:
-        raise ValueError(
-            "`rate` must prune at least one weight. Received: "
-            f"rate={rate} of {remaining} remaining weights, which rounds to 0"
-        )
-    # `mask_from_scores` prunes int(sparsity * total): half a weight more than
-    # the whole number that is meant cannot be rounded below it.
-    gone = total - remaining + k
-    sparsity = min(1.0, (gone + 0.5) / total)
+    sparsity = min(1.0, next_sparsity(rate, remaining, total))
     pruned = mask_from_scores(magnitudes, sparsity, previous=kept)
     if isinstance(weights, dict):
         return pruned
     if isinstance(weights, (list, tuple)):
         return type(weights)(pruned.values())
     return pruned[0]
+
+
+def next_sparsity(rate, remaining, total):
+    """Returns the sparsity that prunes `round(rate * remaining)` more weights.
+
+    Raises:
+        ValueError: These are none.
+    """
+    more = round(rate * remaining)
+    if more == 0:
+        raise ValueError(
+            "`rate` must prune at least one weight. Received: "
+            f"rate={rate} of {remaining} remaining weights, which rounds to 0"
+        )
+    # `mask_from_scores` prunes int(sparsity * total): half a weight more than
+    # the whole number that is meant cannot be rounded below it.
+    return (total - remaining + more + 0.5) / total
 
 
 def _by_name(container):

@@ -322,12 +322,11 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
     def _guard_against_collapse(self):
         optimizer = self._optimizer()
         optimizer.keep_at_least(self.min_density)
-        emptied = [p for p, mask in optimizer.masks.items() if not mask.any()]
-        if emptied:
+        collapsed = shares.collapsed(optimizer.masks)
+        if collapsed:
             warnings.warn(
-                f"{type(self).__name__}: nothing is kept of "
-                f"{selection.some(emptied)} (layer collapse). Raise "
-                "`s_init`, or set `min_density`."
+                f"{type(self).__name__}: {collapsed}. Raise `s_init`, or set "
+                "`min_density`."
             )
 
     def _hard_scores(self):

@@ -22,6 +22,7 @@ from keras_app.distributions import check_distribution
 from keras_app.pruners import audit
 from keras_app.pruners import clock
 from keras_app.pruners import takeover
+from keras_app.pruners.targets import check_custom_sparsity
 from keras_app.pruners.targets import Targets
 
 
@@ -110,14 +111,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             )
         check_choice("on_miss", on_miss, ("warn", "raise", "ignore"))
         selection.check_filters(filters)
-        if not isinstance(custom_sparsity or {}, dict):
-            raise TypeError(
-                "`custom_sparsity` must be {regex: sparsity} or None. "
-                f"Received: custom_sparsity={custom_sparsity!r}"
-            )
-        for pattern, sparsity in (custom_sparsity or {}).items():
-            selection.check_filters(pattern)
-            check_sparsity(f"custom_sparsity[{pattern!r}]", sparsity)
+        check_custom_sparsity(custom_sparsity)
         self.schedule = schedule
         self.scope = scope
         self.structure = structure
@@ -397,20 +391,12 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         self.apply(new)
         self._sparsity = float(sparsity)
         self._density = self._density_of(new)
-        emptied = [path for path, mask in new.items() if not mask.any()]
-        if emptied:
+        collapsed = shares.collapsed(new)
+        if collapsed:
             warnings.warn(
-                f"{type(self).__name__}: nothing is kept of "
-                f"{selection.some(emptied)} (layer collapse). "
-                f"{self._against_collapse()}"
+                f"{type(self).__name__}: {collapsed}. "
+                f"{self._targets.against_collapse()}"
             )
-
-    def _against_collapse(self):
-        if self.scope == "global":
-            return "Lower the sparsity, or use scope='layer'."
-        if callable(self.distribution):
-            return "Let `distribution` give them less."
-        return "Lower the sparsity, or that of these in `custom_sparsity`."
 
     def apply(self, masks):
         """Sets the masks of all `variables`, now.

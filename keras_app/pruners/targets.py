@@ -2,8 +2,22 @@
 
 import re
 
+from keras_app import selection
+from keras_app.checks import check_sparsity
 from keras_app.distributions import DISTRIBUTIONS
 from keras_app.pruners.clock import final_sparsity
+
+
+def check_custom_sparsity(custom_sparsity):
+    """Raises unless it is `{regex: sparsity}` or `None`."""
+    if not isinstance(custom_sparsity or {}, dict):
+        raise TypeError(
+            "`custom_sparsity` must be {regex: sparsity} or None. "
+            f"Received: custom_sparsity={custom_sparsity!r}"
+        )
+    for pattern, sparsity in (custom_sparsity or {}).items():
+        selection.check_filters(pattern)
+        check_sparsity(f"custom_sparsity[{pattern!r}]", sparsity)
 
 
 class Targets:
@@ -75,6 +89,14 @@ class Targets:
             else:
                 together = target
         return own, together
+
+    def against_collapse(self):
+        """Returns advice for where a sparsity leaves nothing of a weight."""
+        if self._pruner.scope == "global":
+            return "Lower the sparsity, or use scope='layer'."
+        if callable(self._pruner.distribution):
+            return "Let `distribution` give them less."
+        return "Lower the sparsity, or that of these in `custom_sparsity`."
 
     def _custom(self, sparsity):
         """Sparsities of sets' own, in proportion to the schedule's progress."""
