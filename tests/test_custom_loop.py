@@ -119,6 +119,13 @@ def run(loop, model, epochs=1, until=None):
     loop.end(state) if BACKEND == "jax" else loop.end()
 
 
+def begun():
+    """A model, a loop over two epochs that has begun, and its state."""
+    model = network()
+    loop = pruners.CustomLoop(model, gradual(), steps_per_epoch=4, epochs=2)
+    return model, loop, loop.begin()
+
+
 def custom(model, callbacks, epochs=1, **kwargs):
     loop = pruners.CustomLoop(
         model, callbacks, steps_per_epoch=4, epochs=epochs
@@ -294,9 +301,7 @@ def test_a_state_is_exchanged_only_when_a_callback_asks_for_the_weights():
 
 @jax_only
 def test_sync_writes_the_state_to_the_model():
-    model = network()
-    loop = pruners.CustomLoop(model, gradual(), steps_per_epoch=4, epochs=2)
-    state = loop.begin()
+    model, loop, state = begun()
     train_step = jax_step(model)
     for i, (x, y) in enumerate(batches() * 2):
         state = loop.step(state)
@@ -312,9 +317,7 @@ def test_sync_writes_the_state_to_the_model():
 
 @jax_only
 def test_a_state_of_another_form_is_refused():
-    model = network()
-    loop = pruners.CustomLoop(model, gradual(), steps_per_epoch=4, epochs=2)
-    trainable, non_trainable, optimizer = loop.begin()
+    _, loop, (trainable, non_trainable, optimizer) = begun()
     with pytest.raises(ValueError, match=r"lists of \[6, 2, 10\]"):
         loop.step((trainable, optimizer, non_trainable))
     with pytest.raises(ValueError, match="`state` must begin with"):
@@ -323,9 +326,7 @@ def test_a_state_of_another_form_is_refused():
 
 @jax_only
 def test_a_state_that_is_not_handed_over_is_warned_of():
-    model = network()
-    loop = pruners.CustomLoop(model, gradual(), steps_per_epoch=4, epochs=2)
-    state = loop.begin()
+    model, loop, state = begun()
     train_step = jax_step(model)
     with pytest.warns(UserWarning, match="hand over the state"):
         for x, y in batches() * 2:
@@ -336,9 +337,7 @@ def test_a_state_that_is_not_handed_over_is_warned_of():
 
 @not_jax
 def test_a_state_is_refused_where_there_is_none():
-    model = network()
-    loop = pruners.CustomLoop(model, gradual(), steps_per_epoch=4, epochs=2)
-    state = loop.begin()
+    _, loop, state = begun()
     with pytest.raises(ValueError, match=f"On {BACKEND} call `step"):
         loop.step(state)
     with pytest.raises(ValueError, match="`state` is for loops on JAX"):

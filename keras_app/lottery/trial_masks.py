@@ -10,6 +10,8 @@ from keras_app.checks import check_number
 from keras_app.checks import check_whole
 from keras_app.config import Configured
 from keras_app.masks import mask_from_scores
+from keras_app.masks.structures import by_name
+from keras_app.masks.structures import in_container
 
 
 def mask_distance(a, b, remaining):
@@ -39,7 +41,7 @@ def mask_distance(a, b, remaining):
     al., 2020](https://arxiv.org/abs/1909.11957) stop by such a distance.
     """
     remaining = check_whole("remaining", remaining, 1)
-    a, b = _by_name(a), _by_name(b)
+    a, b = by_name(a, 0), by_name(b, 0)
     _check_alike("a", a, "b", b)
     differ = sum(
         int(np.count_nonzero(_as_mask("a", a[name]) ^ _as_mask("b", b[name])))
@@ -175,7 +177,7 @@ def prune_remaining(weights, masks, rate):
     Reference: [Frankle and Carbin, 2019](https://arxiv.org/abs/1803.03635).
     """
     rate = check_number("rate", rate, lambda x: 0 < x < 1, "in (0, 1)")
-    named, kept = _by_name(weights), _by_name(masks)
+    named, kept = by_name(weights, 0), by_name(masks, 0)
     _check_alike("weights", named, "masks", kept)
     kept = {name: _as_mask("masks", kept[name]) for name in named}
     magnitudes = {}
@@ -191,11 +193,7 @@ def prune_remaining(weights, masks, rate):
     remaining = sum(int(np.count_nonzero(mask)) for mask in kept.values())
     sparsity = min(1.0, next_sparsity(rate, remaining, total))
     pruned = mask_from_scores(magnitudes, sparsity, previous=kept)
-    if isinstance(weights, dict):
-        return pruned
-    if isinstance(weights, (list, tuple)):
-        return type(weights)(pruned.values())
-    return pruned[0]
+    return in_container(weights, pruned.values())
 
 
 def next_sparsity(rate, remaining, total):
@@ -213,14 +211,6 @@ def next_sparsity(rate, remaining, total):
     # `mask_from_scores` prunes int(sparsity * total): half a weight more than
     # the whole number that is meant cannot be rounded below it.
     return (total - remaining + more + 0.5) / total
-
-
-def _by_name(container):
-    if isinstance(container, dict):
-        return container
-    if isinstance(container, (list, tuple)):
-        return dict(enumerate(container))
-    return {0: container}
 
 
 def _check_alike(first, a, second, b):

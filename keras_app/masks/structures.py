@@ -61,7 +61,7 @@ def mask_from_scores(
             "pruned together in a model only a pruner knows. "
             f"Received: structure={structure!r}"
         )
-    named = _named(scores)
+    named = by_name(scores)
     arrays = [as_scores(name, array) for name, array in named.items()]
     previous = _check_previous(named, arrays, scores, previous)
     masks = structure.prune(arrays, sparsity, ties, previous)
@@ -70,19 +70,26 @@ def mask_from_scores(
         mask if old is None else mask & old
         for mask, old in zip(masks, previous)
     ]
-    if isinstance(scores, dict):
-        return dict(zip(scores, masks))
-    if isinstance(scores, (list, tuple)):
-        return type(scores)(masks)
-    return masks[0]
+    return in_container(scores, masks)
 
 
-def _named(container):
+def by_name(container, single="scores"):
+    """Returns `{name: array}` for a dict, list or tuple, or a single array."""
     if isinstance(container, dict):
         return container
     if isinstance(container, (list, tuple)):
         return dict(enumerate(container))
-    return {"scores": container}
+    return {single: container}
+
+
+def in_container(container, arrays):
+    """Returns arrays, in the order of `by_name`, in a container like it."""
+    if isinstance(container, dict):
+        return dict(zip(container, arrays))
+    if isinstance(container, (list, tuple)):
+        return type(container)(arrays)
+    [array] = arrays
+    return array
 
 
 def _check_previous(named, arrays, scores, previous):
@@ -102,7 +109,7 @@ def _check_previous(named, arrays, scores, previous):
             )
         olds = [previous[name] for name in named]
     else:
-        olds = _named(previous).values()
+        olds = by_name(previous).values()
     olds = [np.asarray(old).astype(bool, copy=False) for old in olds]
     shapes = [array.shape for array in arrays]
     if [old.shape for old in olds] != shapes:
