@@ -72,7 +72,6 @@ setup(
         "keras_app.report": ["*.j2"],
     },
     install_requires=[
-        "absl-py>=1.4,<3",
         LITERT,
         "flatbuffers>=25,<26",
         "gin-config==0.5.0",
