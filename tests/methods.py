@@ -149,6 +149,9 @@ OPTIMIZERS = {
         callback="ContinuousSparsifier",
         steering={"final_temperature": 20.0},
     ),
+    "str": Optimizer(
+        "STR", {"learning_rate": 0.1, "weight_decay": 0.01, "s_init": -3.0}
+    ),
     "coupled_sgd": Optimizer(
         "CoupledSGD",
         {"learning_rate": 0.05},

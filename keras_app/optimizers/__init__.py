@@ -7,6 +7,7 @@ from keras_app.optimizers.continuous_sparsification import (
 from keras_app.optimizers.coupled_sgd import CoupledSGD
 from keras_app.optimizers.linbreg import LinBreg
 from keras_app.optimizers.proxsgd import ProxSGD
+from keras_app.optimizers.str import STR
 
 __all__ = [
     "AdaBreg",
@@ -14,4 +15,5 @@ __all__ = [
     "CoupledSGD",
     "LinBreg",
     "ProxSGD",
+    "STR",
 ]

@@ -1,7 +1,6 @@
 """Continuous sparsification: which weights to keep, learned by descent."""
 
 import math
-import warnings
 
 import keras
 import numpy as np
@@ -12,8 +11,7 @@ from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.checks import check_number
-from keras_app.optimizers import latent
-from keras_app.optimizers.base import ConfiguredOptimizer
+from keras_app.optimizers.learned import LearnedSparsity
 
 # The rule between rounds multiplies logits again and again; far below zero
 # they need not grow until float32 overflows.
@@ -24,7 +22,7 @@ _SMALLEST_MASK = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class ContinuousSparsification(ConfiguredOptimizer):
+class ContinuousSparsification(LearnedSparsity):
     """Learns weights w and mask logits s; the kernel holds their product.
 
         theta = w m,   m = c sigmoid(beta s),   c = 1 / sigmoid(s_init)
@@ -93,9 +91,6 @@ class ContinuousSparsification(ConfiguredOptimizer):
     method (chain rule, theta = w m is elementwise).
     """
 
-    # A mask would change weights behind the logits' back.
-    finds_zeros = True
-
     def __init__(
         self,
         learning_rate=0.1,
@@ -110,32 +105,25 @@ class ContinuousSparsification(ConfiguredOptimizer):
         name="continuous_sparsification",
         **kwargs,
     ):
-        if isinstance(learning_rate, (int, float)):
-            learning_rate = check_number(
-                "learning_rate", learning_rate, lambda x: x > 0, "> 0"
-            )
-        momentum = check_number(
-            "momentum", momentum, lambda x: 0 <= x < 1, "in [0, 1)"
+        super().__init__(
+            learning_rate,
+            momentum,
+            weight_decay,
+            filters,
+            strict,
+            name=name,
+            **kwargs,
         )
-        decay = check_number("weight_decay", weight_decay, lambda x: x >= 0)
         lam = check_number("lam", lam, lambda x: x >= 0)
         s_init = check_number(
             "s_init", s_init, lambda x: abs(x) <= 10, "in [-10, 10]"
         )
-        selection.check_filters(filters)
         check_choice("penalty_on", penalty_on, ("scaled", "sigmoid"))
         check_choice("decay_on", decay_on, ("all", "kernels"))
-        latent.refuse_base_arguments(type(self).__name__, kwargs)
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        self.momentum = momentum
-        # The base class would apply a decay of its own, decoupled.
-        self.coupled_decay = decay
         self.lam = lam
         self.s_init = s_init
-        self.filters = filters
         self.penalty_on = penalty_on
         self.decay_on = decay_on
-        self.strict = strict
         self.scale = 1.0 + math.exp(-s_init)
         self._first_temperature = 1.0
 
@@ -145,21 +133,20 @@ class ContinuousSparsification(ConfiguredOptimizer):
         """Makes w, s and their momenta, from the weights as they are now."""
         if self.built:
             return
-        masked = self._choose(variables)
         super().build(variables)
-        self._masked = tuple(masked)
+        if self._first_temperature != 1.0:
+            with host.outside_the_graph():
+                self._temperature.assign(self._first_temperature)
+                self._write_kernels()
 
-        def slots(name, chosen):
-            return [
-                enforcement.add_latent(self, v, name) if c else None
-                for v, c in zip(variables, chosen)
-            ]
-
-        everywhere = [True] * len(variables)
-        self._weights = slots("weight", masked)
-        self._logits = slots("logit", masked)
-        self._weight_momenta = slots("momentum", everywhere)
-        self._logit_momenta = slots("logit_momentum", masked)
+    def add_state(self, variables):
+        """Adds w, s, their momenta, the temperature and whether m is a step."""
+        self._weights = self.slots("weight", variables, self._masked)
+        self._logits = self.slots("logit", variables, self._masked)
+        self._weight_momenta = self.slots("momentum", variables)
+        self._logit_momenta = self.slots(
+            "logit_momentum", variables, self._masked
+        )
         with host.outside_the_graph():
             self._temperature = self.add_variable(
                 (), initializer="ones", dtype="float32", name="temperature"
@@ -167,63 +154,13 @@ class ContinuousSparsification(ConfiguredOptimizer):
             self._hard = self.add_variable(
                 (), initializer="zeros", dtype="bool", name="hard"
             )
-            self._watch = latent.Watch(
-                self, [v if m else None for v, m in zip(variables, masked)]
-            )
-            for index, variable in self._members():
-                # A copy: JAX would make both one buffer and donate it twice.
-                self._weights[index].assign(ops.copy(variable))
-                logits = self._logits[index]
-                logits.assign(ops.full(logits.shape, self.s_init, logits.dtype))
-                self._watch.remember(index, variable)
-            if self._first_temperature != 1.0:
-                self._temperature.assign(self._first_temperature)
-                self._write_kernels()
 
-    def _choose(self, variables):
-        filters = self.filters
-        chosen = selection.is_kernel if filters is None else filters
-        masked = [selection.matches(v, chosen) for v in variables]
-        if not any(masked):
-            known = [
-                selection.path_of(v)
-                for v in variables
-                if selection.is_kernel(v)
-            ]
-            raise ValueError(
-                "`filters` must match at least one trainable variable. "
-                f"Received: filters={filters!r}; the kernels are {known[:8]}"
-            )
-        for variable in (v for v, m in zip(variables, masked) if m):
-            self._check_member(variable)
-        return masked
-
-    def _check_member(self, variable):
-        kind = type(self).__name__
-        latent.refuse_constraint(kind, variable, "leave the constraint out")
-        penalty = getattr(variable, "regularizer", None)
-        if penalty is None:
-            return
-        text = (
-            f"{variable.path} has a kernel_regularizer ({penalty!r}), whose "
-            f"gradient {kind} also passes to the mask. Use `weight_decay`, "
-            "which acts on the weights only."
-        )
-        if self.strict:
-            raise ValueError(f"{text} Received: strict=True")
-        warnings.warn(text)
-
-    def _members(self):
-        if not self.built:
-            raise RuntimeError(
-                f"{self.name} is not built yet, so there are no masks. Call "
-                "`fit`, or `optimizer.build(model.trainable_variables)`, first."
-            )
-        return [
-            (index, variable)
-            for index, variable in enumerate(self._trainable_variables)
-            if self._masked[index]
-        ]
+    def start(self, index, variable):
+        """Begins with w at the weight, and s at `s_init`."""
+        # A copy: JAX would make both one buffer and donate it twice.
+        self._weights[index].assign(ops.copy(variable))
+        logits = self._logits[index]
+        logits.assign(ops.full(logits.shape, self.s_init, logits.dtype))
 
     # ---- what users look at and move -----------------------------------
 
@@ -233,13 +170,8 @@ class ContinuousSparsification(ConfiguredOptimizer):
         array = ops.convert_to_numpy
         return {
             path: (array(self._weights[index]), array(self._logits[index]))
-            for path, (index, _) in zip(self.masked_variables, self._members())
+            for path, (index, _) in zip(self.masked_variables, self.members())
         }
-
-    @property
-    def masked_variables(self):
-        """`{path: variable}` of the weights that have a mask."""
-        return selection.paths_of([v for _, v in self._members()])
 
     @property
     def masks(self):
@@ -262,7 +194,7 @@ class ContinuousSparsification(ConfiguredOptimizer):
     @property
     def is_hard(self):
         """Whether the mask is a step, and only w is trained."""
-        self._members()
+        self.members()
         return bool(ops.convert_to_numpy(self._hard))
 
     @property
@@ -304,7 +236,7 @@ class ContinuousSparsification(ConfiguredOptimizer):
         back to 1; at temperature 1 it is what the authors' code executes.
         """
         self._follow_model()
-        for index, _ in self._members():
+        for index, _ in self.members():
             s = self._logits[index]
             scaled = ops.minimum(self._temperature * s, self.s_init)
             s.assign(ops.maximum(scaled, _LOWEST_LOGIT))
@@ -317,7 +249,7 @@ class ContinuousSparsification(ConfiguredOptimizer):
             min_density: Share of each masked weight to keep, in [0, 1].
         """
         check_number("min_density", min_density, lambda x: 0 <= x <= 1)
-        for index, _ in self._members():
+        for index, _ in self.members():
             s = ops.convert_to_numpy(self._logits[index])
             wanted = math.ceil(min_density * s.size)
             if np.count_nonzero(s > 0) >= wanted:
@@ -334,42 +266,32 @@ class ContinuousSparsification(ConfiguredOptimizer):
         Args:
             weights: `{variable.path: array}` for every masked weight.
         """
-        for path, (index, _) in zip(self.masked_variables, self._members()):
+        for path, (index, _) in zip(self.masked_variables, self.members()):
             self._weights[index].assign(weights[path])
         self._write_kernels()
         self.reset_momentum()
 
     def reset_momentum(self):
         """Sets every momentum to zero."""
-        self._members()
+        self.members()
         for slot in (*self._weight_momenta, *self._logit_momenta):
             if slot is not None:
                 slot.assign(ops.zeros(slot.shape, slot.dtype))
 
-    def sync_from_model(self):
-        """w <- theta / m where m > 1e-6, after weights were set from outside.
-
-        A training step does it by itself where it notices; call it to look at
-        `weights_and_logits` before.
-        """
-        for index, variable in self._members():
-            self._weights[index].assign(self._consistent(index, variable))
-            self._watch.remember(index, variable)
-
     def _follow_model(self):
         replaced = [
-            self._watch.replaced(index, variable)
-            for index, variable in self._members()
+            self.watch.replaced(index, variable)
+            for index, variable in self.members()
         ]
         if any(bool(ops.convert_to_numpy(each)) for each in replaced):
             self.sync_from_model()
 
     def _write_kernels(self):
-        for index, variable in self._members():
+        for index, variable in self.members():
             s = ops.convert_to_tensor(self._logits[index])
             theta = self._weights[index] * self._mask(s)
             variable.assign(ops.cast(theta, variable.dtype))
-            self._watch.remember(index, variable)
+            self.watch.remember(index, variable)
 
     # ---- one step ------------------------------------------------------
 
@@ -419,11 +341,11 @@ class ContinuousSparsification(ConfiguredOptimizer):
             theta = self._gate(s, ops.sigmoid(beta * s)) * (c * w)
             return theta, w, s, b_w, b_s
 
-        w = self._watch.kept(
+        w = self.watch.kept(
             index,
             variable,
             self._weights[index],
-            lambda: self._consistent(index, variable),
+            lambda: self.consistent(index, variable),
         )
         s, b_s = self._logits[index], self._logit_momenta[index]
         enforcement.apply_rule(
@@ -432,7 +354,7 @@ class ContinuousSparsification(ConfiguredOptimizer):
             [w, s, g, b_w, b_s],
             [variable, self._weights[index], s, b_w, b_s],
         )
-        self._watch.remember(index, variable)
+        self.watch.remember(index, variable)
 
     def _gate(self, s, sigmoid):
         """The unscaled mask: a step at s > 0 if it is hard, or the sigmoid."""
@@ -449,40 +371,10 @@ class ContinuousSparsification(ConfiguredOptimizer):
         beta = ops.cast(self._temperature, s.dtype)
         return self.scale * self._gate(s, ops.sigmoid(beta * s))
 
-    def _consistent(self, index, variable):
+    def consistent(self, index, variable):
+        """Returns theta / m where m > 1e-6, and w elsewhere."""
         w = ops.convert_to_tensor(self._weights[index])
         theta = ops.stop_gradient(ops.cast(variable, w.dtype))
         m = self._mask(ops.convert_to_tensor(self._logits[index]))
         known = m > _SMALLEST_MASK
         return ops.where(known, theta / ops.where(known, m, 1.0), w)
-
-    # ---- configuration -------------------------------------------------
-
-    def get_config(self):
-        """Returns the constructor's arguments, serialized."""
-        return {
-            **super().get_config(),
-            "weight_decay": self.coupled_decay,
-            "filters": self._filters_config(),
-        }
-
-    def _filters_config(self):
-        """A file must not depend on what a callable is."""
-        if callable(self.filters) and self.built:
-            return [
-                selection.pattern_of(variable, self._trainable_variables)
-                for _, variable in self._members()
-            ]
-        if callable(self.filters):
-            return keras.saving.serialize_keras_object(self.filters)
-        return self.filters
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        """Builds the optimizer that `get_config` described."""
-        config = dict(config)
-        if isinstance(config.get("filters"), dict):
-            config["filters"] = keras.saving.deserialize_keras_object(
-                config["filters"], custom_objects=custom_objects
-            )
-        return super().from_config(config, custom_objects)
