@@ -179,12 +179,6 @@ class ContinuousSparsification(LearnedSparsity):
         return {path: s > 0 for path, (_, s) in self.weights_and_logits.items()}
 
     @property
-    def density(self):
-        """Share of the masked weights with s > 0, in [0, 1]."""
-        kept = [mask.ravel() for mask in self.masks.values()]
-        return float(np.mean(np.concatenate(kept)))
-
-    @property
     def soft_density(self):
         """Mean of sigmoid(beta s) over the masked weights, in [0, 1]."""
         logits = [s.ravel() for _, s in self.weights_and_logits.values()]

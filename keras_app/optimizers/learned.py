@@ -4,6 +4,7 @@ import abc
 import warnings
 
 import keras
+import numpy as np
 
 from keras_app import enforcement
 from keras_app import host
@@ -73,6 +74,17 @@ class LearnedSparsity(ConfiguredOptimizer, abc.ABC):
 
         Where it does not say, w stays.
         """
+
+    @property
+    @abc.abstractmethod
+    def masks(self):
+        """`{variable.path: bool array}`: `True` where a weight is kept."""
+
+    @property
+    def density(self):
+        """Share of the weights with a mask that are kept, in [0, 1]."""
+        kept = [mask.ravel() for mask in self.masks.values()]
+        return float(np.mean(np.concatenate(kept)))
 
     # ---- state ---------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """Soft threshold reparameterization: thresholds learned by descent."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_app import enforcement
@@ -122,12 +121,6 @@ class STR(LearnedSparsity):
         return ops.where(theta == 0, within, theta + ops.sign(theta) * t)
 
     # ---- what users look at --------------------------------------------
-
-    @property
-    def density(self):
-        """Share of the weights with a threshold that are not zero."""
-        kept = [mask.ravel() for mask in self.masks.values()]
-        return float(np.mean(np.concatenate(kept)))
 
     @property
     def masks(self):
