@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import pathlib
 import re
 import sys
@@ -286,3 +287,12 @@ def test_every_pruner_of_the_catalogue_is_compared(shared):
     drawn.add("AnytimeProgressivePruner")
     missing = {row.kind for row in PRUNERS.values()} - drawn
     assert not missing, f"compare_methods.py has no row of {sorted(missing)}."
+
+
+def test_every_method_has_the_same_tuning_budget(shared):
+    import tuned_methods
+
+    for name, (file, grids) in tuned_methods.METHODS.items():
+        assert (ROOT / "benchmarks" / "protocols" / f"{file}.gin").exists()
+        settings = sum(math.prod(map(len, grid.values())) for _, grid in grids)
+        assert settings == 12, name

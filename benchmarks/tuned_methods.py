@@ -1,0 +1,224 @@
+r"""Methods at equal tuning budgets: settings by validation, figures by test.
+
+    pip install -e '.[ray]'
+    export TFDS_DATA_DIR=...
+    python benchmarks/tuned_methods.py --results docs/results/data --work runs
+
+Every method has twelve settings of its own knobs. Each is one run of `python -m
+keras_app.sweep` at 95 % sparsity, with a seed that is not used again, judged on
+the validation part. The best one then trains at every sparsity with three seeds
+and is judged on the test set. What was tried and what was chosen is stored
+beside the results; a method that is there is not measured again.
+
+Any cell is one command, `python -m keras_app.train` with the gin file of the
+protocol and the bindings that the table of settings gives.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import results
+from measure import plus_minus
+
+TUNED_AT = 0.95
+TUNING_SEED = 100
+STEPS = 5 * 446
+
+RATE = "experiments.MilestoneLearningRate.learning_rate"
+OPTIMIZER = "experiments.Train.optimizer"
+
+
+ENDS = [STEPS // 2, 3 * STEPS // 4]
+END = "schedules.PolynomialDecay.end_step"
+ADAM = f"{OPTIMIZER}='adam'"
+
+# {method: (gin file, [(further bindings, {knob: values}), ...])}: the values of
+# all grids together are twelve settings.
+METHODS = {
+    "dense": (
+        "fashion_mnist",
+        [
+            ((), {RATE: [0.01, 0.02, 0.05, 0.1, 0.2, 0.4]}),
+            ((ADAM,), {RATE: [3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2]}),
+        ],
+    ),
+    "gradual magnitude": (
+        "magnitude",
+        [
+            ((), {RATE: [0.05, 0.1, 0.2], END: ENDS}),
+            ((ADAM,), {RATE: [1e-3, 3e-3, 1e-2], END: ENDS}),
+        ],
+    ),
+    "AdaBreg": (
+        "adabreg",
+        [
+            (
+                (),
+                {
+                    RATE: [5e-3, 1e-2, 2e-2],
+                    "optimizers.AdaBreg.epsilon": [1e-8, 1e-5, 1e-4, 1e-3],
+                },
+            ),
+        ],
+    ),
+    "LinBreg": (
+        "linbreg",
+        [
+            (
+                (),
+                {
+                    RATE: [0.1, 0.3, 1.0, 2.0],
+                    "optimizers.LinBreg.momentum": [0.0, 0.5, 0.9],
+                },
+            ),
+        ],
+    ),
+    "RigL": (
+        "rigl",
+        [
+            (
+                (),
+                {
+                    RATE: [0.05, 0.1, 0.2, 0.4],
+                    "pruners.RigL.drop_fraction": [0.1, 0.3, 0.5],
+                },
+            ),
+        ],
+    ),
+}
+
+
+def sweep(folder, file, bindings, grid):
+    """The finished runs of a sweep: `[(point, folder of the run)]`."""
+    command = [sys.executable, "-m", "keras_app.sweep"]
+    if (folder / "sweep.json").exists():
+        command += ["--resume"]
+    else:
+        command += [f"--gin_file=benchmarks/protocols/{file}.gin"]
+        command += [f"--gin_param={binding}" for binding in bindings]
+        for knob, values in grid.items():
+            command += ["--grid", f"{knob}={values}"]
+    # From the root, where the gin files find what they include.
+    command += [f"--sweep_dir={folder.resolve()}"]
+    subprocess.run(command, check=True, cwd=results.ROOT)
+    found = json.loads((folder / "sweep.json").read_text())
+    return [(run["point"], folder / run["label"]) for run in found["runs"]]
+
+
+def events(run):
+    return [
+        json.loads(line)
+        for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+def tune(name, work):
+    """Settings with their validation accuracy, the best one first."""
+    file, grids = METHODS[name]
+    tried = []
+    for number, (more, grid) in enumerate(grids):
+        folder = work / f"{name.replace(' ', '_')}-tuning-{number}"
+        fixed = (*more, f"experiments.Train.seed={TUNING_SEED}")
+        if name != "dense":
+            fixed = (*fixed, f"SPARSITY={TUNED_AT}")
+        for point, run in sweep(folder, file, fixed, grid):
+            last = [e for e in events(run) if "val_accuracy" in e][-1]
+            chosen = [f"{knob}={value}" for knob, value in point.items()]
+            tried.append(
+                {
+                    "settings": [*more, *chosen],
+                    "validation": last["val_accuracy"],
+                }
+            )
+    return sorted(tried, key=lambda one: -one["validation"])
+
+
+def measure(name, args):
+    """Everything about a method, as it is stored."""
+    tried = tune(name, args.work)
+    folder = args.work / f"{name.replace(' ', '_')}-final"
+    file, fixed = METHODS[name][0], tried[0]["settings"]
+    grid = {"experiments.Train.seed": args.seeds}
+    if name != "dense":
+        grid["SPARSITY"] = args.sparsities
+    cells = []
+    for point, run in sweep(folder, file, fixed, grid):
+        summary = json.loads((run / "summary.json").read_text())
+        cells.append(
+            {
+                "sparsity": point.get("SPARSITY", 0.0),
+                "seed": point["experiments.Train.seed"],
+                "accuracy": summary["accuracy"],
+                "density": summary["effective_density"],
+            }
+        )
+    return {"tried": tried, "file": file, "chosen": fixed, "cells": cells}
+
+
+def tables(found, args):
+    rows, settings = [], []
+    for name, one in found.items():
+        row = [name]
+        for sparsity in args.sparsities:
+            wanted = 0.0 if name == "dense" else sparsity
+            cells = [c for c in one["cells"] if c["sparsity"] == wanted]
+            text = plus_minus([100 * c["accuracy"] for c in cells], 2)
+            density = sum(c["density"] for c in cells) / len(cells)
+            if abs(density - (1 - wanted)) > 5e-5:
+                text += f" (at {100 * density:.2f} %)"
+            row.append(text)
+        rows.append(row)
+        values = [100 * each["validation"] for each in one["tried"]]
+        short = [
+            setting.replace("experiments.", "").replace(RATE[12:], "rate")
+            for setting in one["tried"][0]["settings"]
+        ]
+        settings.append(
+            [
+                name,
+                f"`{', '.join(short)}`",
+                *(f"{value:.2f}" for value in (values[0], values[-1])),
+            ]
+        )
+    return {
+        "accuracy": (
+            ["method", *(f"{100 * s:g} %" for s in args.sparsities)],
+            rows,
+        ),
+        "settings": (
+            ["method", "chosen of twelve", "validation, best", "worst"],
+            settings,
+        ),
+    }
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    results.options(parser)
+    add("--only", nargs="+", choices=METHODS, default=list(METHODS))
+    add("--sparsities", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.98])
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    add(
+        "--work",
+        type=pathlib.Path,
+        default=pathlib.Path("runs/tuned"),
+        help="folder of the sweeps, which go on where they stopped",
+    )
+    args = parser.parse_args(argv)
+    found = results.Results(
+        args,
+        "tuned_fashion_mnist",
+        ("keras", "torch", "tensorflow", "jax", "numpy"),
+        ("sparsities", "seeds"),
+    )
+    for name in args.only:
+        found.measure(name, measure, name, args)
+    found.finish(tables(found.measured, args))
+
+
+if __name__ == "__main__":
+    main()
