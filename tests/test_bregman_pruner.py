@@ -153,9 +153,15 @@ def test_a_worked_example():
     np.testing.assert_allclose(
         ops.convert_to_numpy(weight), [[0.7, -0.1], [0, 0]], atol=1e-6
     )
-    # Nothing was forgotten.
-    assert optimizer.set_sparsity(regularizer, 0.25)
-    assert regularizer.lam == pytest.approx(0.65)
+    # After the first step nothing is forgotten: v = 1.5, -0.9, 0, 0 there.
+    optimizer.apply([ops.convert_to_tensor([[0.0, 0.0], [0.0, 0.0]])])
+    assert optimizer.set_sparsity(regularizer, 0.75)
+    assert regularizer.lam == pytest.approx(1.2)
+    assert optimizer.set_sparsity(regularizer, 0.5)
+    assert regularizer.lam == pytest.approx(0.45)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(weight), [[1.05, -0.45], [0, 0]], atol=1e-6
+    )
 
 
 def test_what_never_moved_cannot_be_told_apart():

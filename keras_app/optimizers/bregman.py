@@ -210,11 +210,14 @@ class BregmanOptimizer(RegularizedOptimizer):
             g = g + self.l2 * theta
         return self.step(g, tau, *slots)
 
-    def before_prox(self, index, variable):
-        """Returns `(delta v, delta)`."""
+    def refresh(self, index, variable):
+        """Makes v again if the weight was replaced."""
         theta = ops.stop_gradient(host.float32_or_more(variable))
-        v = self._dual(index, variable, theta)
-        self._duals[index].assign(v)
+        self._duals[index].assign(self._dual(index, variable, theta))
+
+    def point(self, index):
+        """Returns `(delta v, delta)`."""
+        v = host.as_tensor(self._duals[index])
         return (v if self.delta == 1 else self.delta * v), self.delta
 
     def latent(self, index):
@@ -223,6 +226,10 @@ class BregmanOptimizer(RegularizedOptimizer):
 
     def after_write(self, index, variable):
         """Notices that the weight is its own."""
+        if host.updates(self) == 0:
+            # The first step makes v again: here too, on every backend.
+            theta = ops.stop_gradient(host.float32_or_more(variable))
+            self._duals[index].assign(self._consistent(index, theta))
         self._watch.remember(index, variable)
 
     def _dual(self, index, variable, theta):

@@ -74,8 +74,8 @@ class ProxSGD(RegularizedOptimizer):
         if regularizer is not None:
             self._watch.remember(index, variable)
 
-    def before_prox(self, index, variable):
-        """Returns `(theta - tau g, tau)` of the last step."""
+    def refresh(self, index, variable):
+        """Starts from the weight if it was replaced, and at first."""
         theta = ops.stop_gradient(host.float32_or_more(variable))
         point = self._watch.kept(
             index,
@@ -85,7 +85,11 @@ class ProxSGD(RegularizedOptimizer):
             or_if=ops.equal(self.iterations, 0),
         )
         self._points[index].assign(point)
-        return point, float(ops.convert_to_numpy(self.learning_rate))
+
+    def point(self, index):
+        """Returns `(theta - tau g, tau)` of the last step."""
+        tau = float(ops.convert_to_numpy(self.learning_rate))
+        return host.as_tensor(self._points[index]), tau
 
     def latent(self, index):
         """Returns `theta - tau g`."""
@@ -93,4 +97,6 @@ class ProxSGD(RegularizedOptimizer):
 
     def after_write(self, index, variable):
         """Notices that the weight is its own."""
+        if host.updates(self) == 0:
+            self._points[index].assign(host.float32_or_more(variable))
         self._watch.remember(index, variable)

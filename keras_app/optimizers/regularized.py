@@ -136,7 +136,11 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
     # ---- exact sparsity ------------------------------------------------
 
     @abc.abstractmethod
-    def before_prox(self, index, variable):
+    def refresh(self, index, variable):
+        """Makes the latent state again if the weight was replaced."""
+
+    @abc.abstractmethod
+    def point(self, index):
         """Returns `(x, t)`: the weight is `prox(x, t)` of its regularizer."""
 
     def after_write(self, index, variable):
@@ -154,7 +158,8 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
         """
         found = []
         for index, variable in self.members(regularizer):
-            x, t = self.before_prox(index, variable)
+            self.refresh(index, variable)
+            x, t = self.point(index)
             each = regularizer.critical(x if t in (0, 1) else x / t)
             each = ops.convert_to_numpy(each)
             found.append((variable, each if t else np.full_like(each, np.inf)))
@@ -198,14 +203,16 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             above = min(c[c > 0].min(initial=np.inf) for c in critical)
         elif below == above:
             for (index, _), c, m in zip(members, critical, kept):
-                point = self.latent(index)
-                point.assign(ops.where(m & (c == above), _NUDGE * point, point))
+                latent = self.latent(index)
+                now = host.as_tensor(latent)
+                chosen = m & (c == above)
+                latent.assign(ops.where(chosen, _NUDGE * now, now))
         # In the middle, far from what rounding could move.
         middle = np.float32(below + (above - below) / 2)
         lam = float(middle if below <= middle < above else below)
         regularizer.lam = lam
         for index, variable in members:
-            theta = regularizer.prox(*self.before_prox(index, variable))
+            theta = regularizer.prox(*self.point(index))
             variable.assign(ops.cast(theta, variable.dtype))
             self.after_write(index, variable)
         return exact
