@@ -211,7 +211,7 @@ def test_critical_strengths_of_sparse_groups(squared):
             assert shrunk[:, column].any() == alive
 
 
-def test_a_second_fit_goes_on(tmp_path):
+def test_a_second_fit_goes_on():
     def trained(splits):
         regularizer = regularizers.L1(0.1)
         model = network(optimizers.AdaBreg(1e-2, regularizers=regularizer))

@@ -33,9 +33,9 @@ class BregmanPruner(Pruner):
     training ends. Each costs what an update of masks does. `LambdaController`
     and `DensityController` are for those who want a strength, not a density.
 
-    Weights that have never moved cannot be told apart. Where fewer have moved
+    Groups that have never moved cannot be told apart. Where fewer have moved
     than are to be active (`sparsify` at less than the schedule begins with),
-    the first update waits for the steps that move them.
+    all of these become active, and the update is made again a step later.
 
     Args:
         schedule: A `keras_app.schedules.PruningSchedule`, or any callable
