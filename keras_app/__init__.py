@@ -1,6 +1,8 @@
 """The sparsity toolkit for Keras 3: train any model sparse, in `model.fit`."""
 
 import importlib
+import sys
+import types
 
 from keras_app import cli
 from keras_app.version import __version__
@@ -27,6 +29,29 @@ from keras_app.enforcement import masks_of  # noqa: E402
 
 # A script that only prunes pays for neither data pipelines nor experiments.
 _LAZY_ROOMS = ("compat", "experiments")
+
+# Functions of the package whose command lines are modules of the same name:
+# `keras_app.prune(...)` and `python -m keras_app.prune`. The function lives
+# elsewhere, and its name is imported here like any other; `keras_app/prune.py`
+# is an ordinary module that holds the command line.
+_FUNCTIONS_WITH_DOORS = ("compress", "prune")
+
+
+class _Package(types.ModuleType):
+    """A package whose functions are not hidden by modules of their names.
+
+    Python binds a submodule to its package when it is imported, by anyone. Here
+    it does so for all but these: `import keras_app.prune` loads the module, and
+    `keras_app.prune` stays the function.
+    """
+
+    def __setattr__(self, name, value):
+        is_module = isinstance(value, types.ModuleType)
+        if not (is_module and name in _FUNCTIONS_WITH_DOORS):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 __all__ = [
     "__version__",
