@@ -11,6 +11,7 @@ loaded.
 
 import dataclasses
 import itertools
+import re
 
 import flatbuffers
 import numpy as np
@@ -22,6 +23,12 @@ _DTYPES = {
     getattr(schema.TensorType, name.upper()): np.dtype(name).newbyteorder("<")
     for name in ("float32", "float16", "int8", "int32", "int64", "uint8")
 }
+# Of one entry; resources and strings are handles.
+TYPE_BYTES = {
+    number: int(bits[0]) / 8 if (bits := re.search(r"\d+", name)) else 0
+    for name, number in vars(schema.TensorType).items()
+    if not name.startswith("_")
+} | {schema.TensorType.BOOL: 1}
 _NAMES = {
     code: name
     for name, code in vars(schema.BuiltinOperator).items()
@@ -113,6 +120,14 @@ class LiteRTFile:
         """Returns the value of a tensor, or `None` if it is computed."""
         tensor = self.model.subgraphs[graph].tensors[index]
         return self._values(tensor) if self._is_constant(tensor) else None
+
+    def is_constant(self, index, graph=0):
+        """Whether a tensor is stored in the file; -1 is no tensor."""
+        if index < 0:
+            return False
+        buffer = self.model.subgraphs[graph].tensors[index].buffer
+        data = self.model.buffers[buffer].data
+        return data is not None and len(data) > 0
 
     def stored_bytes(self, weight):
         """Returns what a weight takes in the file, with what unpacks it.

@@ -9,8 +9,6 @@ import dataclasses
 import operator
 import pathlib
 import re
-import statistics
-import time
 import warnings
 
 import numpy as np
@@ -19,6 +17,8 @@ from keras_app.cli import one_line
 from keras_app.export import verification
 from keras_app.export.export_report import compressed_size
 from keras_app.export.litert import fast_path
+from keras_app.export.litert import runtime
+from keras_app.export.litert import timing
 from keras_app.export.litert.file import LiteRTFile
 from keras_app.export.litert.request import Request
 
@@ -29,8 +29,6 @@ _CONVOLUTIONS = {"CONV_2D", "TRANSPOSE_CONV", "DEPTHWISE_CONV_2D"}
 _NEVER_ENCODED = {"CONV_3D", "CONV_3D_TRANSPOSE", "GATHER", "EMBEDDING_LOOKUP"}
 # Resources would mean that weights stayed outside of the graph.
 _RESOURCES = {"VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"}
-_ROUNDS = 21
-_SECONDS = 4.0
 
 
 def make(folder, outputs, path, request):
@@ -66,7 +64,7 @@ def make(folder, outputs, path, request):
         ["no weight is stored sparse: this is the dense file"],
     )
     if mended.sparse:
-        latency = _latency_ratio(mended.content, dense, request.batches[0])
+        latency = _latency_ratio(mended.content, dense)
         notes = _on_speed(latency, mended, request.precision)
     pathlib.Path(path).write_bytes(mended.content)
     return {
@@ -335,7 +333,7 @@ def _content(weight):
 def _compare(content, dense, outputs, request):
     """Raises unless a file gives what it must; returns how near it comes."""
     batches = request.batches[: len(request.expected[0])]
-    received = _run(content, batches, outputs)
+    received = runtime.outputs_of(content, batches, outputs)
     expected, compared_with, notes = request.expected, "the model", []
     difference = verification.largest_difference(expected, received)
     if request.precision == "int8":
@@ -344,7 +342,7 @@ def _compare(content, dense, outputs, request):
             "output"
         )
         compared_with = "the dense int8 export"
-        expected = _run(dense, batches, outputs)
+        expected = runtime.outputs_of(dense, batches, outputs)
         difference = verification.largest_difference(expected, received)
     verification.check_difference(
         f"{request.precision} file",
@@ -359,42 +357,7 @@ def _compare(content, dense, outputs, request):
     }
 
 
-def _interpreter(content):
-    from ai_edge_litert.interpreter import Interpreter
-
-    try:
-        interpreter = Interpreter(model_content=content, num_threads=1)
-        interpreter.allocate_tensors()
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(
-            f"The LiteRT runtime does not load the file: {one_line(error)} "
-            "Nothing was written."
-        ) from error
-    return interpreter
-
-
-def _run(content, batches, outputs):
-    """What a file gives, flat; of each output, all batches in one array."""
-    run = _interpreter(content).get_signature_runner()
-    found = [run(**batch) for batch in batches]
-    return [
-        np.stack([np.asarray(each[name], "float32") for each in found])
-        for name in outputs
-    ]
-
-
-def _latency_ratio(content, dense, batch):
+def _latency_ratio(content, dense):
     """Median time of `content` over that of `dense`, taken in turns."""
-    invocations = []
-    for data in (content, dense):
-        interpreter = _interpreter(data)
-        interpreter.get_signature_runner()(**batch)  # fills the inputs
-        invocations.append(interpreter.invoke)
-    seconds = ([], [])
-    start = time.perf_counter()
-    while len(seconds[0]) < _ROUNDS and time.perf_counter() - start < _SECONDS:
-        for taken, invoke in zip(seconds, invocations):
-            begin = time.perf_counter()
-            invoke()
-            taken.append(time.perf_counter() - begin)
-    return statistics.median(seconds[0]) / statistics.median(seconds[1])
+    own, other = timing.take_turns([content, dense])
+    return own["median_ms"] / other["median_ms"]
