@@ -26,6 +26,7 @@ from keras_app import report  # noqa: E402
 from keras_app import schedules  # noqa: E402
 from keras_app import scorers  # noqa: E402
 from keras_app.enforcement import masks_of  # noqa: E402
+from keras_app.oneshot import prune  # noqa: E402
 
 # A script that only prunes pays for neither data pipelines nor experiments.
 _LAZY_ROOMS = ("compat", "experiments")
@@ -64,6 +65,7 @@ __all__ = [
     "masks",
     "masks_of",
     "optimizers",
+    "prune",
     "pruners",
     "regularizers",
     "report",

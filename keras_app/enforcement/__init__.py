@@ -2,6 +2,7 @@
 
 from keras_app.enforcement.attaching import attach
 from keras_app.enforcement.attaching import detach
+from keras_app.enforcement.attaching import lent_optimizer
 from keras_app.enforcement.attaching import masks_of
 from keras_app.enforcement.attaching import state_of
 from keras_app.enforcement.latent import add_latent
@@ -14,6 +15,7 @@ __all__ = [
     "apply_rule",
     "attach",
     "detach",
+    "lent_optimizer",
     "masks_of",
     "state_of",
 ]

@@ -21,6 +21,8 @@ Private Keras names in use: `_backend_update_step`, `_distribution_strategy`,
 `_trainable_variables`, `_untrack_variable`, `_variables`.
 """
 
+import contextlib
+
 import keras
 
 from keras_app import host
@@ -65,6 +67,33 @@ def attach(model, variables=()):
         model.train_function = None
     host.unalias(model)
     return state
+
+
+@contextlib.contextmanager
+def lent_optimizer(model):
+    """While open, a model that was not compiled has an optimizer.
+
+    Masks are the state of one, and pruning once needs a place for them while
+    it lasts. Nothing of it stays in the model.
+
+    Args:
+        model: A `keras.Model`. One with an optimizer is left alone.
+
+    Yields:
+        Whether the optimizer is lent, so that the masks go with it.
+    """
+    if host.inner_optimizer(model) is not None:
+        yield False
+        return
+    # Past Keras, which would track what is set.
+    held = vars(model)
+    before = {"optimizer": held["optimizer"]} if "optimizer" in held else {}
+    held["optimizer"] = keras.optimizers.SGD()
+    try:
+        yield True
+    finally:
+        del held["optimizer"]
+        held.update(before)
 
 
 def detach(model):

@@ -100,6 +100,11 @@ class NM(Structure):
         self.axis = axis
         self.transposable = transposable
 
+    @property
+    def sparsity(self):
+        """The share that is pruned of every whole group."""
+        return 1.0 - self.n / self.m
+
     def check(self, pruner):
         """Raises where a sparsity is asked for: the ratio is one."""
         custom = pruner.custom_sparsity or {}

@@ -326,6 +326,10 @@ class InMemory:
         """Array of some inputs as they are stored, uint8 ones in [0, 1]."""
         return in_unit_range(tf.gather(self._samples.images, ids)).numpy()
 
+    def arrays(self, ids):
+        """Arrays `(inputs, labels)` of some samples, unaugmented."""
+        return self.images(ids), self._labels[ids]
+
     def _which(self, ids):
         """What decides which samples come, for `settings`."""
         return {"seed": self._seed, "samples": digest(self._labels, ids)}

@@ -1,0 +1,142 @@
+"""Data as users have it, as batches that can be walked through again."""
+
+import collections.abc
+
+import keras
+import numpy as np
+
+_RULE = (
+    "`data` must be an array x, a tuple (x, y) of arrays, or batches (x, y), "
+    "(x, None) or x in a list, a tf.data.Dataset or anything else that can be "
+    "iterated over again"
+)
+
+
+def as_batches(data, batch_size=32):
+    """Returns a re-iterable of batches `(x, y)`; `y` is `None` without labels.
+
+    Args:
+        data: An array `x`, or several in a dict; a tuple `(x, y)` of them; or
+            batches: a list, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+            `DataLoader`. What else a batch holds, such as sample weights, is
+            left out.
+        batch_size: Size of the batches that arrays are cut into. Defaults to
+            `32`.
+
+    Raises:
+        ValueError: Something else, arrays of several lengths, or no examples.
+
+    Example:
+
+    >>> x, y = np.zeros((70, 4)), np.zeros(70)
+    >>> [len(labels) for _, labels in as_batches((x, y))]
+    [32, 32, 6]
+    """
+    if isinstance(data, tuple) and len(data) in (2, 3) and _is_arrays(data[0]):
+        return _Slices(data[0], data[1], batch_size)
+    if _is_arrays(data):
+        return _Slices(data, None, batch_size)
+    if isinstance(data, keras.utils.PyDataset):
+        return _Batches(_Indexed(data))
+    if isinstance(data, collections.abc.Iterator):
+        raise ValueError(
+            f"{_RULE}; make a list of what can be walked through once. "
+            f"Received: data of type {type(data).__name__}"
+        )
+    if not hasattr(data, "__iter__") or isinstance(data, (str, dict)):
+        raise ValueError(f"{_RULE}. Received: data={data!r}")
+    return _Batches(data)
+
+
+def has_labels(batches):
+    """Whether the first of some batches has labels.
+
+    Args:
+        batches: What `as_batches` returns.
+    """
+    return next(iter(batches))[1] is not None
+
+
+def check_fit(batches, model):
+    """Raises if a model cannot take the examples, where its shape is known.
+
+    Args:
+        batches: What `as_batches` returns.
+        model: A built `keras.Model`.
+    """
+    taken = getattr(model, "input_shape", None)
+    found = getattr(next(iter(batches))[0], "shape", None)
+    if found is None or not isinstance(taken, tuple):
+        return  # several inputs, or a subclassed model
+    if len(found) == len(taken) and any(
+        size not in (None, here) for size, here in zip(taken[1:], found[1:])
+    ):
+        raise ValueError(
+            "`data` must hold examples that the model takes, of shape "
+            f"{taken[1:]}. Received: examples of shape {tuple(found[1:])}"
+        )
+
+
+def _is_arrays(value):
+    """Whether it is an array, or a dict or tuple of arrays, with examples."""
+    leaves = keras.tree.flatten(value)
+    if isinstance(value, list) or not leaves:
+        return False
+    return all(len(getattr(leaf, "shape", ())) > 0 for leaf in leaves)
+
+
+class _Slices:
+    """Batches of arrays."""
+
+    def __init__(self, x, y, size):
+        if isinstance(y, list) and not _is_arrays(tuple(y)):
+            y = np.asarray(y)
+        lengths = {
+            leaf.shape[0]
+            for leaf in keras.tree.flatten((x, y))
+            if leaf is not None
+        }
+        if len(lengths) > 1 or 0 in lengths:
+            raise ValueError(
+                "`data` must hold as many labels as examples, and one at "
+                f"least. Received: lengths {sorted(lengths)}"
+            )
+        [self._length] = lengths
+        self._parts = x, y
+        self._size = size
+
+    def __iter__(self):
+        for start in range(0, self._length, self._size):
+            here = slice(start, start + self._size)
+            yield keras.tree.map_structure(
+                lambda part, here=here: None if part is None else part[here],
+                self._parts,
+            )
+
+
+class _Batches:
+    """Batches as somebody else makes them."""
+
+    def __init__(self, source):
+        self._source = source
+
+    def __iter__(self):
+        empty = True
+        for batch in self._source:
+            empty = False
+            yield keras.utils.unpack_x_y_sample_weight(batch)[:2]
+        if empty:
+            raise ValueError(
+                "`data` must hold at least one batch. Received none."
+            )
+
+
+class _Indexed:
+    """A `PyDataset`, which has a length and does not end."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+
+    def __iter__(self):
+        for index in range(len(self._dataset)):
+            yield self._dataset[index]
