@@ -234,6 +234,56 @@ def test_the_triangular_rate_rises_and_falls():
     assert TriangularLearningRate.from_config(config).get_config() == config
 
 
+def test_the_triangular_rate_starts_over_with_each_round(tmp_path):
+    rates = {}
+    for kind, rounds in ((Lottery, {"rewind_epoch": 0}), (TicketSearch, {})):
+        kind(
+            holdout(),
+            small_conv,
+            rounds=2,
+            epochs=3,
+            rate_schedule="triangle",
+            **rounds,
+        ).run(tmp_path / kind.__name__, verbose=False)
+        found = [
+            event["learning_rate"]
+            for event in events(tmp_path / kind.__name__)
+            if "learning_rate" in event
+        ]
+        # Nine steps of 3 in an epoch: before step 8, at u = 8/9, of the last.
+        last = 0.1 * (1 - 0.93 * (8 / 9 - 0.23) / 0.77)
+        np.testing.assert_allclose(found[2::3], last, rtol=1e-5)
+        rates[kind] = found
+    assert len(rates[Lottery]) == 6 and len(rates[TicketSearch]) == 9
+    with pytest.raises(ValueError, match="`retrain_epochs`.*retrain_epochs=1"):
+        TicketSearch(
+            holdout(),
+            small_conv,
+            epochs=3,
+            retrain_epochs=1,
+            rate_schedule="triangle",
+        ).resolved()
+
+
+@pytest.mark.parametrize("kind", [Anytime, Lottery])
+def test_comparisons_judge_by_the_mean_over_the_flip(tmp_path, kind):
+    fields = {"rewind_epoch": 0, "rounds": 1} if kind is Lottery else {}
+    data = holdout()
+    if kind is Anytime:
+        data = Megabatches(arrays(), 1)
+        fields = {"test": arrays(20, seed=1), "methods": ("dense",)}
+    summary = kind(data, small_conv, epochs=1, average_flip=True, **fields).run(
+        tmp_path, verbose=False
+    )
+    assert summary["averaged_over_flip"] == ["accuracy"]
+    model = keras.models.load_model(tmp_path / "model.keras")
+    images, labels = arrays(20, seed=1)
+    both = model.predict(images, verbose=0)
+    both = both + model.predict(images[:, :, ::-1], verbose=0)
+    right = both.argmax(axis=1) == labels
+    assert summary["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+
+
 @pytest.mark.backend_free
 @pytest.mark.parametrize(
     "name, value", [("peak", 0), ("start", 2), ("end", -1), ("rise", 1)]

@@ -62,6 +62,7 @@ class Anytime(Comparison):
         milestones: Epochs at which the learning rate falls to a tenth.
             Defaults to `(20, 40)`.
         warmup_epochs: Epochs of linear warm-up. Defaults to `0`.
+        rate_schedule: See `Lottery`; for each megabatch.
         progressive_local: With `scope="layer"`, whether the density falls from
             megabatch to megabatch; the authors' code prunes to the last
             density at once. Defaults to `True`.
@@ -69,7 +70,8 @@ class Anytime(Comparison):
             the next, as in the authors' code. Defaults to `False`.
         init_from_scratch: Whether every megabatch starts from the initial
             weights (under the current mask). Defaults to `False`.
-        mean, std, seed, dtype_policy, label_smoothing, no_decay: See `Train`.
+        mean, std, seed, dtype_policy, label_smoothing, no_decay,
+            average_flip: See `Train`.
 
     Raises:
         ValueError: See `Train`.
@@ -124,12 +126,14 @@ class Anytime(Comparison):
     def resolved(self):
         """Returns the experiment with stream, test set and model made."""
         stream = made("megabatches", self.megabatches, self.seed)
-        return dataclasses.replace(
+        ready = dataclasses.replace(
             self,
             megabatches=stream,
             model=models.factory(self.model),
             test=_test_arrays(stream, self.test),
         )
+        ready.check_average_flip()
+        return ready
 
     @property
     def total_epochs(self):
@@ -208,6 +212,7 @@ class Anytime(Comparison):
     def summary(self, learner, figures):
         """The stream, the level and the main method's CER."""
         return {
+            **super().summary(learner, figures),
             "cer": next(iter(figures.values()))["cer"],
             "num_megabatches": len(self.megabatches),
             "level": float(self.level),

@@ -73,7 +73,8 @@ class MilestoneLearningRate(Configured, keras.callbacks.Callback):
 class TriangularLearningRate(Configured, keras.callbacks.Callback):
     """Rises to a peak and falls again, both linearly, over a whole `fit`.
 
-    Before step t of T, counted from 0, with u = t / T:
+    Before step t of T, counted from 0, with u = t / T; with a `period`, T is
+    its steps, and it starts over after them:
 
         lr = peak * (start + (1 - start) u / rise)              where u < rise
         lr = peak * (1 - (1 - end) (u - rise) / (1 - rise))     elsewhere
@@ -87,31 +88,36 @@ class TriangularLearningRate(Configured, keras.callbacks.Callback):
             the peak, in [0, 1]. Default to `0.2` and `0.07`.
         rise: Share of the steps until the peak, in (0, 1). Defaults to
             `0.23`.
+        period: Epochs after which it starts over, >= 1. Defaults to `None`:
+            those of the `fit`.
 
     Reference: [Jordan, 2024](https://arxiv.org/abs/2404.00498). Differs: none
     known.
     """
 
-    def __init__(self, peak, start=0.2, end=0.07, rise=0.23):
+    def __init__(self, peak, start=0.2, end=0.07, rise=0.23, period=None):
         super().__init__()
         check_number("peak", peak, lambda x: x > 0, "> 0")
         check_number("start", start, lambda x: 0 <= x <= 1, "in [0, 1]")
         check_number("end", end, lambda x: 0 <= x <= 1, "in [0, 1]")
         check_number("rise", rise, lambda x: 0 < x < 1, "in (0, 1)")
+        if period is not None:
+            check_int("period", period, 1)
         self.peak = peak
         self.start = start
         self.end = end
         self.rise = rise
+        self.period = period
 
     def on_epoch_begin(self, epoch, logs=None):
         """Remembers which epoch it is."""
-        self._epoch = epoch
+        self._epoch = epoch % self.period if self.period else epoch
 
     def on_train_batch_begin(self, batch, logs=None):
         """Sets the step's rate."""
         steps = self.params["steps"]
         done = self._epoch * steps + batch
-        share = done / (self.params["epochs"] * steps)
+        share = done / ((self.period or self.params["epochs"]) * steps)
         if share < self.rise:
             height = self.start + (1 - self.start) * share / self.rise
         else:
@@ -122,6 +128,24 @@ class TriangularLearningRate(Configured, keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Adds the rate of the last step to the logs."""
         logs["learning_rate"] = learning_rate_of(self.model)
+
+
+#: How the rate may fall in each of an experiment's trainings.
+RATE_SCHEDULES = ("milestones", "triangle")
+
+
+def rate_schedule(name, rate, milestones, warmup_epochs=0, period=None):
+    """Returns the callback of one of `RATE_SCHEDULES`.
+
+    Args:
+        name: Which one.
+        rate: The highest rate.
+        milestones, warmup_epochs: For `"milestones"`.
+        period: Epochs after which it starts over, or `None`.
+    """
+    if name == "triangle":
+        return TriangularLearningRate(rate, period=period)
+    return MilestoneLearningRate(rate, milestones, warmup_epochs, period=period)
 
 
 class PlateauLearningRate(Configured, keras.callbacks.Callback):

@@ -6,7 +6,8 @@ import numpy as np
 
 from keras_app.experiments import devices
 from keras_app.experiments.callbacks import BestWeights
-from keras_app.experiments.callbacks import MilestoneLearningRate
+from keras_app.experiments.callbacks import rate_schedule
+from keras_app.experiments.callbacks import RATE_SCHEDULES
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.run.runner import model_state
@@ -28,11 +29,13 @@ class Comparison(Experiment):
     epochs: int = 1
     milestones: tuple = ()
     warmup_epochs: int = 0
+    rate_schedule: str = "milestones"
 
     #: The methods there are.
     _known = ()
 
     _least = {**Experiment._least, "warmup_epochs": 0}
+    _choices = {"rate_schedule": RATE_SCHEDULES}
 
     #: Columns of the closing table: heading, figure, and how to write it.
     columns = ()
@@ -53,7 +56,9 @@ class Comparison(Experiment):
     def learning_rate(self, milestones, warmup_epochs):
         """Returns the callback that sets the learning rate of a stage."""
         rate = self.optimizer().get_config()["learning_rate"]
-        return MilestoneLearningRate(rate, milestones, warmup_epochs)
+        return rate_schedule(
+            self.rate_schedule, rate, milestones, warmup_epochs
+        )
 
     @property
     def title(self):
@@ -113,7 +118,7 @@ class MethodLearner(Learner):
         Returns:
             How many test examples they get wrong, and figures to log.
         """
-        logits = devices.predict(self.model, inputs, batch_size=256, verbose=0)
+        logits = self.experiment.test_outputs(self.model, inputs)
         wrong = int(np.sum(np.argmax(logits, -1) != labels))
         return wrong, {
             "test_accuracy": (len(labels) - wrong) / len(labels),

@@ -4,7 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from keras_app.experiments.callbacks import MilestoneLearningRate
+from keras_app.experiments.callbacks import rate_schedule
+from keras_app.experiments.callbacks import RATE_SCHEDULES
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.training import Train
 from keras_app.optimizers import ContinuousSparsification
@@ -57,8 +58,11 @@ class TicketSearch(Experiment):
             `keras_app.pruners.ContinuousSparsifier`.
         milestones: Epochs of a round at which the learning rate falls to a
             tenth. Defaults to `(56, 71)`.
+        rate_schedule: See `Lottery`; for each round and the retraining, which
+            must be as long for `"triangle"`.
         label: Name of the method in tables. Defaults to mode and strategy.
-        mean, std, seed, dtype_policy, label_smoothing, no_decay: See `Train`.
+        mean, std, seed, dtype_policy, label_smoothing, no_decay,
+            average_flip: See `Train`.
 
     Its summary lists in `rounds` the densities, and soft and hard validation
     accuracies, after each round.
@@ -91,6 +95,7 @@ class TicketSearch(Experiment):
     retrain_epochs: int | None = None
     final_temperature: float = 200.0
     milestones: tuple = (56, 71)
+    rate_schedule: str = "milestones"
     granularity: str = "epoch"
     reference_code_prune: bool = False
     reset_momentum_between_rounds: bool = False
@@ -100,6 +105,7 @@ class TicketSearch(Experiment):
     _choices = {
         "mode": ("ticket", "prune"),
         "strategy": ("sequential", "iterative"),
+        "rate_schedule": RATE_SCHEDULES,
     }
     _least = {**Experiment._least, "rewind_epoch": 0}
 
@@ -122,8 +128,19 @@ class TicketSearch(Experiment):
             validation_data=data.validation,
         )
         pruner.epochs_per_round(total)
-        rate = MilestoneLearningRate(
-            ops.convert_to_numpy(optimizer.learning_rate),
+        if self.rate_schedule == "triangle" and retrain_epochs not in (
+            0,
+            self.epochs,
+        ):
+            raise ValueError(
+                "`retrain_epochs` must be 0 or `epochs` with "
+                "rate_schedule='triangle', whose rounds are equally long. "
+                f"Received: retrain_epochs={retrain_epochs}, "
+                f"epochs={self.epochs}"
+            )
+        rate = rate_schedule(
+            self.rate_schedule,
+            float(ops.convert_to_numpy(optimizer.learning_rate)),
             self.milestones,
             period=self.epochs,
         )
@@ -139,6 +156,7 @@ class TicketSearch(Experiment):
             dtype_policy=self.dtype_policy,
             label_smoothing=self.label_smoothing,
             no_decay=self.no_decay,
+            average_flip=self.average_flip,
             discover=lambda model: {"rounds": pruner.history},
             label=self.label or f"{self.mode}, {self.strategy}",
             seed=self.seed,

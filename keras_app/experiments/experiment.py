@@ -16,6 +16,7 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.experiments import data as data_lib
+from keras_app.experiments import devices
 from keras_app.experiments import models
 from keras_app.experiments.losses import SmoothedCrossentropy
 from keras_app.experiments.models.whitening import wants_whitening
@@ -48,6 +49,9 @@ class Experiment:
         no_decay: Patterns of the names of variables which the optimizer's
             `weight_decay` leaves alone, such as `("bias", "beta")`. Defaults
             to `()`.
+        average_flip: Whether test images are judged by the mean of the logits
+            of the image and of its mirror image; figures of validation are
+            never such means. Defaults to `False`.
     """
 
     _: dataclasses.KW_ONLY
@@ -57,6 +61,7 @@ class Experiment:
     dtype_policy: str | None = None
     label_smoothing: float = 0.0
     no_decay: tuple = ()
+    average_flip: bool = False
 
     #: What `summary.json` calls it.
     kind = None
@@ -127,7 +132,9 @@ class Experiment:
         """Returns the experiment with its data and its model made ready."""
         data = made("data", self.data, self.seed)
         model = models.factory(self.model)
-        return dataclasses.replace(self, data=data, model=model)
+        ready = dataclasses.replace(self, data=data, model=model)
+        ready.check_average_flip()
+        return ready
 
     def learner(self, method):
         """Returns the `Learner` of a method, at its start."""
@@ -153,6 +160,8 @@ class Experiment:
 
     def summary(self, learner, figures):
         """Returns what the summary holds beyond what all of them hold."""
+        if self.average_flip:
+            return {"averaged_over_flip": ["accuracy"]}
         return {}
 
     def table(self, figures):
@@ -208,6 +217,31 @@ class Experiment:
 
     def prepare_weights(self, model):
         """Changes the initial weights."""
+
+    def test_outputs(self, model, inputs):
+        """Returns what a model gives of test inputs, a NumPy array."""
+        outputs = devices.predict(model, inputs, batch_size=256, verbose=0)
+        if not self.average_flip:
+            return outputs
+        mirrored = inputs[:, :, ::-1]
+        outputs += devices.predict(model, mirrored, batch_size=256, verbose=0)
+        return outputs / 2
+
+    def check_average_flip(self):
+        """Raises unless the data are images with classes, if it is asked."""
+        if not self.average_flip:
+            return
+        if self.data.num_classes is None:
+            raise ValueError(
+                "`average_flip` must be left out where the targets are "
+                "images. Received: average_flip=True"
+            )
+        if len(self.data.image_shape) != 3:
+            raise ValueError(
+                "`average_flip` must be False unless images have the shape "
+                "(height, width, channels). Received: inputs of shape "
+                f"{tuple(self.data.image_shape)}"
+            )
 
     def check_classes(self):
         """Raises unless the data have classes."""

@@ -49,6 +49,9 @@ class Lottery(Comparison):
         milestones: Epochs at which the learning rate falls to a tenth.
             Defaults to `(91, 136)`.
         warmup_epochs: Epochs of warm-up, >= 0. Defaults to `0`.
+        rate_schedule: `"milestones"`; or `"triangle"`,
+            `TriangularLearningRate` over each training, to which milestones
+            and warm-up mean nothing. Defaults to `"milestones"`.
         rewind_epoch: Counted from 0; its end is returned to. Defaults to `2`.
         lr_rewind: Whether later rounds skip the first `rewind_epoch` epochs of
             the learning rate's schedule. Defaults to `None`: only where
@@ -77,7 +80,8 @@ class Lottery(Comparison):
             to `None`: all from 1 to `rounds - 1`.
         evaluation_runs: Trainings whose mean judges a ticket, >= 1. Defaults
             to `1`.
-        mean, std, seed, dtype_policy, label_smoothing, no_decay: See `Train`.
+        mean, std, seed, dtype_policy, label_smoothing, no_decay,
+            average_flip: See `Train`.
 
     Raises:
         ValueError: Bad arguments, here or when it is run, before anything is
@@ -138,6 +142,7 @@ class Lottery(Comparison):
     _known = ("vanilla", "prac", "random")
     _objects = Comparison._objects | {"filters", "sets"}
     _choices = {
+        **Comparison._choices,
         "ticket": ("lt", "rewind_lt", "pt"),
         "select_examples": ("threshold", "constant"),
         "iteration_scaling": ("epochs", "linear"),
@@ -239,7 +244,11 @@ class Lottery(Comparison):
     def summary(self, learner, figures):
         """The number of rounds and of test examples."""
         examples = len(self.data.test[0])
-        return {"rounds": self.rounds, "test_examples": examples}
+        return {
+            **super().summary(learner, figures),
+            "rounds": self.rounds,
+            "test_examples": examples,
+        }
 
     @property
     def title(self):

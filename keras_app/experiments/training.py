@@ -53,8 +53,7 @@ class Train(Experiment):
         average_flip: Whether test images are judged by the mean of the logits
             of the image and of its mirror image. The summary then lists the
             figures that are such means in `averaged_over_flip`, and has
-            `accuracy_unflipped` too; figures of validation are never such.
-            Defaults to `False`.
+            `accuracy_unflipped` too. Defaults to `False`.
         seed: Seed of everything, >= 0. Defaults to `0`.
         dtype_policy: What the layers compute in: `"float32"`,
             `"mixed_bfloat16"` (weights stay float32), or `None`, Keras's
@@ -88,7 +87,6 @@ class Train(Experiment):
     epochs: int = 10
     discover: object = None
     label: str | None = None
-    average_flip: bool = False
 
     kind = "train"
     methods = (None,)  # the learner names itself
@@ -124,18 +122,10 @@ class Train(Experiment):
     def resolved(self):
         """Returns the experiment with its data and its model made ready."""
         ready = super().resolved()
-        for name in ("label_smoothing", "average_flip"):
-            if getattr(self, name):
-                if ready.data.num_classes is None:
-                    raise ValueError(
-                        f"`{name}` must be left out where the targets are "
-                        f"images. Received: {name}={getattr(self, name)}"
-                    )
-        if self.average_flip and len(ready.data.image_shape) != 3:
+        if self.label_smoothing and ready.data.num_classes is None:
             raise ValueError(
-                "`average_flip` must be False unless images have the shape "
-                "(height, width, channels). Received: inputs of shape "
-                f"{tuple(ready.data.image_shape)}"
+                "`label_smoothing` must be left out where the targets are "
+                f"images. Received: label_smoothing={self.label_smoothing}"
             )
         return ready
 
@@ -155,10 +145,11 @@ class Train(Experiment):
     def summary(self, learner, figures):
         """Test examples, and what `discover` finds in the model."""
         found = self.discover(learner.model) if self.discover else {}
-        averaged = (
-            {"averaged_over_flip": ["accuracy"]} if self.average_flip else {}
-        )
-        return {"test_examples": len(self.data.test[0]), **averaged, **found}
+        return {
+            "test_examples": len(self.data.test[0]),
+            **super().summary(learner, figures),
+            **found,
+        }
 
     def table(self, figures):
         """Title, columns and rows of the closing table."""
@@ -264,7 +255,7 @@ class _Learner(Learner):
     def _judge(self):
         data = self.experiment.data
         inputs, targets = data.test
-        outputs = self._outputs(inputs)
+        outputs = self.experiment.test_outputs(self.model, inputs)
         if data.num_classes is not None:
 
             def share_right(logits):
@@ -272,11 +263,12 @@ class _Learner(Learner):
 
             if not self.experiment.average_flip:
                 return {"accuracy": share_right(outputs)}
-            # The mean of both has the same largest entry as their sum.
-            both = outputs + self._outputs(inputs[:, :, ::-1])
+            straight = devices.predict(
+                self.model, inputs, batch_size=256, verbose=0
+            )
             return {
-                "accuracy": share_right(both),
-                "accuracy_unflipped": share_right(outputs),
+                "accuracy": share_right(outputs),
+                "accuracy_unflipped": share_right(straight),
             }
         error = float(np.mean((outputs - targets) ** 2))
         before = float(np.mean((inputs - targets) ** 2))
@@ -286,9 +278,6 @@ class _Learner(Learner):
             "psnr": -10 * math.log10(error),
             "psnr_of_input": -10 * math.log10(before),
         }
-
-    def _outputs(self, inputs):
-        return devices.predict(self.model, inputs, batch_size=256, verbose=0)
 
     def missed(self):
         """What the pruner says."""
