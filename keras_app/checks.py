@@ -90,6 +90,16 @@ def check_int(name, value, minimum):
     return int(value)
 
 
+def check_list(name, values, check, **rules):
+    """Returns the entries of a list, each as a check makes it, or raises."""
+    if np.ndim(values) != 1:
+        raise TypeError(
+            f"`{name}` must be a list, with an entry for each update. "
+            f"Received: {name}={values!r}"
+        )
+    return [check(name, value, **rules) for value in values]
+
+
 def check_model(model):
     """Raises unless `model` is a `keras.Model` with weights."""
     if not isinstance(model, keras.Model):
@@ -107,6 +117,8 @@ def check_schedule(name, schedule):
     # A class can be called, too, and would take the step for its argument.
     if isinstance(schedule, type) or not callable(schedule):
         raise TypeError(f"{rule}. Received: {name}={schedule!r}")
+    if getattr(schedule, "shares", None):
+        return  # of a training, which has not begun: ours, and well made
     told = schedule(0)
     if not isinstance(told, (tuple, list)) or len(told) != 2:
         raise ValueError(

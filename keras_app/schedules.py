@@ -2,6 +2,9 @@
 
 A schedule is a callable `step -> (should_prune, sparsity)`, the convention of
 tfmot, whose own schedule objects are accepted wherever one of these is.
+
+Steps may be shares of the training, floats from 0.0 to 1.0: see
+`PruningSchedule`.
 """
 
 import abc
@@ -15,38 +18,16 @@ import keras
 import numpy as np
 
 from keras_app.checks import check_int
+from keras_app.checks import check_list
 from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
-from keras_app.config import Configured
+from keras_app.timing import check_in_steps
+from keras_app.timing import check_time
+from keras_app.timing import comparable
+from keras_app.timing import PruningSchedule
 
 # Fields are the arguments; two schedules stay two.
 _arguments = dataclasses.dataclass(eq=False, repr=False)
-
-
-class PruningSchedule(Configured, abc.ABC):
-    """Maps a step to whether to prune there, and to which sparsity.
-
-    Subclasses implement `__call__`, and keep each argument of their
-    constructor as an attribute of its name. `end_step` is the last
-    step at which the schedule prunes, or -1 for a schedule without an end;
-    pruners use it to refuse a training that stops too early.
-    """
-
-    end_step = -1
-
-    @abc.abstractmethod
-    def __call__(self, step):
-        """Returns `(should_prune, sparsity)` for a step counted from 0."""
-
-    def _check(self, checked, *names, **rules):
-        """Keeps arguments as what a check makes of them."""
-        for name in names:
-            setattr(self, name, checked(name, getattr(self, name), **rules))
-
-    # The name that schedules written for tfmot call.
-    def _should_prune_in_step(self, step, begin_step, end_step, frequency):
-        inside = step >= begin_step and (end_step < 0 or step <= end_step)
-        return inside and (step - begin_step) % frequency == 0
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -56,7 +37,8 @@ class ConstantSparsity(PruningSchedule):
 
     Args:
         target_sparsity: Sparsity in [0, 1).
-        begin_step: First step that prunes, >= 0.
+        begin_step: First step that prunes, >= 0; or, as the next two, a share
+            of the training, a float from 0.0 to 1.0.
         end_step: Last step that may prune; -1 for no end. Defaults to `-1`.
         frequency: Steps between two updates, >= 1. Defaults to `100`.
 
@@ -70,16 +52,20 @@ class ConstantSparsity(PruningSchedule):
     """
 
     target_sparsity: float
-    begin_step: int
-    end_step: int = -1
-    frequency: int = 100
+    begin_step: int | float
+    end_step: int | float = -1
+    frequency: int | float = 100
+
+    _timed = ("begin_step", "end_step", "frequency")
+    _ends_with = "target_sparsity"
 
     def __post_init__(self):
         self._check(check_sparsity, "target_sparsity")
-        self._check(check_int, "begin_step", minimum=0)
-        self._check(check_int, "end_step", minimum=-1)
-        self._check(check_int, "frequency", minimum=1)
-        if self.end_step != -1 and self.end_step < self.begin_step:
+        self._check(check_time, "begin_step", minimum=0)
+        self._check(check_time, "end_step", minimum=-1)
+        self._check(check_time, "frequency", minimum=1)
+        begin, end = self.begin_step, self.end_step
+        if end != -1 and comparable(begin, end) and end < begin:
             raise ValueError(
                 "`end_step` must be -1 or >= `begin_step`. Received: "
                 f"end_step={self.end_step}, begin_step={self.begin_step}"
@@ -98,22 +84,28 @@ class _Between(PruningSchedule):
 
     initial_sparsity: float
     final_sparsity: float
-    begin_step: int
-    end_step: int = dataclasses.field()  # without the default above
+    begin_step: int | float
+    end_step: int | float = dataclasses.field()  # without the default above
+
+    _timed = ("begin_step", "end_step")
+    _ends_with = "final_sparsity"
 
     def __post_init__(self):
         self._check(check_sparsity, "initial_sparsity", "final_sparsity")
-        self._check(check_int, "begin_step", minimum=0)
-        self._check(check_int, "end_step", minimum=1)
+        self._check(check_time, "begin_step", minimum=0)
+        self._check(check_time, "end_step", minimum=1)
 
 
 class _Ramp(_Between):
     """Along a curve, in updates every `frequency` steps: a subclass's field."""
 
+    _timed = (*_Between._timed, "frequency")
+
     def __post_init__(self):
         super().__post_init__()
-        self._check(check_int, "frequency", minimum=1)
-        if self.end_step <= self.begin_step:
+        self._check(check_time, "frequency", minimum=1)
+        begin, end = self.begin_step, self.end_step
+        if comparable(begin, end) and end <= begin:
             raise ValueError(
                 "`end_step` must be > `begin_step`. Received: "
                 f"end_step={self.end_step}, begin_step={self.begin_step}"
@@ -156,7 +148,8 @@ class PolynomialDecay(_Ramp):
     Args:
         initial_sparsity: Sparsity at `begin_step`, in [0, 1).
         final_sparsity: Sparsity from `end_step` on, in [0, 1).
-        begin_step: First step that prunes, >= 0.
+        begin_step: First step that prunes, >= 0; or, as `end_step` and
+            `frequency`, a share of the training, a float from 0.0 to 1.0.
         end_step: Step at which the final sparsity is reached, > `begin_step`.
         power: Exponent, > 0. Defaults to `3`.
         frequency: Steps between two updates, >= 1. Defaults to `100`.
@@ -169,12 +162,15 @@ class PolynomialDecay(_Ramp):
     >>> linear = PolynomialDecay(0.0, 0.8, 0, 200, power=1)
     >>> [round(linear(step)[1], 3) for step in (0, 100, 200)]
     [0.0, 0.4, 0.8]
+    >>> shares = PolynomialDecay(0.0, 0.8, begin_step=0.1, end_step=0.75)
+    >>> shares.resolve(total_steps=2000).end_step
+    1500
 
     Reference: [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878), eq. 1.
     """
 
     power: float = 3
-    frequency: int = 100
+    frequency: int | float = 100
 
     def __post_init__(self):
         super().__post_init__()
@@ -213,7 +209,7 @@ class CosineDecay(_Ramp):
     2017](https://arxiv.org/abs/1608.03983), eq. 5, without restarts.
     """
 
-    frequency: int = 100
+    frequency: int | float = 100
 
     def _sparsity_at(self, progress):
         return self.final_sparsity + (
@@ -247,7 +243,7 @@ class ExponentialDecay(_Ramp):
     algorithm 1. Differs: it prunes while the network trains.
     """
 
-    frequency: int = 100
+    frequency: int | float = 100
 
     def _sparsity_at(self, progress):
         initial, final = 1.0 - self.initial_sparsity, 1.0 - self.final_sparsity
@@ -265,7 +261,8 @@ class PiecewiseConstant(PruningSchedule):
     learning rate.
 
     Args:
-        steps: The steps that prune, >= 0 and rising.
+        steps: The steps that prune, >= 0 and rising; or shares of the
+            training, floats from 0.0 to 1.0.
         sparsities: The sparsity at each of them, in [0, 1). None is below the
             one before it, because what is pruned stays pruned.
 
@@ -279,16 +276,20 @@ class PiecewiseConstant(PruningSchedule):
     steps: list
     sparsities: list
 
+    _timed = ("steps",)
+    _ends_with = "sparsities"
+
     def __post_init__(self):
         steps, sparsities = self.steps, self.sparsities
-        self._check(_list_of, "steps", check=check_int, minimum=0)
-        self._check(_list_of, "sparsities", check=check_sparsity)
+        self._check(check_list, "steps", check=check_time, minimum=0)
+        self._check(check_list, "sparsities", check=check_sparsity)
         if not self.steps or len(self.steps) != len(self.sparsities):
             raise ValueError(
                 "`steps` and `sparsities` must be equally long, and not empty. "
                 f"Received: steps={steps}, sparsities={sparsities}"
             )
-        if any(b <= a for a, b in itertools.pairwise(self.steps)):
+        pairs = itertools.pairwise(self.steps)
+        if any(comparable(a, b) and b <= a for a, b in pairs):
             raise ValueError(f"`steps` must rise. Received: steps={steps}")
         if any(b < a for a, b in itertools.pairwise(self.sparsities)):
             raise ValueError(
@@ -299,19 +300,11 @@ class PiecewiseConstant(PruningSchedule):
         self.end_step = self.steps[-1]
 
     def __call__(self, step):
+        check_in_steps(self)
         reached = bisect.bisect_right(self.steps, step)
         if reached == 0:
             return False, 0.0
         return self.steps[reached - 1] == step, self.sparsities[reached - 1]
-
-
-def _list_of(name, values, check, **rules):
-    if np.ndim(values) != 1:
-        raise TypeError(
-            f"`{name}` must be a list, with an entry for each update. "
-            f"Received: {name}={values!r}"
-        )
-    return [check(name, value, **rules) for value in values]
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -333,7 +326,8 @@ class CyclicSparsity(_Between):
             [0, 1); usually 0.
         final_sparsity: Sparsity of the sparse phases and from `end_step` on, in
             [0, 1), > `initial_sparsity`.
-        begin_step: First step of the first sparse phase, >= 0.
+        begin_step: First step of the first sparse phase, >= 0; or, as the next
+            two, a share of the training, a float from 0.0 to 1.0.
         end_step: First step of the last sparse phase, which goes on to the end
             of the training; >= `begin_step + period`.
         period: Steps of a sparse and a dense phase together, >= 2.
@@ -352,12 +346,14 @@ class CyclicSparsity(_Between):
     instead of steps, the example is their schedule for ImageNet.
     """
 
-    period: int
+    period: int | float
     sparse_fraction: float = 0.5
+
+    _timed = (*_Between._timed, "period")
 
     def __post_init__(self):
         super().__post_init__()
-        self._check(check_int, "period", minimum=2)
+        self._check(check_time, "period", minimum=2)
         rule = {"rule": lambda x: 0 < x < 1, "words": "in (0, 1)"}
         self._check(check_number, "sparse_fraction", **rule)
         if self.final_sparsity <= self.initial_sparsity:
@@ -367,14 +363,16 @@ class CyclicSparsity(_Between):
                 f"final_sparsity={self.final_sparsity}, "
                 f"initial_sparsity={self.initial_sparsity}"
             )
-        if self.end_step < self.begin_step + self.period:
+        times = begin, end, period = self.begin_step, self.end_step, self.period
+        # Sums of shares are rounded.
+        if comparable(*times) and end < begin + period - 1e-9:
             raise ValueError(
                 "`end_step` must be >= `begin_step + period`. Received: "
-                f"end_step={self.end_step}, begin_step={self.begin_step}, "
-                f"period={self.period}"
+                f"end_step={end}, begin_step={begin}, period={period}"
             )
 
     def __call__(self, step):
+        check_in_steps(self)
         if step < self.begin_step:
             return False, self.initial_sparsity
         if step >= self.end_step:
@@ -398,7 +396,8 @@ class OneShot(PruningSchedule):
 
     Args:
         sparsity: Sparsity in [0, 1).
-        step: The step that prunes, >= 0. Defaults to `0`, before training.
+        step: The step that prunes, >= 0; or a share of the training, a float
+            from 0.0 to 1.0. Defaults to `0`, before training.
 
     Example:
 
@@ -407,14 +406,18 @@ class OneShot(PruningSchedule):
     """
 
     sparsity: float
-    step: int = 0
+    step: int | float = 0
+
+    _timed = ("step",)
+    _ends_with = "sparsity"
 
     def __post_init__(self):
         self._check(check_sparsity, "sparsity")
-        self._check(check_int, "step", minimum=0)
+        self._check(check_time, "step", minimum=0)
         self.end_step = self.step
 
     def __call__(self, step):
+        check_in_steps(self)
         return step == self.step, self.sparsity
 
 

@@ -395,8 +395,10 @@ def test_bad_values_are_refused_with_their_value(make, said):
     [
         (lambda: OneShot("0.5"), "sparsity=0.5"),
         (lambda: OneShot(True), "sparsity=True"),
-        (lambda: OneShot(0.5, step=1.5), "step=1.5"),
-        (lambda: ConstantSparsity(0.5, 0, frequency=2.0), "frequency=2.0"),
+        (lambda: OneShot(0.5, step="1"), "step='1'"),
+        (lambda: ConstantSparsity(0.5, 0, frequency=True), "frequency=True"),
+        (lambda: ConstantSparsity(0.5, np.bool_(1)), "begin_step=np.True_"),
+        (lambda: PolynomialDecay(0, 0.5, 0, None), "end_step=None"),
         (lambda: AnytimeSchedule(2.5, 4.5), "num_megabatches=2.5"),
         (lambda: PiecewiseConstant(5, 0.5), "`steps` must be a list"),
         (lambda: PiecewiseConstant([1], 0.5), "sparsities=0.5"),

@@ -171,14 +171,21 @@ def test_other_settings_are_not_resumed(tmp_path, monkeypatch):
         bregman(tmp_path / "run", epochs=5, resume=True)
 
 
-def pruned(path, **kwargs):
-    schedule = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=14, frequency=3)
+# Of 21 steps, 14 = 2/3.
+STEPS = PolynomialDecay(0.0, 0.8, begin_step=0, end_step=14, frequency=3)
+SHARES = PolynomialDecay(0.0, 0.8, 0.0, 2 / 3, frequency=1 / 7)
+
+
+def pruned(path, schedule=STEPS, **kwargs):
     return Train(
         holdout, small, pruner=MagnitudePruner(schedule), epochs=3
     ).run(path, verbose=False, **kwargs)
 
 
-def test_a_pruner_reaches_its_target_and_is_resumed(tmp_path, monkeypatch):
+@pytest.mark.parametrize("schedule", [STEPS, SHARES])
+def test_a_pruner_reaches_its_target_and_is_resumed(
+    schedule, tmp_path, monkeypatch
+):
     summary = pruned(tmp_path / "whole")
     assert summary["method"] == "Adam + MagnitudePruner"
     assert summary["effective_density"] == pytest.approx(0.2, abs=0.01)
@@ -186,8 +193,8 @@ def test_a_pruner_reaches_its_target_and_is_resumed(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         kill_after(1, patched)
         with pytest.raises(Killed):
-            pruned(tmp_path / "killed")
-    again = pruned(tmp_path / "killed", resume=True)
+            pruned(tmp_path / "killed", schedule)
+    again = pruned(tmp_path / "killed", schedule, resume=True)
     assert again["methods"] == summary["methods"]
 
 

@@ -12,6 +12,7 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_whole
 from keras_app.pruners.clock import Megabatches
 from keras_app.pruners.scored import ScoredPruner
+from keras_app.timing import shares_of
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -97,6 +98,12 @@ class AnytimeProgressivePruner(ScoredPruner):
             ("on_degenerate", on_degenerate, ("raise", "keep")),
         ):
             check_choice(name, value, known)
+        shares = shares_of(schedule)
+        if shares:
+            raise ValueError(
+                "`schedule` must be in integers here, where its steps are "
+                f"megabatches, no shares of a training. Received: {shares}"
+            )
         reference = (mask_update, score_weights) != ("nested", "trained")
         if callable(scorer) and reference:
             raise ValueError(

@@ -217,8 +217,8 @@ class BregmanPruner(Pruner):
 
     def _due_at(self, time):
         due = super()._due_at(time)
-        begin, end = clock.begin_and_end(self.schedule)
-        frequency = getattr(self.schedule, "frequency", 1)
+        begin, end = clock.begin_and_end(self.schedule_in_steps)
+        frequency = getattr(self.schedule_in_steps, "frequency", 1)
         if 0 <= end < time and (time - begin) % frequency == 0:
             due = clock.final_sparsity(self.schedule)
         return self._waiting if due is None else due

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_app import host
+from keras_app import timing
 
 
 class Steps:
@@ -56,6 +57,28 @@ class Steps:
         """Returns the time so many batches after the epoch began."""
         return self._before + (self._batches + batch) // self._accumulation
 
+    def training(self, epoch, epochs, steps):
+        """Returns the first step of a training, and how many it has.
+
+        Epochs before the first of this `fit` are part of it, so that a run
+        that goes on is the training that was stopped.
+
+        Args:
+            epoch: The first epoch of this `fit`, which begins now.
+            epochs: All epochs.
+            steps: Batches in each.
+        """
+        done = epoch * steps
+        now = self._before * self._accumulation + self._batches
+        # Batches without a gradient that is a number were not counted, and a
+        # file may be of the middle of an epoch.
+        if epoch and abs(now - done) < steps:
+            now = done
+        # A new optimizer knows nothing of the epochs before.
+        first = max(0, now - done) // self._accumulation
+        last = (now + epochs * steps - done) // self._accumulation
+        return first, last - first
+
     def at_end(self, model):
         """Returns the time when training ends."""
         return self.updates(model)
@@ -86,6 +109,7 @@ class Megabatches(Steps):
 
 def begin_and_end(schedule):
     """Returns the first and the last step; an end of -1: there is none."""
+    timing.check_in_steps(schedule)
     begin = getattr(schedule, "begin_step", 0)
     return begin, getattr(schedule, "end_step", -1)
 
@@ -101,6 +125,8 @@ def due_at(schedule, step):
 
 def final_sparsity(schedule):
     """Returns the sparsity that a schedule ends with."""
+    if timing.shares_of(schedule):
+        return exact(schedule.last_sparsity)
     begin, end = begin_and_end(schedule)
     return exact(schedule(begin if end < 0 else end)[1])
 

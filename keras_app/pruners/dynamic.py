@@ -26,7 +26,8 @@ class DynamicPruner(Pruner):
         drop: of the n weights kept, the int(f(t) n) with the smallest |w|
         grow: as many with the largest grow scores, of all not kept now
 
-    t is the training step and T_end the schedule's `end_step`; a schedule
+    t is the training step and T_end the schedule's `end_step`, both counted
+    from the begin of the `fit` where it is in shares of it; a schedule
     without an end (-1) drops `drop_fraction` for ever. What was just dropped
     may grow again at once and then stays as it was, value and momentum. All
     other weights that grow start at zero with momentum zero. An update due
@@ -92,12 +93,13 @@ class DynamicPruner(Pruner):
 
     def drop_fraction_at(self, step):
         """Returns f(t), the share of the kept weights dropped at `step`."""
-        _, end = begin_and_end(self.schedule)
+        _, end = begin_and_end(self.schedule_in_steps)
         if end < 0:
             return self.drop_fraction
         if step >= end:
             return 0.0
-        return self.drop_fraction / 2 * (1 + math.cos(math.pi * step / end))
+        passed = (step - self._first) / (end - self._first)
+        return self.drop_fraction / 2 * (1 + math.cos(math.pi * passed))
 
     def draws(self, variables, stream):
         """Returns `{path: uniform draws}` that belong to the current step.

@@ -82,7 +82,7 @@ class GradientGrowth(DynamicPruner):
         """Whether an update comes right after the steps that now begin."""
         first = self._clock.next
         return any(
-            bool(self.schedule(step)[0])
+            bool(self.schedule_in_steps(step)[0])
             for step in range(first, first + self._steps_per_execution)
         )
 

@@ -74,6 +74,7 @@ class GraNet(GradientGrowth):
 
     def are_first_masks(self):
         """Whether the next masks are drawn: the first of a sparse start."""
-        begin, _ = begin_and_end(self.schedule)
-        starts_sparse = exact(self.schedule(begin)[1]) > 0
+        schedule = self.schedule_in_steps
+        begin, _ = begin_and_end(schedule)
+        starts_sparse = exact(schedule(begin)[1]) > 0
         return starts_sparse and super().are_first_masks()

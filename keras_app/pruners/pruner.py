@@ -14,15 +14,15 @@ from keras_app import report as report_lib
 from keras_app import scorers
 from keras_app import selection
 from keras_app import shares
+from keras_app import timing
 from keras_app.checks import check_choice
 from keras_app.checks import check_schedule
 from keras_app.checks import check_sparsity
 from keras_app.config import Configured
-from keras_app.distributions import check_distribution
 from keras_app.pruners import audit
 from keras_app.pruners import clock
 from keras_app.pruners import takeover
-from keras_app.pruners.targets import check_custom_sparsity
+from keras_app.pruners.targets import check_spread
 from keras_app.pruners.targets import Targets
 
 
@@ -45,8 +45,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     after the schedule's end.
 
     Args:
-        schedule: A `keras_app.schedules.PruningSchedule`, or any callable
-            `step -> (should_prune, sparsity)`, such as a tfmot schedule.
+        schedule: A `keras_app.schedules.PruningSchedule`, whose steps may be
+            shares of the training, or any callable `step -> (should_prune,
+            sparsity)`, such as a tfmot schedule.
         scope: `"layer"` gives each weight its own threshold, `"global"` one
             threshold to all. Defaults to `"layer"`.
         structure: What is pruned together: `None` (single weights), or a
@@ -93,25 +94,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     ):
         super().__init__()
         check_schedule("schedule", schedule)
-        check_choice("scope", scope, ("layer", "global"))
-        if structure is not None and not isinstance(
-            structure, masks_lib.Structure
-        ):
-            raise TypeError(
-                "`structure` must be None or a structure of keras_app.masks: "
-                "NM, Block, Channel, TargetBlock, GraphChannel, AttentionHead. "
-                f"Received: structure={structure!r}"
-            )
-        check_distribution(distribution)
-        if scope == "global" and distribution != "uniform":
-            raise ValueError(
-                "`distribution` spreads a sparsity over layers and has no "
-                "meaning with scope='global'. "
-                f"Received: distribution={distribution!r}"
-            )
+        check_spread(scope, structure, distribution, custom_sparsity)
         check_choice("on_miss", on_miss, ("warn", "raise", "ignore"))
         selection.check_filters(filters)
-        check_custom_sparsity(custom_sparsity)
         self.schedule = schedule
         self.scope = scope
         self.structure = structure
@@ -122,6 +107,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         if structure is not None:
             structure.check(self)
         self._clock = clock.Steps()
+        self._in_steps = None  # the schedule, while its shares are known
+        self._first = 0  # the step that shares of a training count from
+        self._waits = False  # for steps, before it takes zeros for pruned
         self._units = None  # what is pruned together in the model
         self._targets = None  # how a sparsity is spread over them
         self._sparsity = None  # what the schedule asked for last
@@ -161,6 +149,11 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         )
 
     # ---- results -------------------------------------------------------
+
+    @property
+    def schedule_in_steps(self):
+        """`schedule`; its shares are steps from the begin of a `fit` on."""
+        return self.schedule if self._in_steps is None else self._in_steps
 
     @property
     def masks(self):
@@ -235,12 +228,16 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         variables = list(self.variables.values())
         known = enforcement.state_of(model)
         masked = known.variables_with_masks() if known else []
-        state = enforcement.attach(model, [*variables, *followers])
+        enforcement.attach(model, [*variables, *followers])
         # Another pruner may have put masks on weights of its own.
-        if not any(v is w for v in variables for w in masked):
-            state.set(self._masks_to_start_from(variables))
-            if followers:
-                self.apply(self.masks)
+        if any(v is w for v in variables for w in masked):
+            return
+        fresh = self._updates() == 0
+        ours = takeover.still_ours(self._last, variables, fresh)
+        # What was asked for by now is known once shares are steps.
+        self._waits = not ours and bool(timing.shares_of(self.schedule))
+        if not self._waits:
+            self._begin_with(ours)
 
     def _warn_of_what_is_left(self, model):
         """Says which large part of the model is not pruned."""
@@ -248,28 +245,26 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         if left is not None:
             warnings.warn(f"{type(self).__name__}: {left}")
 
-    def _masks_to_start_from(self, variables):
-        """`[(variable, mask)]` for an optimizer that holds no masks yet."""
-        # Compiling again made a new optimizer; the zeros are still ours. One
-        # that has trained since may have brought them back.
-        fresh = self._updates() == 0
-        ours = [
-            (v, mask)
-            for v, mask in self._last
-            if any(v is w for w in variables)
-            and (fresh or not ops.convert_to_numpy(v)[~mask].any())
-        ]
-        if ours:
-            return ours
-        masks = takeover.masks_of_zeros(
-            self, self._units, self._sparsities_by_now
-        )
-        return [(self.variables[path], mask) for path, mask in masks.items()]
+    def _begin_with(self, masks):
+        """Sets the first masks: those given, or of zeros that are there."""
+        if not masks:
+            variables, found = (
+                self.variables,
+                takeover.masks_of_zeros(
+                    self, self._units, self._sparsities_by_now
+                ),
+            )
+            masks = [(variables[path], mask) for path, mask in found.items()]
+        self._state.set(masks)
+        if self._units.followers:
+            self.apply(self.masks)
 
     def _sparsities_by_now(self):
         """`[(sparsity, whether it was asked for already)]`, none of them 0."""
         return takeover.sparsities_around(
-            self.schedule, self._updates(), self.model.steps_per_execution
+            self.schedule_in_steps,
+            self._updates(),
+            self.model.steps_per_execution,
         )
 
     def select(self, model):
@@ -283,11 +278,13 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     def check_reachable(self, last_step):
         """Raises unless the schedule can be completed by `last_step`."""
         updates, is_dense = self._updates(), self._density == 1.0
-        problem = audit.unreachable(self.schedule, last_step, updates, is_dense)
+        problem = audit.unreachable(
+            self.schedule_in_steps, last_step, updates, is_dense
+        )
         if problem and self.on_miss != "ignore":
             raise ValueError(problem)
         if is_dense and not self.revives:
-            late = audit.late(self.schedule, updates)
+            late = audit.late(self.schedule_in_steps, updates)
             if late:
                 warnings.warn(f"{type(self).__name__}: {late}")
 
@@ -298,11 +295,29 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         """
         begins = self._clock.next is None
         self._clock.begin_epoch(self.model)
-        if begins:
+        if not begins:
+            return
+        epochs, steps = self.params.get("epochs"), self.params.get("steps")
+        known = epochs is not None and steps is not None
+        first, total = 0, None
+        if known:
+            first, total = self._clock.training(epoch, epochs, steps)
+        self._resolve(first, total)
+        self._density = self._density_of(self.masks)
+        if self._waits and self._density == 1.0:
+            self._begin_with(())
             self._density = self._density_of(self.masks)
-            epochs, steps = self.params.get("epochs"), self.params.get("steps")
-            if epochs is not None and steps is not None:
-                self.check_reachable(self._clock.at((epochs - epoch) * steps))
+        self._waits = False
+        if known:
+            self.check_reachable(first + total)
+
+    def _resolve(self, first, total):
+        """Makes shares of the training steps."""
+        self._in_steps, self._first = None, 0
+        if timing.shares_of(self.schedule):
+            self._in_steps = timing.in_steps(self.schedule, first, total)
+            self._first = first
+            self._notes += timing.told_in_steps(self.schedule, self._in_steps)
 
     def on_train_batch_begin(self, batch, logs=None):
         """Prunes if the schedule names a time up to this one."""
@@ -343,15 +358,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             problems: Sentences about what else went wrong.
         """
         host.unalias(self.model)
-        masks, chosen = self.masks, self.variables
-        # What is frozen for this fit keeps the mask that it had.
-        others = [
-            (v, mask)
-            for v, mask in self._last
-            if any(v is w for w in self.model.variables)
-            and not any(v is w for w in chosen.values())
-        ]
-        self._last = others + [(v, masks[path]) for path, v in chosen.items()]
+        self._last = takeover.remembered(
+            self._last, self.model, self.variables, self.masks
+        )
         problems = [
             *problems,
             *self.restored_zeros(),
@@ -484,7 +493,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
 
     def _due_at(self, time):
         """The sparsity that the schedule asks for at a time, or `None`."""
-        return clock.due_at(self.schedule, time)
+        return clock.due_at(self.schedule_in_steps, time)
 
     def _updates(self):
         return self._clock.updates(self.model)

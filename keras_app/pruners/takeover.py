@@ -9,6 +9,39 @@ from keras_app import masks as masks_lib
 from keras_app.pruners import clock
 
 
+def still_ours(last, variables, fresh):
+    """Returns the masks of earlier fits, for an optimizer that holds none.
+
+    Compiling again made a new optimizer; the zeros are still ours. One that
+    has trained since may have brought them back.
+
+    Args:
+        last: `[(variable, mask)]` at the end of earlier fits.
+        variables: The weights that are to have masks.
+        fresh: Whether the optimizer has made no update yet.
+    """
+    return [
+        (v, mask)
+        for v, mask in last
+        if any(v is w for w in variables)
+        and (fresh or not ops.convert_to_numpy(v)[~mask].any())
+    ]
+
+
+def remembered(last, model, variables, masks):
+    """Returns what `still_ours` looks at: `[(variable, mask)]`.
+
+    What is frozen for this fit keeps the mask that it had.
+    """
+    others = [
+        (v, mask)
+        for v, mask in last
+        if any(v is w for w in model.variables)
+        and not any(v is w for w in variables.values())
+    ]
+    return others + [(v, masks[path]) for path, v in variables.items()]
+
+
 def masks_of_zeros(pruner, units, sparsities):
     """Takes zeros for pruned if this pruner would have made as many.
 

@@ -2,13 +2,35 @@
 
 import re
 
+from keras_app import masks
 from keras_app import selection
+from keras_app.checks import check_choice
 from keras_app.checks import check_sparsity
+from keras_app.distributions import check_distribution
 from keras_app.distributions import DISTRIBUTIONS
 from keras_app.pruners.clock import final_sparsity
 
 
-def check_custom_sparsity(custom_sparsity):
+def check_spread(scope, structure, distribution, custom_sparsity):
+    """Raises unless the arguments of a pruner go together."""
+    check_choice("scope", scope, ("layer", "global"))
+    if structure is not None and not isinstance(structure, masks.Structure):
+        raise TypeError(
+            "`structure` must be None or a structure of keras_app.masks: "
+            "NM, Block, Channel, TargetBlock, GraphChannel, AttentionHead. "
+            f"Received: structure={structure!r}"
+        )
+    check_distribution(distribution)
+    if scope == "global" and distribution != "uniform":
+        raise ValueError(
+            "`distribution` spreads a sparsity over layers and has no "
+            "meaning with scope='global'. "
+            f"Received: distribution={distribution!r}"
+        )
+    _check_custom_sparsity(custom_sparsity)
+
+
+def _check_custom_sparsity(custom_sparsity):
     """Raises unless it is `{regex: sparsity}` or `None`."""
     if not isinstance(custom_sparsity or {}, dict):
         raise TypeError(

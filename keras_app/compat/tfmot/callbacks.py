@@ -126,7 +126,7 @@ class PruneLowMagnitude(MagnitudePruner):
 
         tfmot trains on, and the next `fit` may be the one that completes it.
         """
-        end = max(begin_and_end(self.schedule))
+        end = max(begin_and_end(self.schedule_in_steps))
         if self.on_miss == "warn" and end > last_step:
             warnings.warn(
                 f"The pruning schedule ends at step {end}, but this training "
