@@ -8,7 +8,7 @@ from keras_app.experiments import devices
 from keras_app.experiments.callbacks import BestWeights
 from keras_app.experiments.callbacks import rate_schedule
 from keras_app.experiments.callbacks import RATE_SCHEDULES
-from keras_app.experiments.experiment import Experiment
+from keras_app.experiments.experiment import FromScratch
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.run.runner import model_state
 from keras_app.experiments.run.runner import restore_model_state
@@ -16,7 +16,7 @@ from keras_app.optimizers import CoupledSGD
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Comparison(Experiment):
+class Comparison(FromScratch):
     """Methods that start from the same weights and train in many stages.
 
     In each stage the learning rate's schedule starts over; it ends with the
@@ -34,7 +34,7 @@ class Comparison(Experiment):
     #: The methods there are.
     _known = ()
 
-    _least = {**Experiment._least, "warmup_epochs": 0}
+    _least = {**FromScratch._least, "warmup_epochs": 0}
     _choices = {"rate_schedule": RATE_SCHEDULES}
 
     #: Columns of the closing table: heading, figure, and how to write it.

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_app.experiments.callbacks import rate_schedule
 from keras_app.experiments.callbacks import RATE_SCHEDULES
-from keras_app.experiments.experiment import Experiment
+from keras_app.experiments.experiment import FromScratch
 from keras_app.experiments.training import Train
 from keras_app.optimizers import ContinuousSparsification
 from keras_app.pruners import ContinuousSparsifier
@@ -23,7 +23,7 @@ _HANDED_ON = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TicketSearch(Experiment):
+class TicketSearch(FromScratch):
     """Searches which weights to keep, and judges the network that is left.
 
     Rounds of training with a growing temperature decide which weights stay.
@@ -107,7 +107,7 @@ class TicketSearch(Experiment):
         "strategy": ("sequential", "iterative"),
         "rate_schedule": RATE_SCHEDULES,
     }
-    _least = {**Experiment._least, "rewind_epoch": 0}
+    _least = {**FromScratch._least, "rewind_epoch": 0}
 
     def resolved(self):
         """Returns the training that the search comes down to."""

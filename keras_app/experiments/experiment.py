@@ -37,31 +37,11 @@ class Experiment:
     All children have `data`, `model`, `optimizer` and `epochs`, too.
 
     Args:
-        mean, std: Normalization inside the model. Default to `None`.
         seed: Seed of everything, >= 0. Defaults to `0`.
-        dtype_policy: What the layers compute in: `"float32"`,
-            `"mixed_bfloat16"` (weights stay float32), or `None`, Keras's
-            global policy. The global policy itself is left as it is.
-            `"mixed_float16"` is not taken: it needs a scaled loss. Defaults
-            to `None`.
-        label_smoothing: Share of a target that is spread over all classes, in
-            [0, 1); of the validation loss, too. Defaults to `0.0`.
-        no_decay: Patterns of the names of variables which the optimizer's
-            `weight_decay` leaves alone, such as `("bias", "beta")`. Defaults
-            to `()`.
-        average_flip: Whether test images are judged by the mean of the logits
-            of the image and of its mirror image; figures of validation are
-            never such means. Defaults to `False`.
     """
 
     _: dataclasses.KW_ONLY
-    mean: object = None
-    std: object = None
     seed: int = 0
-    dtype_policy: str | None = None
-    label_smoothing: float = 0.0
-    no_decay: tuple = ()
-    average_flip: bool = False
 
     #: What `summary.json` calls it.
     kind = None
@@ -81,20 +61,6 @@ class Experiment:
             check_choice(name, getattr(self, name), choices)
         for name, least in self._least.items():
             check_int(name, getattr(self, name), least)
-        check_choice("dtype_policy", self.dtype_policy, _POLICIES)
-        check_number(
-            "label_smoothing",
-            self.label_smoothing,
-            lambda x: 0 <= x < 1,
-            "in [0, 1)",
-        )
-        if isinstance(self.no_decay, str) or not all(
-            isinstance(name, str) for name in self.no_decay
-        ):
-            raise TypeError(
-                "`no_decay` must be names in a list. "
-                f"Received: no_decay={self.no_decay!r}"
-            )
 
     def run(self, run_dir, resume=False, *, on_start=None, verbose=True):
         """Runs the experiment and writes its run folder.
@@ -130,11 +96,7 @@ class Experiment:
 
     def resolved(self):
         """Returns the experiment with its data and its model made ready."""
-        data = made("data", self.data, self.seed)
-        model = models.factory(self.model)
-        ready = dataclasses.replace(self, data=data, model=model)
-        ready.check_average_flip()
-        return ready
+        raise NotImplementedError
 
     def learner(self, method):
         """Returns the `Learner` of a method, at its start."""
@@ -147,6 +109,10 @@ class Experiment:
     def total_epochs(self):
         """Epochs of all methods, for the progress bar; `None`: unknown."""
         return None
+
+    def beside(self, learner):
+        """Returns `{name: figures}` of what the methods are compared with."""
+        return {}
 
     def figures(self, learner, events):
         """Returns the figures of one method, a dict of plain values.
@@ -169,6 +135,83 @@ class Experiment:
         raise NotImplementedError
 
     # ---- shared --------------------------------------------------------
+
+    def settings(self, learner):
+        """Plain values that must be equal for a run to be continued."""
+        own = {
+            field.name: _plain(getattr(self, field.name))
+            for field in dataclasses.fields(self)
+            if field.name not in self._objects
+        }
+        # A data set without `settings` is known by its name and size alone.
+        of_data = _plain(getattr(self.data, "settings", {}))
+        return {
+            "backend": host.BACKEND,
+            "data": self.data.name,
+            **{f"data.{name}": value for name, value in of_data.items()},
+            "model": learner.model.name,
+            "parameters": int(learner.model.count_params()),
+            "optimizer": _plain(learner.model.optimizer.get_config()),
+            **own,
+            **_plain(learner.settings()),
+        }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FromScratch(Experiment):
+    """An experiment that makes its network.
+
+    Args:
+        mean, std: Normalization inside the model. Default to `None`.
+        dtype_policy: What the layers compute in: `"float32"`,
+            `"mixed_bfloat16"` (weights stay float32), or `None`, Keras's
+            global policy. The global policy itself is left as it is.
+            `"mixed_float16"` is not taken: it needs a scaled loss. Defaults
+            to `None`.
+        label_smoothing: Share of a target that is spread over all classes, in
+            [0, 1); of the validation loss, too. Defaults to `0.0`.
+        no_decay: Patterns of the names of variables which the optimizer's
+            `weight_decay` leaves alone, such as `("bias", "beta")`. Defaults
+            to `()`.
+        average_flip: Whether test images are judged by the mean of the logits
+            of the image and of its mirror image; figures of validation are
+            never such means. Defaults to `False`.
+        seed: See `Experiment`.
+    """
+
+    _: dataclasses.KW_ONLY
+    mean: object = None
+    std: object = None
+    dtype_policy: str | None = None
+    label_smoothing: float = 0.0
+    no_decay: tuple = ()
+    average_flip: bool = False
+
+    def __post_init__(self):
+        """Raises on arguments out of their range."""
+        super().__post_init__()
+        check_choice("dtype_policy", self.dtype_policy, _POLICIES)
+        check_number(
+            "label_smoothing",
+            self.label_smoothing,
+            lambda x: 0 <= x < 1,
+            "in [0, 1)",
+        )
+        if isinstance(self.no_decay, str) or not all(
+            isinstance(name, str) for name in self.no_decay
+        ):
+            raise TypeError(
+                "`no_decay` must be names in a list. "
+                f"Received: no_decay={self.no_decay!r}"
+            )
+
+    def resolved(self):
+        """Returns the experiment with its data and its model made ready."""
+        data = made("data", self.data, self.seed)
+        model = models.factory(self.model)
+        ready = dataclasses.replace(self, data=data, model=model)
+        ready.check_average_flip()
+        return ready
 
     def build_model(self, loss=None, metrics=("accuracy",)):
         """Returns the compiled, built model; equal for equal seeds."""
@@ -252,26 +295,6 @@ class Experiment:
                 "images"
             )
 
-    def settings(self, learner):
-        """Plain values that must be equal for a run to be continued."""
-        own = {
-            field.name: _plain(getattr(self, field.name))
-            for field in dataclasses.fields(self)
-            if field.name not in self._objects
-        }
-        # A data set without `settings` is known by its name and size alone.
-        of_data = _plain(getattr(self.data, "settings", {}))
-        return {
-            "backend": host.BACKEND,
-            "data": self.data.name,
-            **{f"data.{name}": value for name, value in of_data.items()},
-            "model": learner.model.name,
-            "parameters": int(learner.model.count_params()),
-            "optimizer": _plain(learner.model.optimizer.get_config()),
-            **own,
-            **_plain(learner.settings()),
-        }
-
 
 class Learner:
     """What one method trains: a model, and everything it has found so far.
@@ -317,7 +340,11 @@ class Learner:
         return []
 
     def close(self, folder):
-        """After the last stage: writes what the method found."""
+        """After the last stage: writes what the method found.
+
+        Returns:
+            Sentences on targets that were not reached, or `None`.
+        """
 
     # ---- resuming ------------------------------------------------------
 

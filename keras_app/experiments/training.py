@@ -9,7 +9,7 @@ import numpy as np
 from keras_app import host
 from keras_app import report as report_lib
 from keras_app.experiments import devices
-from keras_app.experiments.experiment import Experiment
+from keras_app.experiments.experiment import FromScratch
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.experiment import Stage
 
@@ -18,7 +18,7 @@ _SUMMED = ("initial_density", "flops_share", "before")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Train(Experiment):
+class Train(FromScratch):
     """Trains one model, sparse or dense, and judges it on the test set.
 
     Data with classes are learned with cross-entropy and judged by accuracy;
@@ -90,7 +90,7 @@ class Train(Experiment):
 
     kind = "train"
     methods = (None,)  # the learner names itself
-    _objects = Experiment._objects | {
+    _objects = FromScratch._objects | {
         "callbacks",
         "sparsify",
         "discover",

@@ -56,8 +56,9 @@ class Runner:
         arrays, meta = checkpoint or ({}, {})
         first, epoch = meta.get("stage", 0), meta.get("epoch", 0)
         if arrays:
-            restore_model_state(learner.model, arrays)
+            # It may be another model by now.
             learner.restore(*_unpacked("learner", arrays, meta))
+            restore_model_state(learner.model, arrays)
         else:
             session.terminal.line(learner.introduction)
         for stage in learner.stages():
@@ -78,7 +79,7 @@ class Runner:
             epoch = 0
         name = MODEL if number == 0 else f"model_{learner.method}.keras"
         session.folder.save_model(strip_pruning(learner.model), name)
-        learner.close(session.folder)
+        session.missed += learner.close(session.folder) or []
         if number + 1 < len(self.experiment.methods):
             session.checkpoint({}, {"method": number + 1})
 
@@ -185,6 +186,7 @@ class Runner:
             for method, events in session.results.items()
         }
         method, main = next(iter(figures.items()))
+        figures = {**figures, **experiment.beside(self.learner)}
         summary = {
             "experiment": experiment.kind,
             "method": method,
