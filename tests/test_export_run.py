@@ -1,6 +1,7 @@
 """Tests of exporting runs: the command line, the run's end, the run page."""
 
 import dataclasses
+import inspect
 import json
 
 import keras
@@ -11,6 +12,7 @@ from keras import layers
 from keras_app import cli
 from keras_app import export
 from keras_app import train
+from keras_app.export import formats
 from keras_app.export.__main__ import main
 from keras_app.export.formats import Format
 from keras_app.export.formats import FORMATS
@@ -133,6 +135,70 @@ def test_a_format_is_one_row(run_dir, monkeypatch):
     assert "model_float16.txt" in names and "model.sparse" in names
 
 
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("tflite", "litert"),
+        (".tflite", "litert"),
+        ("TFLite", "litert"),
+        ("savedmodel", "saved_model"),
+        ("saved-model", "saved_model"),
+        ("tf", "saved_model"),
+        ("ONNX", "onnx"),
+        (".sparse", "sparse"),
+    ],
+)
+@pytest.mark.backend_free
+def test_formats_are_known_by_what_people_call_them(written, name):
+    assert formats.named(written) == name
+
+
+def test_options_reach_the_format_that_takes_them(
+    run_dir, tmp_path, monkeypatch
+):
+    seen = []
+
+    def export_it(model, path, data=None, quantize=None, **more):
+        seen.append((path.name, more))
+
+    names = ("target", "baseline", "evaluate", "io_dtype", "dense_twin")
+    known = inspect.signature(export_it).parameters.values()
+    parameters = [*known][:-1] + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+        for name in names
+    ]
+    export_it.__signature__ = inspect.Signature(parameters)
+    replace_format(monkeypatch, "litert", export_it)
+    x, y = np.ones((3, 12)), np.arange(3)
+    np.savez(tmp_path / "arrays.npz", x=x, y=y)
+    np.savez(tmp_path / "held_out.npz", x=x, y=y, x_val=2 * x, y_val=y)
+    options = ["--target=micro", "--baseline=b.tflite", "--dense_twin"]
+    options += ["--quantize=int8", "--io_dtype=int8"]
+    main([str(run_dir), *options, f"--evaluate={tmp_path / 'arrays.npz'}"])
+    name, more = seen[-1]
+    found = more.pop("evaluate")
+    np.testing.assert_array_equal(found[0], x)
+    np.testing.assert_array_equal(found[1], y)
+    assert name == "model_int8_micro.tflite"
+    assert more == {
+        "target": "micro",
+        "baseline": "b.tflite",
+        "io_dtype": "int8",
+        "dense_twin": True,
+    }
+    main([str(run_dir), f"--evaluate={tmp_path / 'held_out.npz'}"])
+    np.testing.assert_array_equal(seen[-1][1]["evaluate"][0], 2 * x)
+    main([str(run_dir), "--evaluate=fashion_mnist_mini"])
+    images, labels = seen[-1][1]["evaluate"]
+    assert images.shape[1:] == (28, 28, 1) and 0.5 < images.max() <= 1.0
+    assert labels.shape == images.shape[:1]
+
+
+def test_a_misspelt_option_is_named(run_dir):
+    with pytest.raises(ValueError, match="`quantise`.*Did you mean quantize"):
+        export_run(run_dir, quantise="int8")
+
+
 def test_samples_come_from_a_file_or_the_data_of_the_run(
     run_dir, tmp_path, monkeypatch
 ):
@@ -156,7 +222,14 @@ def test_samples_come_from_a_file_or_the_data_of_the_run(
     ("arguments", "message"),
     [
         (["nowhere"], "run folder with a model.keras.*nowhere"),
-        (["RUN", "--format=h5"], "invalid choice: 'h5'"),
+        (["RUN", "--format=h5"], "'h5'. Did you mean sparse"),
+        (["RUN", "--format=onx"], "'onx'. Did you mean onnx"),
+        (["RUN", "--target=phone"], "invalid choice: 'phone'"),
+        (["RUN", "--format=sparse", "--target=gpu"], "takes it, litert"),
+        (["RUN", "--baseline=none.tflite"], "file that exists.*none.tflite"),
+        (["RUN", "--evaluate=none.npz"], "none.npz"),
+        (["RUN", "--io_dtype=int8"], "`quantize` must be 'int8' with io_dt"),
+        (["RUN", "--target=gpu", "--sparse=true"], "refuses sparse tensors"),
         (["RUN", "--data=nothing_known"], "nothing_known"),
         (["RUN", "--data=none.npy"], "none.npy"),
         (["RUN", "--quantize=int8"], "`data` must hold sample inputs"),

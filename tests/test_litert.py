@@ -15,8 +15,9 @@ from keras_app.export import export_litert
 from keras_app.export import ExportReport
 from keras_app.export import fresh_process
 from keras_app.export import saved_model
+from keras_app.export.litert import conversion
 from keras_app.export.litert import fast_path
-from keras_app.export.litert import process
+from keras_app.export.litert import timing
 from keras_app.export.litert.file import LiteRTFile
 from keras_app.export.litert.request import Request
 
@@ -186,7 +187,7 @@ def test_the_converters_own_file_gives_nan_where_ours_is_mended(tmp_path):
     saved_model.write(model, tmp_path / "saved", [[1, 64]])
     path = tmp_path / "raw.tflite"
     path.write_bytes(
-        process.convert(
+        conversion.convert(
             str(tmp_path / "saved"), Request({"x": x}, 1, "float16"), True
         )
     )
@@ -545,9 +546,22 @@ def test_auto_compares_whole_files(tmp_path):
     assert forced.bytes > forced.dense_bytes
 
 
+def turns(*medians):
+    """Measures what is to be told, for files in the order they are timed."""
+
+    def take(contents):
+        assert len(contents) == len(medians)
+        return [
+            {"median_ms": each, "spread_ms": 0.0, "threads": 1, "rounds": 9}
+            for each in medians
+        ]
+
+    return take
+
+
 @converts
 def test_a_slower_file_says_so_and_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "_latency_ratio", lambda *args: 2.4)
+    monkeypatch.setattr(timing, "take_turns", turns(2.4, 1.0, 3.0))
     model = mlp("blocks of 16")
     report = export_litert(model, tmp_path / "m", samples(model), "int8")
     assert (

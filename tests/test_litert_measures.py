@@ -68,7 +68,7 @@ def test_int8_counts_single_bytes_between_its_float_ends(tmp_path):
 
 
 @converts
-def test_files_are_timed_in_turns_elsewhere(tmp_path, elsewhere):
+def test_files_are_timed_in_turns(tmp_path):
     contents = []
     for size in (8, 2048):
         x = keras.Input((size,))
@@ -90,6 +90,6 @@ def test_no_round_begins_after_the_time_is_up_except_three(tmp_path):
     assert found.rounds == 3
 
 
-def test_what_is_no_file_of_litert_is_refused():
+def test_what_is_no_file_of_litert_is_refused(elsewhere):
     with pytest.raises(ValueError, match="runtime does not load the file"):
         timing.time_files([b"no model at all, but long enough"])

@@ -12,8 +12,10 @@ from keras_app.experiments.cli.parser import Parser
 from keras_app.experiments.cli.parser import several
 from keras_app.experiments.cli.parser import switch
 from keras_app.export.formats import FORMATS
+from keras_app.export.litert.targets import TARGETS
 
 _NAME = "keras_app.export"
+_SPARSE = {"auto": "auto", "true": True, "false": False}
 
 
 def _parser():
@@ -25,8 +27,9 @@ def _parser():
         {
             "source": {"metavar": "RUN_DIR_OR_KERAS_FILE"},
             "--format": several(
-                "may be given several times; litert if not given",
-                choices=tuple(FORMATS),
+                f"{', '.join(FORMATS)}, or what they are called elsewhere, "
+                "such as tflite; may be given several times; litert if not "
+                "given",
             ),
             "--output": "file to write, or the folder for several formats; "
             "exports/ in a run folder if not given",
@@ -35,12 +38,30 @@ def _parser():
                 "help": "precision of a LiteRT file; float32 if not given",
             },
             "--sparse": {
-                "choices": ("auto", "true", "false"),
-                "default": "auto",
-                "help": "whether a LiteRT file stores weights sparse",
+                "choices": tuple(_SPARSE),
+                "help": "whether a LiteRT file stores weights sparse; auto if "
+                "not given",
             },
-            "--data": "x.npy, or a data set: inputs to compare and calibrate "
-            "on; the run's data set, or random ones, if not given",
+            "--target": {
+                "choices": tuple(TARGETS),
+                "help": "what will run a LiteRT file; cpu if not given. micro "
+                "is TensorFlow Lite Micro: int8, and its operations only",
+            },
+            "--io_dtype": {
+                "choices": ("float32", "int8"),
+                "help": "what a LiteRT file takes and gives; int8 with "
+                "--quantize=int8",
+            },
+            "--baseline": "a .tflite or .keras file to compare a LiteRT file "
+            "with: bytes, milliseconds, accuracy",
+            "--evaluate": "a data set, whose test part is used, or arrays.npz "
+            "with x and y: the accuracy of the LiteRT file itself",
+            "--dense_twin": switch(
+                "write a LiteRT file without sparse weights beside it, too"
+            ),
+            "--data": "x.npy, arrays.npz with x, or a data set: inputs to "
+            "compare and calibrate on; the run's data set, or random ones, if "
+            "not given",
             "--shrink": switch("cut dead channels out first"),
             "--multiple_of": number(
                 "with --shrink: layers keep a multiple of this many channels",
@@ -67,15 +88,23 @@ def main(argv):
     options = _parser().parse_args(argv)
     from keras_app.export.run import export_run
 
+    given = {
+        "quantize": options.quantize,
+        "sparse": _SPARSE.get(options.sparse),
+        "target": options.target,
+        "io_dtype": options.io_dtype,
+        "baseline": options.baseline,
+        "evaluate": options.evaluate,
+        "dense_twin": options.dense_twin or None,
+    }
     reports = export_run(
         options.source,
         options.format or ("litert",),
         options.output,
         data=options.data,
-        quantize=options.quantize,
-        sparse={"true": True, "false": False}.get(options.sparse, "auto"),
         shrink=options.shrink,
         multiple_of=options.multiple_of,
+        **{name: x for name, x in given.items() if x is not None},
     )
     for report in reports:
         print(report)

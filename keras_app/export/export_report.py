@@ -13,6 +13,9 @@ from keras_app.report.rendering import printed
 FOLDER = "exports"  # of a run folder
 _SUFFIX = ".report.json"
 
+# What the files beside it are called in the report.
+_NAMES = {"dense": "dense", "float32": "float32", "baseline": "the baseline"}
+
 # Of zstd, which stands in for whatever compresses a download.
 _LEVEL = 9
 
@@ -45,9 +48,32 @@ class ExportReport:
             stored dense.
         repairs: What had to be mended in the converter's file, in sentences.
         latency_ratio: Time of one inference relative to the dense export at
-            the same precision, median of interleaved runs in one thread on
-            this machine; `None` if it was not measured.
+            the same precision; `None` if the file is that export.
         notes: Sentences on what the reader should know.
+        target: What a LiteRT file was written for, such as `"micro"`.
+        io_dtype: What a LiteRT file takes and gives for floats.
+        latency_ms: Milliseconds of one inference on this machine's CPU, the
+            median over rounds in which all `references` take turns; `None`
+            if it was not measured.
+        latency_spread_ms: Their interquartile range.
+        threads: How many threads the runtime had.
+        accuracy: Share of right classes, of the file itself, in [0, 1];
+            `None` if it was not measured.
+        evaluated: Of how many samples.
+        activation_bytes: What the activations need at once, at the least: the
+            RAM of a microcontroller, whose flash holds `bytes`.
+        references: `{name: figures}` of the files that were measured beside
+            it: `"dense"`, of the same precision; `"float32"`; `"baseline"`.
+            Figures are `bytes`, `median_ms`, `spread_ms`, `threads`, `rounds`
+            and, where it was measured, `accuracy`.
+        unused: What of the file its target does not use, in sentences.
+        parameters: How many weights the model has.
+        flops: Floating point operations of its kernels for one sample, zeros
+            included; `None` where the graph is not known.
+        original: `parameters`, `bytes` (of the weights in memory) and `flops`
+            of the model that it was cut from by `shrink`, or of a baseline
+            that is a model; `None` where there is none.
+        dense_twin: Path of the same file without sparse weights, or `None`.
     """
 
     path: str
@@ -65,6 +91,20 @@ class ExportReport:
     repairs: tuple = ()
     latency_ratio: float | None = None
     notes: tuple = ()
+    target: str | None = None
+    io_dtype: str | None = None
+    latency_ms: float | None = None
+    latency_spread_ms: float | None = None
+    threads: int | None = None
+    accuracy: float | None = None
+    evaluated: int | None = None
+    activation_bytes: int | None = None
+    references: dict = dataclasses.field(default_factory=dict)
+    unused: tuple = ()
+    parameters: int | None = None
+    flops: int | None = None
+    original: dict | None = None
+    dense_twin: str | None = None
 
     def to_dict(self):
         """Returns everything as plain Python values, ready for JSON."""
@@ -72,9 +112,16 @@ class ExportReport:
 
     @classmethod
     def from_dict(cls, values):
-        """Builds the report that `to_dict` described."""
+        """Builds the report that `to_dict` described, of this version or not.
+
+        What an earlier version did not say is `None` or empty, and what only
+        a later one says is left out.
+        """
         names = ("sparse_tensors", "blocked_tensors", "repairs", "notes")
+        names += ("unused",)
         lists = {name: tuple(values.get(name, ())) for name in names}
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {key: each for key, each in values.items() if key in known}
         return cls(**{**values, **lists})
 
     @property
@@ -84,27 +131,87 @@ class ExportReport:
 
     def rows(self):
         """Returns `[(what, value)]` as text, alike for all reports."""
-        sparse, time = "-", "-"
+        kind = f"{self.format}, {self.precision}"
+        if self.target:
+            ends = f", {self.io_dtype} at its ends"
+            kind += f"{ends * (self.io_dtype == 'int8')}, for {self.target}"
+        sparse = "-"
         if self.format == "litert":
             blocked = len(self.blocked_tensors)
             sparse = f"{len(self.sparse_tensors)}, {blocked} of them in blocks"
-        if self.latency_ratio is not None:
-            time = f"{self.latency_ratio:.2f}, of dense"
         difference = (
             f"{self.max_difference:.1e}, of the largest output, to "
             f"{self.compared_with}"
         )
         return [
-            ("format", f"{self.format}, {self.precision}"),
-            ("bytes", _size(self.bytes, self.dense_bytes)),
+            ("format", kind),
+            # A microcontroller keeps the file in its flash.
+            ("flash" if self.target == "micro" else "bytes", self._bytes()),
             (
                 "compressed",
                 _size(self.compressed_bytes, self.dense_compressed_bytes),
             ),
             ("sparse tensors", sparse),
             ("largest difference", difference),
-            ("time of an inference", time),
+            ("time of an inference", self._time()),
+            ("accuracy", self._accuracy()),
+            ("RAM of activations", _bytes_or_more(self.activation_bytes)),
+            ("parameters", self._of_original("parameters")),
+            ("FLOPs", self._of_original("flops")),
         ]
+
+    def _bytes(self):
+        parts = [_size(self.bytes, self.dense_bytes)]
+        for name, other in self.references.items():
+            if name != "dense":  # said already
+                ratio = self.bytes / other["bytes"]
+                parts.append(
+                    f"{ratio:.3f} of {other['bytes']:,} {_NAMES[name]}"
+                )
+        if self.original:
+            whole = self.original["bytes"]
+            parts.append(
+                f"{self.bytes / whole:.3f} of the original's weights, {whole:,}"
+            )
+        return ", ".join(parts)
+
+    def _time(self):
+        if self.latency_ms is None:
+            if self.latency_ratio is None:
+                return "-"
+            return f"{self.latency_ratio:.2f}, of dense"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        parts = [
+            f"{self.latency_ms:.3g} ms",
+            f"quartiles {self.latency_spread_ms:.2g} ms apart",
+            threads,
+        ]
+        for name, other in self.references.items():
+            ratio = self.latency_ms / other["median_ms"]
+            parts.append(
+                f"{ratio:.2f} of {_NAMES[name]} ({other['median_ms']:.3g} ms)"
+            )
+        return ", ".join(parts)
+
+    def _accuracy(self):
+        if self.accuracy is None:
+            return "-"
+        parts = [f"{self.accuracy:.4f}", f"{self.evaluated:,} samples"]
+        parts += [
+            f"{_NAMES[name]} {other['accuracy']:.4f}"
+            for name, other in self.references.items()
+            if "accuracy" in other
+        ]
+        return ", ".join(parts)
+
+    def _of_original(self, what):
+        own = getattr(self, what)
+        whole = (self.original or {}).get(what)
+        if own is None:
+            return "-"
+        if whole is None or whole == own:
+            return f"{own:,}"
+        return f"{own:,}, {own / whole:.3f} of the original, {whole:,}"
 
     def __str__(self):
         from rich.table import Table
@@ -130,6 +237,7 @@ class ExportReport:
             *(f"repaired: {line}" for line in _grouped(named)),
             *(f"repaired: {x[0]}" for x in repairs if len(x) == 1),
             *(f"dense: {x}" for x in _grouped(self.dense_tensors.items())),
+            *(f"not used: {text}" for text in self.unused),
             *(f"note: {text}" for text in self.notes),
         ]
 
@@ -153,9 +261,14 @@ def _grouped(reasons):
 
 
 def _size(size, dense):
-    if dense is None:
+    # The dense file itself is no share of anything.
+    if dense is None or size == dense:
         return f"{size:,}"
     return f"{size:,}, {size / dense:.3f} of {dense:,} dense"
+
+
+def _bytes_or_more(count):
+    return "-" if count is None else f"{count:,} bytes, at the least"
 
 
 def compressed_size(data):

@@ -15,6 +15,7 @@ from keras_app import graph
 from keras_app import host
 from keras_app.cli import one_line
 from keras_app.export import fresh_process
+from keras_app.export import original
 from keras_app.export import portable
 from keras_app.export import saved_model
 from keras_app.export import signature
@@ -84,6 +85,7 @@ def export_onnx(model, path, data=None):
         verification.check_difference("ONNX file", difference, tolerance)
     return write_report(
         path,
+        **original.described(model),
         format="onnx",
         precision=portable.float32(str(model.variable_dtype)),
         max_difference=difference,

@@ -1,14 +1,18 @@
 """Exports of what a run left behind, and of `.keras` files."""
 
+import inspect
 import json
+import os
 import pathlib
+import zipfile
 
 import keras
 import numpy as np
 
-from keras_app.checks import check_choice
+from keras_app import cli
 from keras_app.export import export_report
 from keras_app.export.formats import FORMATS
+from keras_app.export.formats import named
 from keras_app.export.shrink import shrink as shrink_model
 
 _MODEL = "model.keras"
@@ -21,11 +25,10 @@ def export_run(
     formats=("litert",),
     output=None,
     data=None,
-    quantize=None,
-    sparse="auto",
     shrink=False,
     multiple_of=1,
     resume=False,
+    **options,
 ):
     """Exports the model of a run folder or of a `.keras` file.
 
@@ -34,25 +37,30 @@ def export_run(
     Args:
         source: A run folder, or a `.keras` file.
         formats: Names of `keras_app.export.formats.FORMATS`, such as
-            `"litert"`. Defaults to `("litert",)`.
+            `"litert"`, or what else people call them, such as `"tflite"`.
+            Defaults to `("litert",)`.
         output: File to write, or with several formats the folder. Defaults to
             `exports/` in a run folder, and to the folder of a file.
-        data: Inputs to compare and calibrate on: an array, a `.npy` file, or
-            the name of a data set of images, whose first 200 of the training
-            part are used. Defaults to the data set of the run, if it can be
-            loaded, or to random inputs.
-        quantize, sparse: For LiteRT; see `export_litert`.
+        data: Inputs to compare and calibrate on: an array, a `.npy` file, a
+            `.npz` file with `x`, or the name of a data set of images, whose
+            first 200 of the training part are used. Defaults to the data set
+            of the run, if it can be loaded, or to random inputs.
         shrink: Whether to cut dead channels first. Defaults to `False`.
         multiple_of: For that; see `keras_app.export.shrink`.
         resume: Whether to keep exports that are whole, those with a report
             beside them, and to make only the others. Defaults to `False`.
+        **options: What one of the formats takes besides, such as `quantize`,
+            `sparse`, `target`, `baseline`, `evaluate` and `io_dtype` of
+            `export_litert`; the other formats go without. `evaluate` may also
+            be a `.npz` file with `x` and `y` (or `x_val` and `y_val`, which
+            win), or the name of a data set, whose test part is used.
 
     Returns:
         A list of `ExportReport`s, one for each of `formats`.
 
     Raises:
-        ValueError: What a format refuses, an unknown format, a file that holds
-            no model.
+        ValueError: What a format refuses, an unknown format, an option that
+            none of the formats takes, a file that holds no model.
         OSError: A file is missing or cannot be written.
 
     Example:
@@ -68,30 +76,32 @@ def export_run(
         raise ValueError(
             f"`formats` must name one at least. Received: formats={formats}"
         )
-    for each in formats:
-        check_choice("formats", each, tuple(FORMATS))
+    formats = tuple(dict.fromkeys(map(named, formats)))
+    _check_options(formats, options)
     path = source / _MODEL if source.is_dir() else source
     if not path.is_file():
         raise FileNotFoundError(
             f"`source` must be a run folder with a {_MODEL}, or a .keras file. "
             f"Received: source={source}"
         )
-    target = _targets(source, path, formats, output, quantize)
+    targets = _targets(source, path, formats, output, options)
     found = {}
     if resume:
-        found = {each: export_report.read_one(target[each]) for each in formats}
+        found = {
+            each: export_report.read_one(targets[each]) for each in formats
+        }
     missing = [each for each in formats if found.get(each) is None]
     if missing:
         data = _samples(source, data)
+        if options.get("evaluate") is not None:
+            options["evaluate"] = _labelled(options["evaluate"])
         model = _load(path)
         if shrink:
             model = shrink_model(model, data, multiple_of)
     for each in missing:
-        target[each].parent.mkdir(parents=True, exist_ok=True)
-        options = FORMATS[each].options(
-            data=data, quantize=quantize, sparse=sparse
-        )
-        found[each] = FORMATS[each].export(model, target[each], **options)
+        targets[each].parent.mkdir(parents=True, exist_ok=True)
+        taken = FORMATS[each].options(data=data, **options)
+        found[each] = FORMATS[each].export(model, targets[each], **taken)
     if (source / _SUMMARY).is_file():
         # Here: the library loads no experiments.
         from keras_app.experiments.page import write_page
@@ -100,7 +110,34 @@ def export_run(
     return [found[each] for each in formats]
 
 
-def _targets(source, model, formats, output, quantize):
+def _check_options(formats, options):
+    """Raises for what none of the formats takes."""
+    for name, value in options.items():
+        takers = [x for x, kind in FORMATS.items() if kind.options(**{name: 0})]
+        if not takers:
+            known = {
+                each
+                for kind in FORMATS.values()
+                for each in inspect.signature(kind.export).parameters
+            }
+            hint = cli.did_you_mean(name, known - {"model", "path"})
+            raise ValueError(
+                f"`{name}` must be an option of a format. "
+                f"Received: {name}={value!r}.{hint}"
+            )
+        # What is as it would be without it is no matter.
+        default = inspect.signature(FORMATS[takers[0]].export).parameters[name]
+        idle = isinstance(value, (str, bool, type(None)))
+        idle = idle and value == default.default
+        if not idle and not set(takers) & set(formats):
+            raise ValueError(
+                f"`{name}` must go with a format that takes it, "
+                f"{', '.join(takers)}. Received: {name}={value!r}, "
+                f"formats={', '.join(formats)}"
+            )
+
+
+def _targets(source, model, formats, output, options):
     """`{format: path}` of the files to write."""
     if output is not None and len(formats) == 1:
         return {formats[0]: pathlib.Path(output)}
@@ -111,8 +148,9 @@ def _targets(source, model, formats, output, quantize):
     for each in formats:
         kind = FORMATS[each]
         # A format without the option ignores it.
-        precision = kind.options(quantize=quantize).get("quantize")
-        stem = f"{model.stem}_{precision}" if precision else model.stem
+        taken = kind.options(**options)
+        words = [model.stem, taken.get("quantize"), taken.get("target")]
+        stem = "_".join(word for word in words if word not in (None, "cpu"))
         targets[each] = folder / f"{stem}{kind.suffix}"
     return targets
 
@@ -139,14 +177,44 @@ def _samples(source, data):
         return data
     if data.endswith(".npy"):
         return np.load(data, allow_pickle=False)
+    if data.endswith(".npz"):
+        [x] = _arrays(data, ["x"])
+        return x
     return _images(data)
 
 
+def _arrays(path, *choices):
+    """Arrays of a `.npz` file: the first of several lists that it holds."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for names in choices:
+                if set(names) <= set(file.files):
+                    return [file[name] for name in names]
+            found = ", ".join(file.files) or "nothing"
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is no .npz file: {error}") from error
+    raise ValueError(
+        f"{path} must hold {' and '.join(choices[-1])}. Received: {found}"
+    )
+
+
+def _labelled(evaluate):
+    """`(x, y)` of what names them."""
+    if not isinstance(evaluate, (str, os.PathLike)):
+        return evaluate
+    name = os.fspath(evaluate)
+    if name.endswith(".npz"):
+        return _arrays(name, ["x_val", "y_val"], ["x", "y"])
+    return _images_and_labels(name, "test")
+
+
 def _images(name):
+    return _images_and_labels(name, f"train[:{_SAMPLES}]")[0]
+
+
+def _images_and_labels(name, split):
     # TensorFlow Datasets is slow to import.
     from keras_app.experiments import data as data_lib
 
-    images, _ = data_lib.load_arrays(
-        name, f"train[:{_SAMPLES}]", download=False
-    )
-    return images.astype("float32") / 255.0
+    images, labels = data_lib.load_arrays(name, split, download=False)
+    return images.astype("float32") / 255.0, labels

@@ -16,6 +16,7 @@ from keras_app import selection
 from keras_app.checks import check_model
 from keras_app.cli import one_line
 from keras_app.export import fresh_process
+from keras_app.export import original
 from keras_app.export import portable
 from keras_app.export import signature
 from keras_app.export import strip
@@ -114,6 +115,7 @@ def export_saved_model(model, path, data=None):
     names = ", ".join(signature.names(model))
     return write_report(
         path,
+        **original.described(model),
         format="saved_model",
         precision=_precision(model),
         max_difference=difference,

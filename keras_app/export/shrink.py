@@ -11,6 +11,7 @@ from keras_app import graph
 from keras_app import selection
 from keras_app.checks import check_int
 from keras_app.export import copies
+from keras_app.export import original
 from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
@@ -58,7 +59,8 @@ def shrink(model, data=None, multiple_of=1):
     Returns:
         An uncompiled `keras.Model` whose layers have the same names, and the
         same regularizers, for a training that goes on; `strip_pruning` removes
-        those of this package.
+        those of this package. Until it is saved it remembers the size of
+        `model`, for the reports of its exports.
 
     Raises:
         ValueError: A subclassed model, whose graph cannot be known (shrink
@@ -86,6 +88,7 @@ def shrink(model, data=None, multiple_of=1):
     live = graph.Live(analysis, multiple_of)
     smaller = _Builder(analysis, live).build(model)
     _check_same(model, smaller, data)
+    original.remember(smaller, model)
     notes = live.notes()
     if notes:
         lines = selection.grouped(notes.items())

@@ -155,7 +155,12 @@ def inputs_for(model, data=None, count=_SAMPLES):
     return packed(model, samples)
 
 
-def _checked(data):
+def checked(data, name="data"):
+    """Returns all samples of a structure as arrays; raises for bad ones."""
+    return tree.map_structure(lambda x: _checked(x, name), data)
+
+
+def _checked(data, name="data"):
     array = np.asarray(data)
     if array.dtype.kind == "f":
         fine = np.isfinite(array).all()
@@ -165,8 +170,8 @@ def _checked(data):
         )
     if not (array.ndim and array.size and fine):
         raise ValueError(
-            "`data` must hold numbers, without NaN or infinities, or strings, "
-            "in arrays whose first axis is the samples. Received: "
+            f"`{name}` must hold numbers, without NaN or infinities, or "
+            "strings, in arrays whose first axis is the samples. Received: "
             f"{array.dtype} of shape {array.shape}"
         )
     return array

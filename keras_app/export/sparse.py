@@ -26,6 +26,7 @@ from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_model
 from keras_app.export import copies
+from keras_app.export import original
 from keras_app.export import sparse_file
 from keras_app.export.export_report import write_report
 
@@ -346,6 +347,7 @@ def export_sparse(model, path):
     save_sparse(model, path, optimizer=False)
     return write_report(
         path,
+        **original.described(model),
         format="sparse",
         precision=str(keras.backend.standardize_dtype(model.variable_dtype)),
         compressed_bytes=pathlib.Path(path).stat().st_size,

@@ -8,6 +8,7 @@ from keras_app import enforcement
 from keras_app import lora
 from keras_app import selection
 from keras_app.export import copies
+from keras_app.export import original
 
 _PACKAGE = __name__.partition(".")[0] + "."
 
@@ -42,7 +43,8 @@ def strip_pruning(model):
     9
     """
     make_ready(model)
-    return copies.copy(model, lambda config: copies.edited(config, _not_ours))
+    copy = copies.copy(model, lambda config: copies.edited(config, _not_ours))
+    return original.carry(copy, model)
 
 
 def make_ready(model):
@@ -137,7 +139,7 @@ def merge_lora(model):
     for each in adapted:
         new = lora.base_of(twins[id(each.layer)])
         new.assign(each.merged_into_zeros())
-    return copy
+    return original.carry(copy, model)
 
 
 def _no_lora(config):

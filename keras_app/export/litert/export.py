@@ -1,36 +1,38 @@
 """LiteRT (TFLite) files that are smaller, checked, and described."""
 
-import importlib.util
+import contextlib
+import dataclasses
 import pathlib
+import tempfile
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_app import files
 from keras_app import graph
 from keras_app import selection
-from keras_app.checks import check_choice
 from keras_app.export import fresh_process
+from keras_app.export import original
 from keras_app.export import portable
 from keras_app.export import saved_model
-from keras_app.export import signature
 from keras_app.export import strip
-from keras_app.export import verification
 from keras_app.export.export_report import write_report
-from keras_app.export.litert.request import batches
-from keras_app.export.litert.request import Request
-
-# Largest difference to what the file is compared with, of the largest output,
-# beyond the model's own rounding. Halves keep eleven bits; int8, compared with
-# dense int8, may round activations by a step or two; dynamic rounds them all.
-_TOLERANCES = {"float32": 0.0, "float16": 5e-3, "int8": 0.05, "dynamic": 0.2}
-
-_SAMPLES = 4
-_CALIBRATION = 200
+from keras_app.export.litert import asking
+from keras_app.export.litert import checking
+from keras_app.export.litert.targets import TARGETS
 
 
-def export_litert(model, path, data=None, quantize=None, sparse="auto"):
+def export_litert(
+    model,
+    path,
+    data=None,
+    quantize=None,
+    sparse="auto",
+    target="cpu",
+    baseline=None,
+    evaluate=None,
+    io_dtype="float32",
+    dense_twin=False,
+):
     """Writes a LiteRT (TFLite) file, verified, and says what it is worth.
 
     The converter's file is read back. Weights that it stored in a way that the
@@ -46,11 +48,16 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
     the report says which. All other zeros make the file smaller and are put
     back when it is loaded; on ARM and in browsers 1x1 convolutions can skip
     them, on conditions that the report names. Channels that are zero are
-    best cut out before, by `shrink`.
+    best cut out before, by `shrink`; of what it cut the report says how much
+    of the original is left.
 
     The file computes one sample at a time, and layers in half or double
     precision in float32. Recurrent layers are unrolled for int8. The report
     says what was changed for the file; the model stays as it is.
+
+    Every file is timed on this machine's CPU, in one thread, in turns with
+    what it is to be compared with: the dense file of its precision, if it is
+    sparse; the float32 file, if it has eight bits; the `baseline`.
 
     The converter and the runtime work in a process of their own, which may
     crash: that is a `ValueError`. From the JAX and PyTorch backends the model
@@ -69,7 +76,26 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
             and computes in floats.
         sparse: `True` stores weights sparse where the runtime can read them,
             and raises if it can read none; `False` stores all dense; `"auto"`
-            stores sparse what gets smaller by it. Defaults to `"auto"`.
+            stores sparse what gets smaller by it and the target can read.
+            Defaults to `"auto"`.
+        target: What will run the file: `"cpu"`; `"gpu"` and `"npu"`, which
+            take no sparse tensors; `"micro"`, TensorFlow Lite Micro, whose
+            files are int8, inside and at both ends, dense, and of its built-in
+            operations only. Defaults to `"cpu"`.
+        baseline: What to compare with, for bytes, milliseconds and accuracy: a
+            `keras.Model`, which is converted in float32, or the path of a
+            `.tflite` or `.keras` file. Defaults to none.
+        evaluate: `(x, y)` to measure the accuracy of the file on, all of it: x
+            as `data`, y the classes, as integers or one-hot. It is the share of
+            samples (of pixels, for outputs by pixel) whose largest output is
+            their class; with one output, of those on the right side of 0.5.
+            Other outputs are refused. Defaults to none.
+        io_dtype: `"int8"` makes inputs and outputs of floats int8, with
+            `quantize="int8"`; the report says how to round them. Defaults to
+            `"float32"`, except for micro.
+        dense_twin: Whether to write the file without sparse weights, too, as
+            `model.dense.tflite` beside `model.tflite`, for targets that do not
+            read them. Defaults to `False`.
 
     Returns:
         An `ExportReport`, also written to `<path>.report.json`; latencies are
@@ -77,10 +103,12 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
 
     Raises:
         ValueError: What cannot be exported correctly: `quantize="dynamic"`
-            with `sparse=True`, int8 without data, an operation that LiteRT
-            does not have, inputs of strings, states that go from call to call,
-            a crash, a file that differs from the model; classes of a script or
-            notebook on the JAX and PyTorch backends.
+            with `sparse=True`, int8 without data, an operation that LiteRT or
+            the target does not have, `sparse=True` for a target that takes no
+            sparse tensors, inputs of strings, states that go from call to
+            call, labels that are no classes, a crash, a file that differs from
+            the model; classes of a script or notebook on the JAX and PyTorch
+            backends.
         ImportError: LiteRT's runtime or TensorFlow is not installed.
 
     Example:
@@ -88,35 +116,104 @@ def export_litert(model, path, data=None, quantize=None, sparse="auto"):
     ```python
     report = export_litert(model, "model.tflite", data=x_test[:200])
     print(report)
+    # What int8 costs and brings, for a microcontroller:
+    export_litert(
+        model,
+        "micro.tflite",
+        data=x_train,
+        target="micro",
+        baseline=dense_model,
+        evaluate=(x_test, y_test),
+    )
     ```
     """
     path = pathlib.Path(path)
-    _check(model, path, data, quantize, sparse)
+    if target == "micro":
+        # Nothing else runs there.
+        quantize, io_dtype = quantize or "int8", "int8"
+    checking.check_choices(quantize, sparse, target, io_dtype)
+    checking.check_inputs(model, path, data, quantize)
+    baseline = checking.baseline_of(baseline)
     strip.make_ready(model)
-    unroll = quantize == "int8"
-    request = _request(model, data, quantize, sparse)
-    fixed = {
-        "shapes": [
-            [request.batch_size, *x.shape[1:]] for x in request.samples.values()
-        ],
-        "dtypes": [x.dtype.name for x in request.samples.values()],
-        "unroll": unroll,
-    }
-    with (
-        files.replacing(path) as temporary,
-        fresh_process.refusing_crashes(model, _way_out(model, quantize)),
-    ):
+    choices = {"quantize": quantize, "target": target, "io_dtype": io_dtype}
+    asked = asking.request(
+        model, data, evaluate, sparse=_sparse(sparse, target), **choices
+    )
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            fresh_process.refusing_crashes(model, _way_out(model, quantize))
+        )
+        compared = stack.enter_context(_baseline_file(baseline, data))
+        written = {"path": stack.enter_context(files.replacing(path))}
+        if dense_twin:
+            twin = path.with_name(f"{path.stem}.dense{path.suffix}")
+            written["twin"] = stack.enter_context(files.replacing(twin))
         found = saved_model.convert(
             "keras_app.export.litert.process:make",
             model,
-            **fixed,
-            path=temporary,
-            request=vars(request),
+            **_traced(asked),
+            **written,
+            baseline=compared,
+            request=vars(asked),
         )
-    found["notes"] = _notes(model, quantize, sparse, unroll) + found["notes"]
+    found["notes"] = _notes(model, quantize, sparse) + found["notes"]
     return write_report(
-        path, format="litert", precision=request.precision, **found
+        path,
+        format="litert",
+        precision=asked.precision,
+        dense_twin=str(twin) if dense_twin else None,
+        **_sizes(model, baseline),
+        **found,
     )
+
+
+def _sparse(sparse, target):
+    """Whether to store weights sparse, now that the target is known."""
+    takes_none = TARGETS[target].refuses_sparse is not None
+    return False if takes_none and sparse == "auto" else sparse
+
+
+def _traced(asked):
+    """How the model is traced for a `Request`."""
+    return {
+        "shapes": [
+            [asked.batch_size, *x.shape[1:]] for x in asked.samples.values()
+        ],
+        "dtypes": [x.dtype.name for x in asked.samples.values()],
+        "unroll": asked.quantize == "int8",
+    }
+
+
+def _sizes(model, baseline):
+    """What the report says of the model and of what it came from."""
+    found = original.described(model)
+    if found["original"] is None and isinstance(baseline, keras.Model):
+        whole = original.figures(baseline)
+        if whole != original.figures(model):
+            found["original"] = dataclasses.asdict(whole)
+    return found
+
+
+@contextlib.contextmanager
+def _baseline_file(baseline, data):
+    """Yields the path of a LiteRT file to compare with, or `None`.
+
+    A model becomes a float32 file, for as long as it is needed.
+    """
+    if not isinstance(baseline, keras.Model):
+        yield baseline if baseline is None else pathlib.Path(baseline)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "baseline.tflite"
+        asked = asking.request(baseline, data, sparse=False)
+        saved_model.convert(
+            "keras_app.export.litert.process:make_plain",
+            baseline,
+            **_traced(asked),
+            path=path,
+            request=vars(asked),
+        )
+        yield path
 
 
 def _way_out(model, quantize):
@@ -133,97 +230,8 @@ def _way_out(model, quantize):
     )
 
 
-def _check(model, path, data, quantize, sparse):
-    check_choice("quantize", quantize, (None, "float16", "dynamic", "int8"))
-    if not (isinstance(sparse, bool) or sparse == "auto"):
-        raise ValueError(
-            "`sparse` must be 'auto', True or False. "
-            f"Received: sparse={sparse!r}"
-        )
-    if quantize == "dynamic" and sparse is True:
-        raise ValueError(
-            "`quantize='dynamic'` must not be combined with sparse=True: the "
-            "runtime computes wrong numbers from such weights. Use 'int8', "
-            "which can store them sparse, or sparse='auto', which stores them "
-            "dense. Received: quantize='dynamic', sparse=True"
-        )
-    if quantize == "int8" and data is None:
-        raise ValueError(
-            "`data` must hold sample inputs with quantize='int8': the ranges "
-            "are measured on them. Received: data=None"
-        )
-    files.check_target(path)
-    if importlib.util.find_spec("ai_edge_litert") is None:
-        raise ImportError(
-            "LiteRT files need the runtime: `pip install ai-edge-litert`, on a "
-            "platform that has it."
-        )
-    free = [
-        x.name
-        for x in getattr(model, "inputs", None) or ()
-        if None in x.shape[1:]
-    ]
-    if free and data is None:
-        raise ValueError(
-            "`data` must be given for inputs of free length, which the file "
-            f"fixes to that of the samples. Received: data=None, {free} free"
-        )
-
-
-def _request(model, data, quantize, sparse):
-    """What the file has to hold and to give, as the model says."""
-    count = _CALIBRATION if quantize == "int8" else _SAMPLES
-    samples = _samples(model, data, count)
-    batch_size = signature.batch_size(model) or 1
-    # Of the batches that calibrate, a few are enough to compare.
-    compared = batches(samples, batch_size)[: -(-_SAMPLES // batch_size)]
-    values = [ops.convert_to_numpy(each) for each in model.variables]
-    return Request(
-        samples,
-        batch_size,
-        quantize,
-        sparse,
-        expected=_expected(model, compared),
-        tolerance=max(
-            _TOLERANCES[quantize or "float32"],
-            verification.tolerance_for(model),
-        ),
-        nonzeros=[(x.size, np.count_nonzero(x)) for x in values if x.ndim >= 2],
-        # And operations of Keras between them.
-        layers=[
-            each.name
-            for layer in selection.walk_layers(model)
-            for each in (layer, *getattr(layer, "operations", ()))
-        ],
-    )
-
-
-def _samples(model, data, count):
-    """`{input: array}` in the order of their names, as the file takes them."""
-    given = signature.inputs_for(model, data, count)
-    arrays = signature.in_order(model, given)
-    _, dtypes = signature.specs(model, arrays)
-    if "string" in dtypes:
-        raise ValueError(
-            "The model must take numbers to become a LiteRT file, and takes "
-            "strings. Cut it after its look-up layers, and look up before."
-        )
-    words = [array.dtype for array in arrays if array.dtype.kind not in "biuf"]
-    if words:
-        raise ValueError(
-            "`data` must hold the numbers that the model takes, after all that "
-            "prepares them, such as the `preprocessor` of a KerasHub task. "
-            f"Received: {words[0]}"
-        )
-    names = signature.names(model)
-    return {
-        name: array.astype(portable.float32(dtype))
-        for name, array, dtype in zip(names, arrays, dtypes, strict=True)
-    }
-
-
-def _notes(model, quantize, sparse, unroll):
-    notes = portable.changes(model, unroll)
+def _notes(model, quantize, sparse):
+    notes = portable.changes(model, unroll=quantize == "int8")
     if quantize == "dynamic" and sparse:
         notes.append(
             "weights are stored dense: the runtime computes wrong numbers from "
@@ -236,17 +244,3 @@ def _notes(model, quantize, sparse, unroll):
             "`shrink(model)`, which is smaller and faster than zeros"
         )
     return notes
-
-
-def _expected(model, compared):
-    """What the model gives, flat; of each output, all batches in one array.
-
-    A difference is judged by the largest output of all samples.
-    """
-    found = [
-        verification.outputs_of(
-            model, signature.packed(model, batch.values()), "a LiteRT file"
-        )
-        for batch in compared
-    ]
-    return [np.stack(each) for each in zip(*found)]

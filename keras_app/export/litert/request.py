@@ -18,6 +18,9 @@ class Request:
             in int8, from the dense file.
         nonzeros: `[(size, non-zeros)]` of the model's weights.
         layers: Names of the layers, for errors.
+        target, io_dtype: As for `export_litert`.
+        evaluate: `{"x": {input: array}, "y": labels}` to evaluate on, labels
+            as of `evaluation.classes`, or `None`.
     """
 
     samples: dict
@@ -28,6 +31,9 @@ class Request:
     tolerance: float = 0.0
     nonzeros: list = ()
     layers: list = ()
+    target: str = "cpu"
+    io_dtype: str = "float32"
+    evaluate: dict | None = None
 
     @property
     def precision(self):

@@ -33,6 +33,68 @@ def load(content, threads=1):
     return interpreter
 
 
+class Runner:
+    """Calls a file with floats, whatever it takes and gives.
+
+    Where it takes or gives eight bits, they are rounded as the file says:
+    q = round(x / scale) + zero point.
+
+    Args:
+        content: The bytes of a LiteRT file.
+
+    Attributes:
+        inputs, outputs: `{name: details}` of the runtime, in the file's order.
+    """
+
+    def __init__(self, content):
+        self._interpreter = load(content)
+        self.inputs = self._interpreter.get_input_details()
+        self.outputs = self._interpreter.get_output_details()
+        if self._interpreter.get_signature_list():
+            # Its names are those of the model.
+            signature = self._interpreter.get_signature_runner()
+            self.inputs = signature.get_input_details()
+            self.outputs = signature.get_output_details()
+        else:
+            self.inputs = {each["name"]: each for each in self.inputs}
+            self.outputs = {each["name"]: each for each in self.outputs}
+
+    def __call__(self, batch):
+        """Returns `{output: array of float32}`.
+
+        Args:
+            batch: `{input: array}`.
+        """
+        for name, details in self.inputs.items():
+            value = quantized(batch[name], details)
+            self._interpreter.set_tensor(details["index"], value)
+        self._interpreter.invoke()
+        return {
+            name: dequantized(
+                self._interpreter.get_tensor(details["index"]), details
+            )
+            for name, details in self.outputs.items()
+        }
+
+
+def quantized(values, details):
+    """Returns numbers as an input takes them."""
+    scale, zero_point = details["quantization"]
+    values, dtype = np.asarray(values), np.dtype(details["dtype"])
+    if scale and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        values = np.round(values / np.float32(scale)) + zero_point
+        values = np.clip(values, limits.min, limits.max)
+    return values.astype(dtype)
+
+
+def dequantized(values, details):
+    """Returns what an output holds, in float32."""
+    scale, zero_point = details["quantization"]
+    values = np.asarray(values, "float32")
+    return (values - zero_point) * np.float32(scale) if scale else values
+
+
 def outputs_of(content, batches, outputs):
     """What a file gives, flat; of each output, all batches in one array.
 
@@ -41,9 +103,5 @@ def outputs_of(content, batches, outputs):
         batches: `{input: array}`s.
         outputs: Names of the outputs, in order.
     """
-    run = load(content).get_signature_runner()
-    found = [run(**batch) for batch in batches]
-    return [
-        np.stack([np.asarray(each[name], "float32") for each in found])
-        for name in outputs
-    ]
+    found = list(map(Runner(content), batches))
+    return [np.stack([each[name] for each in found]) for name in outputs]
