@@ -13,6 +13,7 @@ cli.start_command()
 
 # Keras finds our classes in a saved file only once they are imported.
 from keras_app import budgets  # noqa: E402
+from keras_app import callbacks  # noqa: E402
 from keras_app import distributions  # noqa: E402
 from keras_app import export  # noqa: E402
 from keras_app import initializers  # noqa: E402
@@ -57,6 +58,7 @@ sys.modules[__name__].__class__ = _Package
 __all__ = [
     "__version__",
     "budgets",
+    "callbacks",
     "distributions",
     "export",
     "initializers",

@@ -77,7 +77,8 @@ def zero_pruned(model):
             "zero and have been zeroed, so that it computes something else "
             "than before: evaluate it again. Weights set after the training, "
             "as by `EarlyStopping(restore_best_weights=True)`, may be of a "
-            f"time before the last masks. Zeroed: {leaks}",
+            "time before the last masks: keras_app.callbacks."
+            f"SparseEarlyStopping knows better. Zeroed: {leaks}",
             RuntimeWarning,
         )
 

@@ -17,12 +17,13 @@ from keras_app.config import Configured
 from keras_app.optimizers.continuous_sparsification import (
     ContinuousSparsification,
 )
+from keras_app.steering import Steering
 
 GRANULARITIES = ("epoch", "step")
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
-class ContinuousSparsifier(Configured, keras.callbacks.Callback):
+class ContinuousSparsifier(Configured, Steering):
     """Anneals the masks of `ContinuousSparsification` and makes them final.
 
     With E epochs a round, R rounds, and e the epoch within its round:
@@ -184,6 +185,11 @@ class ContinuousSparsifier(Configured, keras.callbacks.Callback):
                 f"[0, {length}). Received: rewind_epoch={self.rewind_epoch}"
             )
         return length
+
+    @property
+    def is_at_target(self):
+        """Whether the mask is final: before, nothing is zero."""
+        return self._optimizer().is_hard
 
     # ---- the callback --------------------------------------------------
 

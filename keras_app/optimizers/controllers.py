@@ -12,9 +12,10 @@ from keras_app.checks import check_whole
 from keras_app.config import Configured
 from keras_app.optimizers.bregman import ON_CHANGE
 from keras_app.regularizers import SparsityRegularizer
+from keras_app.steering import Steering
 
 
-class StrengthController(Configured, keras.callbacks.Callback, abc.ABC):
+class StrengthController(Configured, Steering, abc.ABC):
     """Measures the density of a regularizer's weights and moves its `lam`.
 
     Args:
@@ -86,6 +87,11 @@ class StrengthController(Configured, keras.callbacks.Callback, abc.ABC):
     def density(self):
         """Returns the density of the regularizer's weights now."""
         return self._optimizer().density_of(self.regularizer)
+
+    @property
+    def is_at_target(self):
+        """Whether the density is now at most the target's."""
+        return self.density() <= self.target_density
 
     def set_lam(self, lam):
         """Sets the strength in every optimizer that has the regularizer."""

@@ -3,14 +3,12 @@
 import abc
 import warnings
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_app import enforcement
 from keras_app import host
 from keras_app import masks as masks_lib
-from keras_app import report as report_lib
 from keras_app import scorers
 from keras_app import selection
 from keras_app import shares
@@ -24,13 +22,14 @@ from keras_app.pruners import clock
 from keras_app.pruners import takeover
 from keras_app.pruners.targets import check_spread
 from keras_app.pruners.targets import Targets
+from keras_app.steering import Steering
 
 
 class PruningMissed(RuntimeError):
     """A pruner ended without the sparsity it was asked for."""
 
 
-class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
+class Pruner(Configured, Steering, abc.ABC):
     """A Keras callback that prunes on a schedule. Subclasses give the scores.
 
     Masks go into the optimizer's state when `fit` starts; at every step the
@@ -41,8 +40,8 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     An update due exactly after the last step is made when training ends.
 
     `EarlyStopping(restore_best_weights=True)` brings back the weights of an
-    epoch in which fewer may have been pruned: give it a `start_from_epoch`
-    after the schedule's end.
+    epoch in which fewer may have been pruned, and `ModelCheckpoint` may save
+    them: use those of `keras_app.callbacks`.
 
     Args:
         schedule: A `keras_app.schedules.PruningSchedule`, whose steps may be
@@ -107,8 +106,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
         if structure is not None:
             structure.check(self)
         self._clock = clock.Steps()
-        self._in_steps = None  # the schedule, while its shares are known
-        self._first = 0  # the step that shares of a training count from
+        self._in_steps, self._first = None, 0  # of a schedule with shares
         self._waits = False  # for steps, before it takes zeros for pruned
         self._units = None  # what is pruned together in the model
         self._targets = None  # how a sparsity is spread over them
@@ -177,21 +175,7 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
                 "it to `model.fit(callbacks=[pruner])`."
             )
         host.sync(self.model)
-        notes = [*self._units.notes, *self._notes]
-        followers = list(self._units.followers)
-        if followers:
-            notes.append(f"pruned along: {selection.some(followers, 16)}")
-        asked, together = {}, None
-        if self._sparsity is not None:
-            asked, together = self._targets.asked(self._sparsity)
-        return report_lib.build(
-            self.model,
-            self._units.selection,
-            asked,
-            together,
-            notes,
-            followers,
-        )
+        return self._targets.report(self.model, self._sparsity, self._notes)
 
     @property
     def _state(self):
@@ -358,9 +342,9 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
             problems: Sentences about what else went wrong.
         """
         host.unalias(self.model)
-        self._last = takeover.remembered(
-            self._last, self.model, self.variables, self.masks
-        )
+        self._remember_masks()
+        if target is not None and self._is_restored():
+            self._sparsity = target
         problems = [
             *problems,
             *self.restored_zeros(),
@@ -378,13 +362,30 @@ class Pruner(Configured, keras.callbacks.Callback, abc.ABC):
     def _shortfall(self, target):
         if target is None:
             return []
-        if self._sparsity is None and self._density < 1.0:
-            # Restored after the last update: the masks are those of before.
-            self._sparsity = target
-        if self._sparsity is None or self._sparsity < target - 1e-9:
-            return [audit.short_of(target, self._sparsity)]
-        groups = self._targets.groups(self._sparsity)
+        asked = target if self._is_restored() else self._sparsity
+        if asked is None or asked < target - 1e-9:
+            return [audit.short_of(target, asked)]
+        groups = self._targets.groups(asked)
         return audit.shortfalls(groups, self._units, self.masks)
+
+    def _is_restored(self):
+        """Whether the masks are of before: no update was made here."""
+        return self._sparsity is None and self._density < 1.0
+
+    def _remember_masks(self):
+        self._last = takeover.remembered(
+            self._last, self.model, self.variables, self.masks
+        )
+
+    @property
+    def is_at_target(self):
+        """Whether the masks are now as sparse as the schedule ends."""
+        return not self._shortfall(self._target())
+
+    def weights_restored(self):
+        """Takes the masks, which are of an earlier epoch, for those to keep."""
+        self._remember_masks()
+        self._density = self._density_of(self.masks)
 
     # ---- pruning -------------------------------------------------------
 

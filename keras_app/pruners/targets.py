@@ -3,6 +3,7 @@
 import re
 
 from keras_app import masks
+from keras_app import report as report_lib
 from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.checks import check_sparsity
@@ -111,6 +112,25 @@ class Targets:
             else:
                 together = target
         return own, together
+
+    def report(self, model, sparsity, notes):
+        """Returns the `PruningReport` of a model.
+
+        Args:
+            model: The model.
+            sparsity: What was asked for last, or `None`.
+            notes: Sentences beside those on the units.
+        """
+        notes = [*self._units.notes, *notes]
+        followers = list(self._units.followers)
+        if followers:
+            notes.append(f"pruned along: {selection.some(followers, 16)}")
+        asked, together = {}, None
+        if sparsity is not None:
+            asked, together = self.asked(sparsity)
+        return report_lib.build(
+            model, self._units.selection, asked, together, notes, followers
+        )
 
     def against_collapse(self):
         """Returns advice for where a sparsity leaves nothing of a weight."""
