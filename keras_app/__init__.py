@@ -31,6 +31,7 @@ from keras_app.oneshot import prune  # noqa: E402
 
 # A script that only prunes pays for neither data pipelines nor experiments.
 _LAZY_ROOMS = ("compat", "experiments")
+_LAZY_FUNCTIONS = {"compress": "keras_app.experiments.compress"}
 
 # Functions of the package whose command lines are modules of the same name:
 # `keras_app.prune(...)` and `python -m keras_app.prune`. The function lives
@@ -74,10 +75,13 @@ __all__ = [
     "schedules",
     "scorers",
     *_LAZY_ROOMS,
+    *_LAZY_FUNCTIONS,
 ]
 
 
 def __getattr__(name):
     if name in _LAZY_ROOMS:
         return importlib.import_module(f"keras_app.{name}")
+    if name in _LAZY_FUNCTIONS:
+        return getattr(importlib.import_module(_LAZY_FUNCTIONS[name]), name)
     raise AttributeError(f"module 'keras_app' has no attribute {name!r}")

@@ -7,12 +7,14 @@ from keras_app.experiments.anytime import Anytime
 from keras_app.experiments.callbacks import MilestoneLearningRate
 from keras_app.experiments.callbacks import PlateauLearningRate
 from keras_app.experiments.callbacks import TriangularLearningRate
+from keras_app.experiments.compress import Compress
 from keras_app.experiments.continuous import TicketSearch
 from keras_app.experiments.lottery import Lottery
 from keras_app.experiments.training import Train
 
 __all__ = [
     "Anytime",
+    "Compress",
     "Lottery",
     "MilestoneLearningRate",
     "PlateauLearningRate",

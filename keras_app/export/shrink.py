@@ -86,7 +86,7 @@ def shrink(model, data=None, multiple_of=1):
     strip.zero_pruned(model)
     analysis = graph.Analysis(model)
     live = graph.Live(analysis, multiple_of)
-    smaller = _Builder(analysis, live).build(model)
+    smaller = cut(model, analysis, live)
     _check_same(model, smaller, data)
     original.remember(smaller, model)
     notes = live.notes()
@@ -94,6 +94,17 @@ def shrink(model, data=None, multiple_of=1):
         lines = selection.grouped(notes.items())
         warnings.warn("`shrink` could not cut all.\n" + "\n".join(lines))
     return smaller
+
+
+def cut(model, analysis, live):
+    """Returns the model with what is to stay of it, whatever that computes.
+
+    Args:
+        model: A model of which `graph.is_graph` is true.
+        analysis: Its `graph.Analysis`.
+        live: What stays, as `graph.Live` says it: `kept` and `fold`.
+    """
+    return _Builder(analysis, live).build(model)
 
 
 class _Builder:

@@ -139,6 +139,10 @@ class GraphUnits(Units):
 
     A set holds what the layers make whose outputs are joined, under the path
     of the first of their kernels.
+
+    Attributes:
+        analysis: The `graph.Analysis` of the model.
+        roots: `{name of a set: the atom of the analysis that each unit is}`.
     """
 
     def __init__(self, structure, model, chosen):
@@ -149,7 +153,7 @@ class GraphUnits(Units):
                 "subclassed one: it prunes each layer by itself. "
                 f"Received: model={model} of type {type(model).__name__}"
             )
-        analysis = graph.Analysis(model)
+        self.analysis = analysis = graph.Analysis(model)
         members = [
             (member, analysis.roots(member.atoms))
             for member in analysis.members(structure.heads)
@@ -195,8 +199,8 @@ class GraphUnits(Units):
         self.structure = Unstructured()
         self.notes = []
         self.kernels = {name: made_by for name, (made_by, _) in sets.items()}
-        self._roots = {name: np.array(list(r)) for name, (_, r) in sets.items()}
-        self.shapes = {name: each.shape for name, each in self._roots.items()}
+        self.roots = {name: np.array(list(r)) for name, (_, r) in sets.items()}
+        self.shapes = {name: each.shape for name, each in self.roots.items()}
         self._shapes = {path: tuple(paths[path].shape) for path in placed}
         self.followers = {
             path: variable
@@ -218,7 +222,7 @@ class GraphUnits(Units):
         for path, axis, roots in self._places:
             if path in scores:
                 np.add.at(totals, roots, sum_over(scores[path], axis))
-        return {name: totals[roots] for name, roots in self._roots.items()}
+        return {name: totals[roots] for name, roots in self.roots.items()}
 
     def pool_masks(self, masks):
         """Returns `{name of a set: which units still keep anything}`."""
@@ -227,7 +231,7 @@ class GraphUnits(Units):
             if path in masks:
                 found = masks[path].any(all_but(axis, masks[path].ndim))
                 alive[roots[found]] = True
-        return {name: alive[roots] for name, roots in self._roots.items()}
+        return {name: alive[roots] for name, roots in self.roots.items()}
 
     def spread(self, units):
         """Returns `{path: mask}` of scored weights and followers."""
@@ -246,7 +250,7 @@ class GraphUnits(Units):
 
     def _kept(self, units):
         kept = np.ones(self._atoms, bool)
-        for name, roots in self._roots.items():
+        for name, roots in self.roots.items():
             kept[roots] = units[name]
         return kept
 

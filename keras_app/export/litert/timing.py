@@ -28,12 +28,15 @@ class Latency:
     Attributes:
         median_ms: Median over the rounds, in milliseconds.
         spread_ms: Interquartile range over the rounds, in milliseconds.
+        least_ms: Least over the rounds, in milliseconds: what else a busy
+            machine does only adds.
         threads: How many threads the runtime was given.
         rounds: How many rounds were measured.
     """
 
     median_ms: float
     spread_ms: float
+    least_ms: float
     threads: int
     rounds: int
 
@@ -137,6 +140,7 @@ def _summary(seconds, threads):
     return {
         "median_ms": float(median),
         "spread_ms": float(high - low),
+        "least_ms": 1e3 * float(min(seconds)),
         "threads": threads,
         "rounds": len(seconds),
     }

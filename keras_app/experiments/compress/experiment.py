@@ -1,0 +1,275 @@
+"""Compression of a trained model to a target, as an experiment."""
+
+import dataclasses
+
+import keras
+
+from keras_app.checks import check_int
+from keras_app.checks import check_model
+from keras_app.compression import cuts
+from keras_app.compression import scoring
+from keras_app.compression import targets
+from keras_app.compression.report import CompressionReport
+from keras_app.experiments.compress.examples import count_of
+from keras_app.experiments.compress.examples import Examples
+from keras_app.experiments.compress.examples import in_memory
+from keras_app.experiments.compress.learner import Compressing
+from keras_app.experiments.compress.recipe import Recipe
+from keras_app.experiments.experiment import Experiment
+from keras_app.masks import Structure
+from keras_app.report import summarize
+
+_COLUMNS = ("", "dense", "compressed")
+_QUANTIZE = (None, "float16", "dynamic", "int8")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Compress(Experiment):
+    """Compresses a trained model to a target, and measures what came of it.
+
+    See `keras_app.compress`, which takes the same arguments.
+
+    Args:
+        model: A built `keras.Model`, trained.
+        data: `(x, y)`, or batches such as a `tf.data.Dataset`.
+        target: Such as `"latency:0.5"`; see `keras_app.compress`.
+        validation_data: The same as `data`, of other examples. Defaults to
+            `None`.
+        epochs: Epochs of all training, >= 2. Defaults to `10`.
+        optimizer: An optimizer, or its name. Defaults to that of the model.
+        loss: A loss, or its name. Defaults to that of the model.
+        structure: `"auto"`, or for a sparsity one of `keras_app.masks`.
+            Defaults to `"auto"`.
+        quantize: `None`, `"float16"`, `"dynamic"` or `"int8"`: what the file
+            is. Defaults to `None`.
+        multiple_of: Channels go so many at once. Defaults to `8`.
+        batch_size: Of arrays. Defaults to `None`: 128 of 10,000 examples or
+            more, 32 of fewer.
+        seed: Seed of everything, >= 0. Defaults to `0`.
+
+    Raises:
+        ValueError: Bad arguments, here or when it is run, before anything is
+            trained.
+
+    Example:
+
+    ```python
+    model = keras.saving.load_model("trained.keras")
+    summary = Compress(model, (x, y), "latency:0.5").run("runs/half")
+    ```
+    """
+
+    model: object
+    data: object
+    target: str
+    _: dataclasses.KW_ONLY
+    validation_data: object = None
+    epochs: int = 10
+    optimizer: object = None
+    loss: object = None
+    structure: object = "auto"
+    quantize: str | None = None
+    multiple_of: int = 8
+    batch_size: int | None = None
+
+    kind = "compress"
+    methods = ("compressed",)
+    _objects = Experiment._objects | {"validation_data", "loss", "structure"}
+    _least = {**Experiment._least, "epochs": 2, "multiple_of": 1}
+    _choices = {"quantize": _QUANTIZE}
+
+    def __post_init__(self):
+        """Raises on arguments out of their range."""
+        super().__post_init__()
+        parsed = targets.parse(self.target)
+        if self.batch_size is not None:
+            check_int("batch_size", self.batch_size, 1)
+        structure = self.structure
+        if structure == "auto":
+            return
+        if not isinstance(structure, Structure):
+            raise TypeError(
+                "`structure` must be 'auto' or a structure of keras_app.masks. "
+                f"Received: structure={structure!r}"
+            )
+        if parsed.quantity != "sparsity":
+            raise ValueError(
+                "`structure` must be 'auto', which cuts channels, unless a "
+                f"sparsity is asked for. Received: structure={structure!r}, "
+                f"target={self.target!r}"
+            )
+
+    @property
+    def parsed(self):
+        """The target."""
+        return targets.parse(self.target)
+
+    @property
+    def recipe(self):
+        """How models are compiled."""
+        return Recipe(self.model, self.loss, self.optimizer)
+
+    @property
+    def total_epochs(self):
+        """Epochs of all stages; those of steps are not known before."""
+        return None if self.parsed.quantity == "accuracy" else self.epochs
+
+    def resolved(self):
+        """Returns the experiment with its data made ready, and checked."""
+        check_model(self.model)
+        _ = self.recipe  # raises without a loss
+        if self.parsed.quantity != "sparsity":
+            cuts.check_graph(self.model)
+        data = self.data
+        if not isinstance(data, Examples):
+            data = Examples(data, self.batch_size, self.seed)
+        validation = self.validation_data
+        if validation is not None:
+            validation = in_memory("validation_data", validation)
+        ready = dataclasses.replace(self, data=data, validation_data=validation)
+        ready._check_fit("data", data.head(8))
+        if validation is not None:
+            first = keras.tree.map_structure(lambda a: a[:8], validation)
+            ready._check_fit("validation_data", first)
+        if self.parsed.quantity == "accuracy":
+            ready._check_accuracy()
+        return ready
+
+    def _check_fit(self, name, batch):
+        """Raises unless the model and its loss take a batch."""
+        x, y = batch
+        wanted = _input_shapes(self.model)
+        given = [a.shape for a in keras.tree.flatten(x)]
+        fits = wanted is None or (
+            len(wanted) == len(given)
+            and all(
+                len(a) == len(b)
+                and all(i in (None, j) for i, j in zip(a[1:], b[1:]))
+                for a, b in zip(wanted, given)
+            )
+        )
+        if not fits:
+            raise ValueError(
+                f"`{name}` must hold inputs that the model takes, of shape "
+                f"{_listed(s[1:] for s in wanted)}. Received: inputs of shape "
+                f"{_listed(s[1:] for s in given)}"
+            )
+        try:
+            outputs = self.model(x, training=False)
+            if len(keras.tree.flatten(outputs)) == 1:
+                self._check_classes(name, outputs.shape, y)
+                scoring.mean_loss(self.recipe.loss, outputs, y)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"`{name}` must fit the model and its loss. Received: inputs "
+                f"of shape {_listed(s for s in given)}: {error}"
+            ) from error
+
+    def _check_classes(self, name, shape, y):
+        if "sparsecategorical" not in scoring.name_of(self.recipe.loss):
+            return
+        low, high = int(y.min()), int(y.max())
+        if low < 0 or high >= shape[-1]:
+            raise ValueError(
+                f"`{name}` must hold classes from 0 to {shape[-1] - 1}, as the "
+                f"model has outputs. Received: classes from {low} to {high}"
+            )
+
+    def _check_accuracy(self):
+        data = self.validation_data
+        if data is None:
+            raise ValueError(
+                "`validation_data` must be given for a target of accuracy. "
+                f"Received: validation_data=None, target={self.target!r}"
+            )
+        x, y = keras.tree.map_structure(lambda a: a[:8], data)
+        outputs = self.model(x, training=False)
+        known = len(keras.tree.flatten(outputs)) == 1 and hasattr(y, "shape")
+        found = (
+            scoring.accuracy(
+                keras.ops.convert_to_numpy(outputs), y, self.recipe.loss
+            )
+            if known
+            else None
+        )
+        if found is None:
+            raise ValueError(
+                "`validation_data` must hold classes for a target of accuracy. "
+                f"Received: targets of shape {getattr(y, 'shape', None)} for "
+                f"outputs of shape {tuple(getattr(outputs, 'shape', ()))}"
+            )
+
+    def learner(self, method):
+        """Returns the learner."""
+        return Compressing(self)
+
+    def figures(self, learner, events):
+        """What the compressed model is worth."""
+        return _figures(learner.reached, learner.model)
+
+    def beside(self, learner):
+        """What the dense model is worth."""
+        return {"dense": _figures(learner.dense, self.model)}
+
+    def summary(self, learner, figures):
+        """What was asked and reached, before and after."""
+        report = self.report(learner)
+        return {"test_examples": report.validated, **report.to_dict()}
+
+    def report(self, learner):
+        """Returns the `CompressionReport`."""
+        validation = self.validation_data
+        return CompressionReport.of(
+            target=self.parsed,
+            before=learner.dense,
+            after={**learner.reached, "sparsity": _sparsity(learner.model)},
+            widths=learner.widths(),
+            front=learner.front,
+            layers=learner.decided.layers if learner.decided else [],
+            quantize=self.quantize,
+            validated=0 if validation is None else count_of(validation),
+        )
+
+    def table(self, figures):
+        """Title, columns and rows of the closing table."""
+        (before, after) = figures["dense"], figures["compressed"]
+        rows = [
+            (name.replace("_", " "), _short(before[name]), _short(after[name]))
+            for name in after
+            if after[name] is not None
+        ]
+        return f"{self.target} of {self.model.name}", _COLUMNS, rows
+
+
+def _figures(told, model):
+    report = summarize(model)
+    return {
+        "accuracy": told["accuracy"],
+        "latency_ms": told["milliseconds"],
+        "file_bytes": told["bytes"],
+        "ram_bytes": told["ram_bytes"],
+        "flops": told["flops"],
+        "parameters": told["parameters"],
+        "sparsity_all": report.sparsity_all,
+        "effective_density": report.effective_density,
+    }
+
+
+def _short(value):
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _sparsity(model):
+    return 1.0 - summarize(model).effective_density
+
+
+def _input_shapes(model):
+    """Shapes of the inputs, flat; `None` where they are not known."""
+    inputs = getattr(model, "inputs", None)
+    return [x.shape for x in inputs] if inputs else None
+
+
+def _listed(shapes):
+    return ", ".join(str(tuple(shape)) for shape in shapes)

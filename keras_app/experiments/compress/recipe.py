@@ -1,0 +1,123 @@
+"""How a model that was trained is trained on: loss, optimizer, metrics."""
+
+import contextlib
+
+import keras
+import numpy as np
+
+from keras_app import host
+from keras_app.compression.scoring import name_of
+
+# Learning rates that were lowered to nothing at the end of a training train
+# nothing; a tenth of the class's own default does.
+_LEAST = 0.1
+_LOOKS = 64  # at a schedule of learning rates
+
+
+class Recipe:
+    """What a model is compiled with, again and again.
+
+    The loss, the metrics and the optimizer are those that the model was
+    compiled with, where no others are given. The learning rate:
+
+    - of an optimizer that is given: its own. A number is held while the
+      network is pruned and falls to zero in a line while the small one is
+      trained; a schedule is left alone, and starts over with the small one.
+    - of the compiled one: the largest that its schedule gives, or its number,
+      but a tenth of the default of its class at the least: many trainings end
+      with a rate that has been lowered to nothing. It is held and falls as
+      above.
+
+    Args:
+        model: The trained model.
+        loss: A loss, its name, or `None`.
+        optimizer: An optimizer, its name, or `None`.
+
+    Attributes:
+        loss: The loss.
+        rate: The learning rate to begin with; `None` for a schedule.
+
+    Raises:
+        ValueError: There is no loss.
+
+    References: [Renda et al., 2020](https://arxiv.org/abs/2003.02389), to
+    train on at the learning rates of the training;
+    [Li et al., 2020](https://arxiv.org/abs/1905.04753), to let them fall in a
+    line where epochs are few.
+    """
+
+    def __init__(self, model, loss=None, optimizer=None):
+        compiled = getattr(model, "compiled", False)
+        self.loss = loss or (model.loss if compiled else None)
+        if self.loss is None:
+            raise ValueError(
+                "`loss` must be given for a model that was compiled without "
+                f"one. Received: loss=None, model={model.name}"
+            )
+        self._config = {}
+        if compiled:
+            with contextlib.suppress(Exception):
+                self._config = model.get_compile_config() or {}
+        if optimizer is not None:
+            made = keras.optimizers.get(optimizer)
+            self.rate = _number(made)
+        else:
+            made = host.inner_optimizer(model) if compiled else None
+            made = made or keras.optimizers.Adam()
+            self.rate = _rate_to_go_on_with(made)
+        self._kind, self._settings = type(made), made.get_config()
+
+    def compile(self, model):
+        """Compiles a model, with an optimizer of its own."""
+        settings = dict(self._settings)
+        if self.rate is not None:
+            settings["learning_rate"] = self.rate
+        # Its variables belong to another model.
+        settings.pop("name", None)
+        model.compile(
+            self._kind.from_config(settings),
+            self.loss,
+            metrics=self._metrics(),
+            loss_weights=self._config.get("loss_weights"),
+        )
+        model.optimizer.build(model.trainable_variables)
+        host.check_model(model)
+        return model
+
+    def _metrics(self):
+        metrics = self._config.get("metrics")
+        if metrics:
+            with contextlib.suppress(Exception):
+                return keras.saving.deserialize_keras_object(metrics)
+        single = not isinstance(self.loss, (list, tuple, dict))
+        is_classes = single and "crossentropy" in name_of(self.loss)
+        return ["accuracy"] if is_classes else None
+
+    @property
+    def settings(self):
+        """Plain values that must be equal for a run to be continued."""
+        return {"loss": name_of(self.loss), "learning_rate": self.rate}
+
+
+def _number(optimizer):
+    """The learning rate if it is a number, else `None`."""
+    rate = optimizer.get_config()["learning_rate"]
+    return None if isinstance(rate, dict) else float(rate)
+
+
+def _rate_to_go_on_with(optimizer):
+    rate = _number(optimizer)
+    if rate is None:
+        schedule = keras.optimizers.schedules.deserialize(
+            optimizer.get_config()["learning_rate"]
+        )
+        made = max(1, host.updates(optimizer))
+        steps = np.linspace(0, made, _LOOKS).astype(int)
+        rate = max(
+            float(keras.ops.convert_to_numpy(schedule(int(step))))
+            for step in steps
+        )
+    with contextlib.suppress(TypeError, ValueError, KeyError):
+        own = type(optimizer)().get_config()["learning_rate"]
+        rate = max(rate, _LEAST * float(own))
+    return rate

@@ -1,0 +1,477 @@
+"""`keras_app.compress`: from a trained model to a small one, and the proof."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_app as ka
+from keras_app.compression import files
+from keras_app.compression.cuts import Cuts
+from keras_app.compression.decide import Decision
+from keras_app.experiments import Compress
+from keras_app.experiments.compress import learner as learner_lib
+from keras_app.experiments.compress import measured
+from keras_app.experiments.compress import ways
+from keras_app.experiments.compress.examples import Examples
+from keras_app.experiments.compress.recipe import Recipe
+from keras_app.experiments.compress.ways import Ramp
+from keras_app.experiments.run.folder import RunFolder
+from tests.helpers import to_numpy
+from tests.helpers import zeros
+
+CLASSES = 3
+
+
+def examples(count, seed=0):
+    """Images whose class is where they are bright."""
+    generator = np.random.default_rng(seed)
+    y = generator.integers(0, CLASSES, count)
+    x = generator.standard_normal((count, 8, 8, 1)).astype("float32")
+    for i, label in enumerate(y):
+        x[i, 2 * label : 2 * label + 2] += 1.5
+    return x, y.astype("int32")
+
+
+def network():
+    """A residual stream of 16 channels, 24 inside of it, 16 neurons."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((8, 8, 1))
+    x = layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(
+        inputs
+    )
+    x = layers.BatchNormalization(momentum=0.7)(x)
+    x = layers.ReLU()(x)
+    y = layers.Conv2D(24, 3, padding="same", name="inner")(x)
+    y = layers.BatchNormalization(momentum=0.7)(y)
+    y = layers.Conv2D(16, 1, name="outer")(layers.ReLU()(y))
+    x = layers.GlobalAveragePooling2D()(layers.Add()([x, y]))
+    x = layers.Dense(16, activation="relu", name="hidden")(x)
+    return keras.Model(inputs, layers.Dense(CLASSES, name="logits")(x))
+
+
+X, Y = examples(192)
+VALIDATION = examples(50, 1)
+
+
+def trained(model=None, epochs=2):
+    model = model or network()
+    model.compile(
+        keras.optimizers.Adam(5e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(X, Y, epochs=epochs, verbose=0)
+    return model
+
+
+def accuracy_of_file(path, x, y):
+    """Counted anew, by the interpreter alone."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    interpreter.allocate_tensors()
+    [given] = interpreter.get_input_details()
+    [output] = interpreter.get_output_details()
+    right = 0
+    for image, label in zip(x, y):
+        interpreter.set_tensor(given["index"], image[None])
+        interpreter.invoke()
+        found = interpreter.get_tensor(output["index"])
+        right += int(found.argmax() == label)
+    return right / len(x)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return trained()
+
+
+# ---- a whole compression ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    """A model, its compression to half the FLOPs, and the run folder."""
+    before = [w.copy() for w in model.get_weights()]
+    folder = tmp_path_factory.mktemp("compress") / "run"
+    result = ka.compress(
+        model,
+        (X, Y),
+        "flops:0.5",
+        validation_data=VALIDATION,
+        epochs=4,
+        run_dir=folder,
+    )
+    for old, new in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(old, new)
+    return model, result, folder
+
+
+def flops_of(widths):
+    """By hand: three convolutions on 64 positions, and two dense layers."""
+    stem, inner, hidden = widths
+    return 2 * (
+        64 * (9 * stem + 9 * stem * inner + inner * stem)
+        + stem * hidden
+        + hidden * CLASSES
+    )
+
+
+def test_the_target_is_reached(whole):
+    _, result, _ = whole
+    report = result.report
+    widths = {name: (old, new) for name, old, new in report.widths}
+    assert widths["stem"] == widths["outer"]
+    names = ("stem", "inner", "hidden")
+    assert [widths[name][0] for name in names] == [16, 24, 16]
+    kept = [widths[name][1] for name in names]
+    assert all(width % 8 == 0 for width in kept)
+    assert report.before["flops"] == flops_of((16, 24, 16))
+    assert report.after["flops"] == flops_of(kept)
+    assert report.asked == 0.5 and report.is_reached
+    assert report.reached == flops_of(kept) / flops_of((16, 24, 16)) <= 0.5
+    for name, width in zip(names, kept):
+        layer = result.model.get_layer(name)
+        assert layer.kernel.shape[-1] == width
+
+
+def test_the_figures_are_those_of_the_exported_file(whole, tmp_path):
+    _, result, _ = whole
+    path = tmp_path / "small.tflite"
+    exported = result.export(path)
+    after = result.report.after
+    assert path.stat().st_size == after["bytes"] == exported.bytes
+    assert after["accuracy"] == accuracy_of_file(path, *VALIDATION)
+    assert after["accuracy"] > 0.5  # it has learned
+    outputs = to_numpy(result.model(VALIDATION[0], training=False))
+    own = np.mean(outputs.argmax(-1) == VALIDATION[1])
+    assert after["accuracy"] == pytest.approx(own, abs=0.021)
+    assert result.report.validated == 50
+    assert 0 < after["milliseconds"]
+    assert after["ram_bytes"] < result.report.before["ram_bytes"]
+    assert after["bytes"] < result.report.before["bytes"]
+
+
+def test_the_run_folder_holds_all_of_it(whole):
+    _, result, folder = whole
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {"model.keras", "summary.json", "report.html", "exports"}
+    assert (folder / "exports" / "model.tflite").is_file()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["target"] == "flops:0.5" and summary["missed"] == []
+    assert summary["reached"] == result.report.reached
+    for side in ("before", "after"):
+        figures = getattr(result.report, side)
+        assert summary[side] == figures
+        assert {"accuracy", "bytes", "milliseconds", "flops"} <= {*figures}
+    stored = keras.saving.load_model(folder / "model.keras")
+    for a, b in zip(stored.get_weights(), result.model.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_report_prints_before_and_after(whole):
+    _, result, _ = whole
+    text = str(result.report)
+    assert "asked flops:0.5, reached" in text
+    for word in ("accuracy", "milliseconds", "bytes", "FLOPs", "inner"):
+        assert word in text
+
+
+# ---- without files ----------------------------------------------------------
+
+
+@pytest.fixture
+def no_files(monkeypatch):
+    """Files take no time to make: their figures are invented."""
+    figures = {
+        "accuracy": 0.5,
+        "loss": 1.0,
+        "bytes": 100,
+        "ram_bytes": 10,
+        "flops": 1000,
+        "parameters": 5,
+        "milliseconds": 1.0,
+    }
+    monkeypatch.setattr(measured, "of_dense", lambda learner: figures)
+
+    def close(learner, folder):
+        learner.reached = {**figures, "flops": 10}
+        return []
+
+    monkeypatch.setattr(learner_lib.Compressing, "close", close)
+
+
+def run(folder, target="flops:0.5", resume=False, *, model):
+    experiment = Compress(
+        model, (X, Y), target, epochs=4, validation_data=VALIDATION
+    )
+    return experiment.run(folder, resume, verbose=False)
+
+
+# There are three checkpoints: one in each half, and one between them.
+@pytest.mark.parametrize("kept", [1, 2, 3])
+@pytest.mark.usefixtures("no_files")
+def test_a_killed_run_goes_on_to_the_same_bits(
+    kept, model, whole, tmp_path, monkeypatch
+):
+    save, written = RunFolder.save_checkpoint, []
+
+    def save_and_die(self, *arguments):
+        save(self, *arguments)
+        written.append(1)
+        if len(written) == kept:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "run", model=model)
+    run(tmp_path / "run", resume=True, model=model)
+    expected, found = (
+        keras.saving.load_model(folder / "model.keras").get_weights()
+        for folder in (whole[2], tmp_path / "run")
+    )
+    assert len(expected) == len(found)
+    for a, b in zip(expected, found):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("no_files")
+def test_a_sparsity_is_reached_without_a_cut(model, tmp_path):
+    run(tmp_path / "run", "sparsity:0.8", model=model)
+    found = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    kernels = [v for v in found.weights if v.path.endswith("kernel")]
+    total = sum(int(np.prod(v.shape)) for v in kernels)
+    assert sum(map(zeros, kernels)) == int(0.8 * total)
+    assert found.count_params() == model.count_params()
+
+
+@pytest.mark.usefixtures("no_files")
+def test_blocks_of_zeros(tmp_path):
+    structure = ka.masks.NM(2, 4, axis="inputs")
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((64,)), layers.Dense(8), layers.Dense(CLASSES)]
+    )
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    experiment = Compress(
+        model,
+        (X.reshape(-1, 64), Y),
+        "sparsity:0.5",
+        structure=structure,
+        epochs=2,
+    )
+    experiment.run(tmp_path / "run", verbose=False)
+    found = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    groups = to_numpy(found.layers[0].kernel).reshape(16, 4, 8)
+    assert ((groups != 0).sum(1) == 2).all()
+
+
+@pytest.mark.usefixtures("no_files")
+def test_an_accuracy_keeps_the_last_step_that_is_good(
+    model, tmp_path, monkeypatch
+):
+    def decide(model, *_):
+        sizes = Cuts(model, 8).shapes
+        order = sorted(sizes, key=lambda name: -sizes[name])
+        steps = [(24, 16, 8), (16, 16, 8), (8, 8, 8)]
+        return [
+            Decision(dict(zip(order, step)), 3.0 - i, 4.0)
+            for i, step in enumerate(steps)
+        ]
+
+    accuracies = iter([0.6, 0.495, 0.3])
+    monkeypatch.setattr(ways, "decide", decide)
+    monkeypatch.setattr(files, "content_of", lambda *_: b"")
+    monkeypatch.setattr(measured, "accuracy_of", lambda *_: next(accuracies))
+    summary = run(tmp_path / "run", "accuracy:-1", model=model)
+    # 0.495 is within a point of 0.5, and 0.3 is not.
+    found = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert found.get_layer("inner").filters == 16
+    assert found.count_params() < model.count_params()
+    front = [(point["name"], point["accuracy"]) for point in summary["front"]]
+    assert front == [
+        ("dense", 0.5),
+        ("pruned, step 1", 0.6),
+        ("pruned, step 2", 0.495),
+        ("pruned, step 3", 0.3),
+    ]
+
+
+# ---- what is refused --------------------------------------------------------
+
+
+def refused(*arguments, **options):
+    with pytest.raises((TypeError, ValueError)) as error:
+        ka.compress(*arguments, **options)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+class Own(keras.Model):
+    """The graph of its layers is not known."""
+
+    def __init__(self):
+        super().__init__(name="own")
+        self.flat = layers.Flatten()
+        self.dense = layers.Dense(CLASSES)
+
+    def call(self, x):
+        return self.dense(self.flat(x))
+
+
+def test_what_is_no_target(model):
+    assert "must be one of latency:0.5" in refused(model, (X, Y), "half")
+
+
+def test_a_model_without_a_loss():
+    text = refused(network(), (X, Y), "flops:0.5")
+    assert "`loss` must be given" in text and "loss=None" in text
+
+
+def test_a_subclassed_model():
+    model = Own()
+    model.compile("sgd", "mse")
+    model(X[:1])
+    text = refused(model, (X, Y), "flops:0.5")
+    assert "of type Own" in text and "sparsity" in text
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ((X[:, :4], Y), "of shape (8, 8, 1). Received: inputs of shape (4, 8"),
+        ((X, Y[:5]), "as many inputs as targets"),
+        ((X, Y + 1), "classes from 0 to 2"),
+        (iter([(X, Y)]), "walked through again"),
+        ([X[:4]], "without targets"),
+        ([], "no batches"),
+        ("cifar10", "of type str"),
+    ],
+)
+def test_data_that_do_not_fit(model, data, words):
+    assert words in refused(model, data, "flops:0.5")
+
+
+def test_validation_data_that_do_not_fit(model):
+    text = refused(model, (X, Y), "flops:0.5", validation_data=(X[:, :4], Y))
+    assert "`validation_data` must hold inputs" in text
+
+
+def test_an_accuracy_needs_validation_data(model):
+    assert "validation_data=None" in refused(model, (X, Y), "accuracy:-1")
+
+
+def test_a_structure_goes_with_a_sparsity_alone(model):
+    structure = ka.masks.NM(2, 4)
+    text = refused(model, (X, Y), "flops:0.5", structure=structure)
+    assert "`structure` must be 'auto'" in text
+
+
+def test_one_epoch_is_too_few(model):
+    assert "`epochs`" in refused(model, (X, Y), "flops:0.5", epochs=1)
+
+
+def test_an_unreachable_target_leaves_no_folder(model, tmp_path):
+    folder = tmp_path / "run"
+    text = refused(model, (X, Y), "flops:0.01", run_dir=folder)
+    # Widths of 8 everywhere.
+    least = 1.01 * flops_of((8, 8, 8)) / flops_of((16, 24, 16))
+    assert f"the nearest that can is 'flops:{least:.3g}'" in text
+    assert not folder.exists()
+
+
+# ---- parts -------------------------------------------------------------------
+
+
+def test_the_order_of_an_epoch_follows_from_its_number():
+    data = Examples((X, Y), batch_size=50)
+    assert data.steps_per_epoch == 4
+    both = list(data.epochs(0, 2))
+    later = list(data.epochs(1, 2))
+    assert [len(y) for _, y in later] == [50, 50, 50, 42]
+    for (x, _), (again, _) in zip(both[4:], later):
+        np.testing.assert_array_equal(x, again)
+    assert not np.array_equal(both[0][0], both[4][0])
+    seen = np.sort(np.concatenate([x[:, 0, 0, 0] for x, _ in later]))
+    np.testing.assert_array_equal(seen, np.sort(X[:, 0, 0, 0]))
+
+
+def test_batches_come_as_they_are():
+    batches = [(X[:4], Y[:4]), (X[4:6], Y[4:6])]
+    data = Examples(batches)
+    assert data.steps_per_epoch == 2
+    assert [len(y) for _, y in data.epochs(3, 5)] == [4, 2, 4, 2]
+    np.testing.assert_array_equal(data.first(5), X[:5])
+
+
+def test_each_set_ends_at_its_own_width():
+    ramp = Ramp([16, 10, 4], [16, 10, 4], [8, 3, 4])
+    assert ramp.final == 15 / 30
+    names = {"a": (16,), "b": (10,), "c": (4,)}
+
+    def gone(sparsity):
+        spread = ramp(names, sparsity)
+        return [int(s * n) for s, (n,) in zip(spread.values(), names.values())]
+
+    assert gone(0.0) == [0, 0, 0]
+    assert gone(0.25) == [4, 3, 0]
+    assert gone(0.5) == [8, 7, 0]
+    # The next step begins where this one ended.
+    further = Ramp([16, 10, 4], [8, 3, 4], [8, 1, 2])
+    spread = further(names, further.initial)
+    assert [int(s * n[0]) for s, n in zip(spread.values(), names.values())] == [
+        8,
+        7,
+        0,
+    ]
+
+
+@pytest.mark.parametrize(
+    "compiled, given, rate",
+    [
+        (keras.optimizers.Adam(5e-3), None, 5e-3),
+        # Lowered to nothing: a tenth of Adam's own 1e-3.
+        (keras.optimizers.Adam(1e-7), None, 1e-4),
+        (keras.optimizers.SGD(1e-7), None, 1e-3),
+        (keras.optimizers.Adam(5e-3), keras.optimizers.SGD(1e-7), 1e-7),
+        (keras.optimizers.Adam(5e-3), "sgd", 0.01),
+        (
+            keras.optimizers.SGD(
+                keras.optimizers.schedules.CosineDecay(0.2, 10)
+            ),
+            None,
+            0.2,
+        ),
+    ],
+)
+def test_the_learning_rate_to_go_on_with(compiled, given, rate):
+    model = network()
+    model.compile(compiled, "mse")
+    recipe = Recipe(model, optimizer=given)
+    assert recipe.rate == pytest.approx(rate)
+    again = recipe.compile(network())
+    assert float(again.optimizer.learning_rate) == pytest.approx(rate)
+    assert type(again.optimizer) is type(
+        keras.optimizers.get(given or compiled)
+    )
+
+
+def test_a_schedule_that_is_given_is_left_alone():
+    model = network()
+    model.compile("adam", "mse")
+    schedule = keras.optimizers.schedules.CosineDecay(0.3, 10)
+    recipe = Recipe(model, optimizer=keras.optimizers.SGD(schedule))
+    assert recipe.rate is None
+    again = recipe.compile(network())
+    assert float(again.optimizer.learning_rate) == pytest.approx(0.3)
+
+
+def test_metrics_and_loss_are_those_of_the_model(model):
+    again = Recipe(model).compile(network())
+    found = again.evaluate(X[:8], Y[:8], verbose=0, return_dict=True)
+    assert set(found) == {"loss", "accuracy"}
