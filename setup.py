@@ -50,10 +50,23 @@ TEST = [
 setup(
     name="keras_app",
     version=VERSION,
-    description="The sparsity toolkit for Keras 3.",
+    description="The sparsity toolkit for Keras 3: train any model sparse, on "
+    "TensorFlow, JAX or PyTorch, and ship it smaller and faster.",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The keras_app authors",
+    keywords="keras pruning sparsity lottery-ticket compression tflite litert",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    entry_points={"console_scripts": ["keras-app=keras_app.__main__:main"]},
     python_requires=">=3.11",
     packages=[
         *find_packages(include=["keras_app", "keras_app.*"]),

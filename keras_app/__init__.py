@@ -1,4 +1,29 @@
-"""The sparsity toolkit for Keras 3: train any model sparse, in `model.fit`."""
+"""The sparsity toolkit for Keras 3: train any model sparse, in `model.fit`.
+
+Train sparse, with a callback or an optimizer, on TensorFlow, JAX or PyTorch:
+
+    pruner = keras_app.pruners.MagnitudePruner(
+        keras_app.schedules.PolynomialDecay(0.0, 0.9, 0, end_step=2000)
+    )
+    model.fit(x, y, epochs=5, callbacks=[pruner])
+    print(pruner.report)
+
+What is where:
+
+    pruners, schedules        callbacks that prune, and when
+    masks                     what is pruned together: blocks, n:m, channels
+    distributions, scorers    how much of each layer, and by which score
+    optimizers, regularizers  LinBreg, AdaBreg, continuous sparsification, STR
+    initializers              sparse starts
+    prune                     once, in one call
+    lottery                   tickets and PrAC sets
+    export                    smaller files, verified: LiteRT, ONNX, SavedModel
+    report, budgets           what a model is worth, and what fits
+    experiments               what the command line runs, from data to page
+    compat                    the names of tfmot
+
+The command line: `keras-app --help`. The documentation: the folder `docs/`.
+"""
 
 import importlib
 import sys
@@ -77,6 +102,10 @@ __all__ = [
     *_LAZY_ROOMS,
     *_LAZY_FUNCTIONS,
 ]
+
+
+def __dir__():
+    return sorted(__all__)
 
 
 def __getattr__(name):

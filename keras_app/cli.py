@@ -19,6 +19,9 @@ EXIT_BY_HAND = 130  # as a shell says it of Ctrl-C
 
 NATIVE_LOG = "native.log"
 
+# What is installed along with the package; see `keras_app.__main__`.
+SCRIPT = "keras-app"
+
 # gin ends messages with which functions it was in, and what those were given;
 # the sentence is enough.
 GIN_TRACE = (
@@ -81,19 +84,27 @@ def command(name):
 
 
 def start_command():
-    """Silences native libraries if this process is one of our commands.
+    """Silences native libraries if this process is one of our commands."""
+    name = _command_of_this_process()
+    if name is not None:
+        _silence()
+        with command(name):
+            _start_keras()
+
+
+def _command_of_this_process():
+    """Its name, or `None` if this process is somebody else's.
 
     Python sets `sys.argv[0]` to "-m" while it imports the packages around the
     module that it is asked to run.
     """
-    argv = sys.orig_argv
-    if sys.argv[:1] != ["-m"] or "-m" not in argv:
-        return
-    module = argv[argv.index("-m") + 1]
-    if module.split(".")[0] == "keras_app":
-        _silence()
-        with command(module):
-            _start_keras()
+    program = sys.argv[0] if sys.argv else ""
+    if pathlib.PurePath(program).stem == SCRIPT:
+        return SCRIPT
+    if program != "-m" or "-m" not in sys.orig_argv:
+        return None
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    return module if module.split(".")[0] == "keras_app" else None
 
 
 _BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}

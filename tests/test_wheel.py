@@ -84,10 +84,11 @@ def test_a_wheel_holds_the_gin_files_the_data_and_the_licence(wheel):
     start = "keras_app/configs/"
     found = {x.removeprefix(start) for x in names if x.startswith(start)}
     assert found == ours and "app.gin" in found
-    data = ROOT / "keras_app" / "data" / "tfds"
-    for path in data.rglob("*"):
-        if path.is_file():
-            assert path.relative_to(ROOT).as_posix() in names
+    data = ROOT / "keras_app" / "experiments" / "data" / "tfds"
+    shipped = {
+        p.relative_to(ROOT).as_posix() for p in data.rglob("*") if p.is_file()
+    }
+    assert len(shipped) > 3 and shipped <= set(names)
     assert any(x.endswith(".dist-info/licenses/LICENSE") for x in names)
     # A folder gin/ beside the package would hide the gin library.
     tops = {name.split("/")[0] for name in names}
@@ -98,6 +99,14 @@ def test_a_config_runs_from_any_folder(installed):
     told = installed("-m", "keras_app.train", *SHORT, "--run_dir=run")
     assert "app: mlp, 266,610 parameters" in told
     assert "run/report.html shows the run" in told
+
+
+def test_the_console_command_is_the_module(wheel, installed):
+    """Its script is called as pip writes it, by a name that it knows."""
+    script = wheel.parent / "site" / "bin" / "keras-app"
+    told = installed(str(script), "train", "--list")
+    assert "\nmagnitude.gin " in told
+    assert "  sweep     " in installed("-m", "keras_app", "--help")
 
 
 def test_the_configs_are_listed_in_any_folder(installed):

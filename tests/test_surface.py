@@ -1,0 +1,56 @@
+"""What a newcomer sees first: names, help, and the console command."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import keras_app as ka
+from keras_app.__main__ import COMMANDS
+
+pytestmark = pytest.mark.backend_free
+
+
+def test_tab_completion_shows_the_public_names_and_nothing_else():
+    assert set(dir(ka)) == set(ka.__all__)
+    assert not {"cli", "host", "checks", "importlib"} & set(dir(ka))
+    for name in dir(ka):
+        assert getattr(ka, name) is not None
+        # Whoever looks for help finds the name in it.
+        assert name in ka.__doc__ or name.startswith("__") or name in RARE
+
+
+# Public and in their own documentation.
+RARE = {"layers", "masks_of"}
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "keras_app", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, status, words",
+    [
+        ((), 2, "usage: keras-app COMMAND"),
+        (("trian",), 2, "Received: trian. Did you mean train?"),
+        (("report",), 2, "RUN_DIR"),
+        (("sweep", "--help"), 0, "--grid"),
+    ],
+)
+def test_the_commands_are_those_of_the_modules(arguments, status, words):
+    done = run(*arguments)
+    assert done.returncode == status
+    assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    if arguments and status == 2:
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_command_is_listed_once():
+    assert list(COMMANDS) == ["train", "prune", "export", "report", "sweep"]
