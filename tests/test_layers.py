@@ -37,7 +37,7 @@ ROW = catalogue.LayerType(
     (catalogue.Kernel("matrix", outputs=0, inputs=1),),
     channels=catalogue.passing.mixing,
     size="units",
-    squares=lambda layer, squares: squares.sum(0),
+    inputs=lambda layer, values: values.reshape(1, -1, values.shape[-1]),
 )
 
 

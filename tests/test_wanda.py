@@ -10,7 +10,6 @@ from keras import ops
 
 from keras_app import masks
 from keras_app import pruners
-from keras_app.pruners import wanda
 from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
 from tests.helpers import zeros
@@ -41,11 +40,12 @@ def input_norms(model, data):
     pruner = pruners.WandaPruner(OneShot(0.5), data=data)
     pruner.set_model(model)
     variables = pruner.select(model).variables
-    squares = pruner._squared_inputs(variables, wanda._layers_by_kernel(model))
-    return {
-        path: np.broadcast_to(np.sqrt(squares[path]), variable.shape)
-        for path, variable in variables.items()
-    }
+    squares = pruner._squared_inputs(variables)
+    norms = {}
+    for path, matrices in pruner.matrices(variables).items():
+        ones = matrices.of(np.ones(variables[path].shape))
+        norms[path] = matrices.back(np.sqrt(squares[path]) * ones)
+    return norms
 
 
 # ---- by hand -----------------------------------------------------------

@@ -4,7 +4,7 @@ A row says which weights are kernels, which of their axes are inputs and
 outputs, how channels pass through the layer, how it is cut, and how often its
 kernels are applied. All that depends on the type of a layer reads it here:
 which weights are pruned by default, structures that follow channels, n:m along
-the inputs, `shrink`, FLOPs, Wanda, sparse first weights.
+the inputs, `shrink`, FLOPs, Wanda and SparseGPT, sparse first weights.
 
 For a layer type of one's own, add a row to `CATALOGUE`:
 
@@ -69,13 +69,17 @@ _add(
     BIAS,
     channels=passing.mixing,
     size="units",
-    squares=products.squares_of_features,
+    inputs=products.features,
 )
 _add(
     "EinsumDense",
-    Kernel("kernel", sums=products.by_equation),
+    Kernel(
+        "kernel",
+        sums=products.by_equation,
+        shared=products.shared_by_equation,
+    ),
     positions=products.at_free_letters,
-    squares=products.squares_of_einsum,
+    inputs=products.operand,
 )
 _add(
     "Conv{}D",
@@ -83,7 +87,7 @@ _add(
     BIAS,
     channels=passing.mixing,
     size="filters",
-    squares=products.squares_of_patches,
+    inputs=products.patches,
 )
 _add(
     "Conv{}DTranspose",

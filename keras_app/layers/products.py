@@ -73,38 +73,57 @@ def at_free_letters(layer, inputs, outputs):
     return [sizes.get(x) for x in result[1:] if x not in kernel]
 
 
-# Column `squares`: for each weight, the sum of squares of what it multiplies.
+# Column `inputs`: what a kernel multiplies, `(groups, positions, inputs)`.
 
 
-def squares_of_features(layer, squares):
+def features(layer, values):
     """Features are the last axis; the others are positions."""
-    return squares.reshape(-1, squares.shape[-1]).sum(0)[:, None]
+    return values.reshape(1, -1, values.shape[-1])
 
 
-def squares_of_einsum(layer, squares):
-    """Sums over the axes that the kernel does not have."""
-    inputs, kernel, _ = _operands(layer.equation)
+def operand(layer, values):
+    """The axes that an `EinsumDense` sums over; those it shares are groups."""
+    inputs, kernel, outputs = _operands(layer.equation)
     head, _, tail = inputs.partition("...")
     axes = {letter: axis for axis, letter in enumerate(head)}
     for back, letter in enumerate(reversed(tail), start=1):
-        axes[letter] = squares.ndim - back
-    shared = [letter for letter in kernel if letter in axes]
-    rest = set(range(squares.ndim)) - {axes[letter] for letter in shared}
-    # The axes of the kernel last and in its order, the others summed.
-    squares = squares.transpose([*rest, *(axes[letter] for letter in shared)])
-    squares = squares.sum(tuple(range(len(rest))))
-    missing = [i for i, letter in enumerate(kernel) if letter not in axes]
-    return np.expand_dims(squares, missing)
+        axes[letter] = values.ndim - back
+    known = [letter for letter in kernel if letter in axes]
+    groups = [axes[letter] for letter in known if letter in outputs]
+    summed = [axes[letter] for letter in known if letter not in outputs]
+    positions = set(range(values.ndim)) - {*groups, *summed}
+    sizes = [
+        int(np.prod([values.shape[axis] for axis in part]))
+        for part in (groups, summed)
+    ]
+    values = values.transpose([*groups, *sorted(positions), *summed])
+    # The sum before the product, as where only the inputs have an axis.
+    lost = [
+        len(groups) + place
+        for place, axis in enumerate(sorted(positions))
+        if axis in {axes[x] for x in axes if x not in kernel + outputs}
+    ]
+    return values.sum(tuple(lost)).reshape(sizes[0], -1, sizes[1])
 
 
-def squares_of_patches(layer, squares):
-    """Sums over all patches that a convolution sees."""
+def shared_by_equation(layer, rank):
+    """Axes of the kernel of an `EinsumDense` that inputs and outputs have."""
+    inputs, kernel, outputs = _operands(layer.equation)
+    return tuple(
+        axis
+        for axis, letter in enumerate(kernel)
+        if letter in inputs and letter in outputs
+    )
+
+
+def patches(layer, values):
+    """All patches that a convolution sees, in its groups of channels."""
     if layer.data_format == "channels_first":
-        squares = np.moveaxis(squares, 1, -1)
-    squares = squares.sum(0)  # (*positions, channels)
-    spans, padding = [], [(0, 0)]
+        values = np.moveaxis(values, 1, -1)
+    lengths = values.shape[1:-1]
+    spans, padding = [], [(0, 0), (0, 0)]
     for length, size, stride, dilation in zip(
-        squares.shape, layer.kernel_size, layer.strides, layer.dilation_rate
+        lengths, layer.kernel_size, layer.strides, layer.dilation_rate
     ):
         spans.append((size - 1) * dilation + 1)
         missing = (-(-length // stride) - 1) * stride + spans[-1] - length
@@ -113,18 +132,16 @@ def squares_of_patches(layer, squares):
             missing = before = spans[-1] - 1
         padding.insert(-1, (before, max(missing, 0) - before))
     if layer.padding != "valid":
-        squares = np.pad(squares, padding)
-    axes = tuple(range(len(spans)))
-    patches = np.lib.stride_tricks.sliding_window_view(squares, spans, axes)
+        values = np.pad(values, padding)
+    axes = tuple(range(1, 1 + len(spans)))
+    seen = np.lib.stride_tricks.sliding_window_view(values, spans, axes)
     steps = [slice(None, None, stride) for stride in layer.strides]
-    channels = squares.shape[-1]
-    sums = np.empty((*layer.kernel_size, channels))
-    for place in np.ndindex(*layer.kernel_size):
-        at = np.multiply(place, layer.dilation_rate)
-        seen = patches[(*steps, slice(None), *at)]
-        sums[place] = seen.reshape(-1, channels).sum(0)
-    # A group of outputs sees its own channels.
-    sums = sums.reshape(*layer.kernel_size, layer.groups, -1)
-    return np.repeat(
-        sums.swapaxes(-1, -2), layer.filters // layer.groups, axis=-1
+    places = [slice(None, None, rate) for rate in layer.dilation_rate]
+    seen = seen[(slice(None), *steps, slice(None), *places)]
+    # (samples, *positions, *kernel, channels), the channels in groups.
+    seen = np.moveaxis(seen, 1 + len(spans), -1)
+    size = int(np.prod(layer.kernel_size))
+    seen = seen.reshape(
+        -1, size, layer.groups, values.shape[-1] // layer.groups
     )
+    return np.moveaxis(seen, 2, 0).reshape(layer.groups, len(seen), -1)

@@ -42,6 +42,8 @@ class Kernel(Weight):
             Defaults to `None`: all but `outputs`.
         contracted: `(layer, rank) -> axes` that the product with the inputs of
             a position sums over. Defaults to `None`: those of `sums`.
+        shared: `(layer, rank) -> axes` that inputs and outputs have too: each
+            place on them has a product of its own. Defaults to `None`: none.
         spreads: Whether an input is multiplied first and spread over several
             outputs then, as in transposed convolutions.
         left_out: What it is called where it is not pruned unless a filter
@@ -51,6 +53,7 @@ class Kernel(Weight):
     inputs: int | None = -2
     sums: Callable | None = None
     contracted: Callable | None = None
+    shared: Callable | None = None
     spreads: bool = False
     left_out: str | None = None
 
@@ -73,6 +76,10 @@ class Kernel(Weight):
             return self.contracted(layer, rank)
         return self.sum_axes(layer, rank)
 
+    def shared_axes(self, layer, rank):
+        """The axes on which each place has a product of its own."""
+        return () if self.shared is None else self.shared(layer, rank)
+
 
 BIAS = Weight("bias")
 
@@ -82,7 +89,7 @@ class LayerType:
     """A row: all that is known of a layer type.
 
     What a row leaves out is as in an unknown layer: its channels stay, it is
-    not cut, and Wanda leaves it to other pruners.
+    not cut, and Wanda and SparseGPT leave it to other pruners.
 
     Attributes:
         weights: A `Weight` for each weight that has channels, a `Kernel` for
@@ -102,9 +109,12 @@ class LayerType:
             called with, how often, as a shape)]`, of a layer that calls
             others. Without what it is called with, its kernels are applied
             so often.
-        squares: `(layer, squares of the inputs) -> for each weight of the
-            kernel, the sum of squares of what it multiplies`, or what can be
-            broadcast to that. Wanda prunes such kernels.
+        inputs: `(layer, values of its inputs) -> array (groups, positions,
+            inputs)` of what the only kernel multiplies: at each position, the
+            inputs in the order of the axes that it sums over; in several
+            groups where parts of the kernel have inputs of their own. The
+            values may be squares, which add up over positions. Wanda and
+            SparseGPT prune such kernels.
     """
 
     weights: tuple = ()
@@ -114,7 +124,7 @@ class LayerType:
     heads: str | None = None
     positions: Callable = products.at_outputs
     inside: Callable | None = None
-    squares: Callable | None = None
+    inputs: Callable | None = None
 
     @property
     def kernels(self):
