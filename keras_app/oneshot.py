@@ -17,6 +17,7 @@ from keras_app.schedules import OneShot
 _PRUNERS = {
     "magnitude": pruners.MagnitudePruner,
     "wanda": pruners.WandaPruner,
+    "sparsegpt": pruners.SparseGPTPruner,
 }
 METHODS = tuple(dict.fromkeys((*_PRUNERS, *scorers.NAMES)))
 
@@ -52,7 +53,8 @@ def prune(
         model: A built `keras.Model`, compiled or not.
         sparsity: Share of the weights, or of the units of `structure`, to
             prune, in [0, 1). With `NM` it is that of n:m, or `None`.
-        method: `"magnitude"`; `"wanda"`, with `data`; or one of the scorers of
+        method: `"magnitude"`; with `data` `"wanda"`, and `"sparsegpt"`, which
+            also moves the weights that are kept; or one of the scorers of
             `keras_app.scorers`: `"random"`, `"synflow"`, and with `data`
             `"snip"`, `"taylor"` and `"grasp"`, which take the gradient of the
             loss; or a callable in their place. Defaults to `"magnitude"`.

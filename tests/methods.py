@@ -68,6 +68,7 @@ PRUNERS = {
     "set": Pruner("SET", "constant"),
     "acdc": Pruner("ACDC", "cyclic"),
     "wanda": Pruner("WandaPruner", "once", True),
+    "sparsegpt": Pruner("SparseGPTPruner", "once", True),
     "ste": Pruner("STE"),
     "top_kast": Pruner("TopKAST", "constant"),
     "movement": Pruner("MovementPruner"),

@@ -16,6 +16,7 @@ from keras_app.pruners.random import RandomPruner
 from keras_app.pruners.rigl import RigL
 from keras_app.pruners.saliency import SaliencyPruner
 from keras_app.pruners.set import SET
+from keras_app.pruners.sparsegpt import SparseGPTPruner
 from keras_app.pruners.ste import STE
 from keras_app.pruners.top_kast import TopKAST
 from keras_app.pruners.wanda import WandaPruner
@@ -38,6 +39,7 @@ __all__ = [
     "SET",
     "STE",
     "SaliencyPruner",
+    "SparseGPTPruner",
     "TopKAST",
     "WandaPruner",
 ]

@@ -396,8 +396,16 @@ class Pruner(Configured, Steering, abc.ABC):
             sparsity: Sparsity over the selected weights, in [0, 1).
         """
         new = self.propose(sparsity)
-        if new is None:
-            return
+        if new is not None:
+            self.adopt(new, sparsity)
+
+    def adopt(self, new, sparsity):
+        """Sets masks that a sparsity led to, and warns of empty layers.
+
+        Args:
+            new: `{path: bool array}`, `True` kept.
+            sparsity: What was asked for.
+        """
         self.apply(new)
         self._sparsity = float(sparsity)
         self._density = self._density_of(new)
