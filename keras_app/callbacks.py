@@ -8,8 +8,9 @@ callback of `keras_app.pruners` has reached its target:
 - a pruner: the schedule asks for its final sparsity, and the masks have it. In
   `ACDC` these are the sparse phases; in a `fit` of `AnytimeProgressivePruner`
   all epochs.
-- `BregmanPruner`: the same, measured: between its updates weights come and go,
-  and an epoch in which too few are zero does not count.
+- `BregmanPruner`: the same. Between its updates weights come and go; so here it
+  makes one more at the end of such an epoch, after the validation, as it always
+  does after the last.
 - `LambdaController`, `DensityController`: the density is at most the target's.
 - `ContinuousSparsifier`: the mask is final: the `retrain_epochs`.
 - none, but the optimizer holds masks of an earlier `fit`: all epochs.
@@ -83,6 +84,8 @@ class _AtTarget(Placed):
     def on_epoch_end(self, epoch, logs=None):
         """Does what Keras's callback does, in an epoch that counts."""
         self._epochs += 1
+        for each in self._steering:
+            each.settle()
         if all(each.is_at_target for each in self._steering):
             self._counted += 1
             super().on_epoch_end(epoch, logs)

@@ -39,6 +39,9 @@ class Steering(Placed):
         """Whether the weights are now as sparse as they are to end."""
         raise NotImplementedError
 
+    def settle(self):
+        """Called at the end of an epoch that is to be judged: a last touch."""
+
     def weights_restored(self):
         """Called once weights and masks of an earlier epoch are back."""
 

@@ -210,6 +210,12 @@ class BregmanPruner(Pruner):
             self._meet()
         super().on_train_end(logs)
 
+    def settle(self):
+        """Makes an update, so that the epoch ends at the density itself."""
+        final = clock.final_sparsity(self.schedule)
+        if self._sparsity == final and not self.is_at_target:
+            self._meet()
+
     def _meet(self):
         """Meets the density at the end, whether an update is due or not."""
         self._waiting = self._sparsity
