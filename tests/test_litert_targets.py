@@ -339,7 +339,7 @@ def test_a_file_for_microcontrollers_is_int8_at_both_ends(tmp_path):
     assert report.bytes == path.stat().st_size
     assert report.activation_bytes == 20 + 30
     text = text_of(report)
-    assert f"flash {report.bytes:,}, " in text
+    assert f"bytes {report.bytes:,}, in flash, " in text
     assert "RAM of activations 50 bytes, at the least" in text
     scale, zero = ends[0]["quantization"]
     assert f"input input_layer: int8 = round(x / {scale:.6g})" in text.replace(
@@ -411,7 +411,8 @@ def test_int8_that_is_slower_says_so(tmp_path, monkeypatch):
     assert dict(report.rows())["time of an inference"] == (
         "3 ms, quartiles 0.25 ms apart, 1 thread, 1.50 of float32 (2 ms)"
     )
-    monkeypatch.setattr(timing, "take_turns", turns(2.0, 2.0))
+    # Less than the rounds differ among themselves is no finding.
+    monkeypatch.setattr(timing, "take_turns", turns(2.2, 2.0))
     report = export_litert(classifier(), tmp_path / "m.tflite", data, "int8")
     assert not any("slower" in note for note in report.notes)
 

@@ -145,8 +145,7 @@ class ExportReport:
         )
         return [
             ("format", kind),
-            # A microcontroller keeps the file in its flash.
-            ("flash" if self.target == "micro" else "bytes", self._bytes()),
+            ("bytes", self._bytes()),
             (
                 "compressed",
                 _size(self.compressed_bytes, self.dense_compressed_bytes),
@@ -162,6 +161,8 @@ class ExportReport:
 
     def _bytes(self):
         parts = [_size(self.bytes, self.dense_bytes)]
+        if self.target == "micro":
+            parts.append("in flash")
         for name, other in self.references.items():
             if name != "dense":  # said already
                 ratio = self.bytes / other["bytes"]

@@ -45,14 +45,22 @@ def ratio(figures, name):
     return figures["latency_ms"] / other
 
 
+def clearly_slower(figures, name):
+    """Whether a file takes longer than a reference, beyond what varies."""
+    other = figures["references"][name]
+    more = figures["latency_ms"] - other["median_ms"]
+    varies = max(figures["latency_spread_ms"], other["spread_ms"])
+    return ratio(figures, name) > _SLOWER and more > varies
+
+
 def slower_than_float(figures, precision):
     """Returns a sentence, in a list, if eight bits cost time here."""
     if "float32" not in figures["references"]:
         return []
-    times = ratio(figures, "float32")
-    if times <= _SLOWER:
+    if not clearly_slower(figures, "float32"):
         return []
     return [
-        f"{precision} is slower than float32 here, {times:.1f} times the time: "
-        "for speed on this machine export without `quantize`"
+        f"{precision} is slower than float32 here, "
+        f"{ratio(figures, 'float32'):.1f} times the time: for speed on this "
+        "machine export without `quantize`"
     ]

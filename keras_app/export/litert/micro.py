@@ -34,7 +34,7 @@ def check_operators(file, layers):
         layers: Names of the model's layers.
     """
     lacking = {}
-    for name, scope in places(file):
+    for name, scope in _places(file):
         if name not in OPERATORS:
             layer = layer_of(scope, layers)
             known = lacking.setdefault(name, [])
@@ -52,7 +52,7 @@ def check_operators(file, layers):
     )
 
 
-def places(file):
+def _places(file):
     """Yields `(operation, path of its first output)` over all graphs."""
     for number, graph in enumerate(file.model.subgraphs):
         for name, operator in file.operations(number):

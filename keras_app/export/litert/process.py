@@ -52,7 +52,8 @@ def make(folder, outputs, path, request, twin=None, baseline=None):
     latency, notes = None, []
     if mended.sparse:
         latency = measuring.ratio(figures, "dense")
-        notes = remarks.on_sparse_speed(latency, mended, request.precision)
+        slower = measuring.clearly_slower(figures, "dense")
+        notes = remarks.on_sparse_speed(latency, slower, mended, request)
     elif request.sparse:
         notes = ["no weight is stored sparse: this is the dense file"]
     notes += measuring.slower_than_float(figures, request.precision)

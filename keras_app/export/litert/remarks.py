@@ -7,6 +7,8 @@ from keras_app.export.litert.file import LiteRTFile
 from keras_app.export.litert.mending import FEW_ZEROS
 from keras_app.export.litert.targets import TARGETS
 
+_FEW = 0.01  # below, zeros are not worth a sentence
+
 
 def unused(file, request):
     """Returns sentences on what of a file its target does not use.
@@ -24,7 +26,7 @@ def unused(file, request):
         if weight.zeros > FEW_ZEROS and not weight.block
     )
     found = []
-    if idle:
+    if idle > _FEW * total:
         found.append(
             f"{idle / total:.0%} of the weights are zeros that {target.name} "
             f"multiplies by: {target.zeros}"
@@ -42,21 +44,27 @@ def on_target(request):
             f"times are of this machine's CPU, not of "
             f"{TARGETS[request.target].name}"
         )
+    if request.target == "micro":
+        found.append(
+            "its operations are known to TensorFlow Lite Micro; whether its "
+            "kernels take their types only a run there tells"
+        )
     if request.target == "npu" and request.precision != "int8":
         found.append(
-            "many NPUs compute int8 only and leave floats to the CPU: "
+            "some NPUs compute int8 only and leave floats to the CPU: "
             "`quantize='int8'`"
         )
     return found
 
 
-def on_sparse_speed(ratio, mended, precision):
+def on_sparse_speed(ratio, slower, mended, request):
     """Sentences on where the zeros make the file faster, and where not.
 
     Args:
         ratio: The time over that of the dense file.
+        slower: Whether it is clearly longer.
         mended: A `mending.Mended`.
-        precision: What weights are stored in.
+        request: A `Request`.
     """
     rule = fast_path.failing_rule(LiteRTFile(mended.content))
     elsewhere = (
@@ -66,10 +74,10 @@ def on_sparse_speed(ratio, mended, precision):
     )
     if ratio < 0.95:
         return [elsewhere]
-    if ratio > 1.05:
+    if slower:
         return [
-            f"slower than dense {precision} here, {ratio:.1f} times the time: "
-            "for speed export with sparse=False",
+            f"slower than dense {request.precision} here, {ratio:.1f} times "
+            "the time: for speed export with sparse=False",
             elsewhere,
         ]
     why = (
