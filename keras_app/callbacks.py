@@ -28,6 +28,18 @@ from keras_app.steering import Steering
 from keras_app.steering import steering
 
 
+def _shows_arguments(cls):
+    """Gives a constructor Keras's signature, for help, completion and gin."""
+    theirs = inspect.signature(cls.__bases__[1].__init__)
+    own = inspect.Parameter(
+        "pruner", inspect.Parameter.KEYWORD_ONLY, default=None
+    )
+    cls.__init__.__signature__ = theirs.replace(
+        parameters=[*theirs.parameters.values(), own]
+    )
+    return cls
+
+
 class _AtTarget(Placed):
     """Lets epochs count in which the model is at its target sparsity.
 
@@ -39,15 +51,6 @@ class _AtTarget(Placed):
 
     # What is lost if no epoch counts.
     _lost = None
-
-    def __init_subclass__(cls, **kwargs):
-        super().__init_subclass__(**kwargs)
-        # Help, completion and gin then know Keras's arguments by name.
-        theirs = inspect.signature(cls.__bases__[1].__init__)
-        own = inspect.Parameter("pruner", inspect.Parameter.KEYWORD_ONLY)
-        cls.__init__.__signature__ = theirs.replace(
-            parameters=[*theirs.parameters.values(), own.replace(default=None)]
-        )
 
     def __init__(self, *args, pruner=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -112,6 +115,7 @@ class _AtTarget(Placed):
         self._epochs, self._counted = plain["epochs"], plain["counted"]
 
 
+@_shows_arguments
 class SparseModelCheckpoint(_AtTarget, keras.callbacks.ModelCheckpoint):
     """`keras.callbacks.ModelCheckpoint` that saves at the target sparsity only.
 
@@ -157,6 +161,7 @@ class SparseModelCheckpoint(_AtTarget, keras.callbacks.ModelCheckpoint):
             )
 
 
+@_shows_arguments
 class SparseEarlyStopping(_AtTarget, keras.callbacks.EarlyStopping):
     """`keras.callbacks.EarlyStopping` that waits for the target sparsity.
 

@@ -288,6 +288,23 @@ def test_what_has_no_target_is_refused_before_training():
         SparseEarlyStopping(patients=3)
 
 
+def test_gin_knows_the_arguments_of_keras():
+    import gin
+
+    with gin.unlock_config():
+        gin.parse_config(
+            "from __gin__ import dynamic_registration\n"
+            "from keras_app import callbacks\n"
+            "callbacks.SparseEarlyStopping.patience = 3\n"
+            "callbacks.SparseModelCheckpoint.filepath = 'best.keras'\n"
+        )
+        found = gin.get_configurable(SparseEarlyStopping)()
+        with pytest.raises(ValueError, match="patients"):
+            gin.bind_parameter("callbacks.SparseEarlyStopping.patients", 3)
+    gin.clear_config()
+    assert isinstance(found, SparseEarlyStopping) and found.patience == 3
+
+
 def test_a_killed_run_stops_and_restores_like_one_that_was_not(
     tmp_path, monkeypatch
 ):
