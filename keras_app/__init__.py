@@ -60,8 +60,8 @@ _LAZY_FUNCTIONS = {"compress": "keras_app.experiments.compress"}
 
 # Functions of the package whose command lines are modules of the same name:
 # `keras_app.prune(...)` and `python -m keras_app.prune`. The function lives
-# elsewhere, and its name is imported here like any other; `keras_app/prune.py`
-# is an ordinary module that holds the command line.
+# elsewhere, and its name is imported here, or when it is asked for;
+# `keras_app/prune.py` is an ordinary module that holds the command line.
 _FUNCTIONS_WITH_DOORS = ("compress", "prune")
 
 

@@ -13,6 +13,7 @@ from keras_app import cli
 # {command: what it does}; each is a module of the package.
 COMMANDS = {
     "train": "runs what gin files configure, and writes a run folder",
+    "compress": "makes a trained model as fast or as small as asked",
     "prune": "prunes a trained model once, without training it",
     "export": "writes a trained model to files that are smaller, verified",
     "report": "makes one page of one or several runs",

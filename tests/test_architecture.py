@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 EXPERIMENTS = "keras_app.experiments"
 # What the command lines run may use both.
 DOORS = {
+    "keras_app.compress",
     "keras_app.export.run",
     "keras_app.prune",
     "keras_app.sweep",

@@ -96,37 +96,26 @@ class CompressionReport:
         """Returns everything as plain Python values, ready for JSON."""
         return dataclasses.asdict(self)
 
-    def rows(self):
-        """Returns `[(what, before, after, share)]` as text."""
-        found = []
-        for name, key, form in _ROWS:
-            old, new = self.before.get(key), self.after.get(key)
-            if old is None or new is None:
-                continue
-            if key == "accuracy":
-                share = f"{100 * (new - old):+.2f} points"
-            else:
-                share = f"{new / old:.3f}" if old else "-"
-            found.append((name, form.format(old), form.format(new), share))
-        return found
+    @property
+    def verdict(self):
+        """One line on what was asked and reached."""
+        verdict = "reached" if self.is_reached else "missed"
+        return (
+            f"asked {self.target}, {verdict}: {self.reached:.4g} (LiteRT, "
+            f"{self.quantize or 'float32'})"
+        )
 
     def __str__(self):
         from rich.table import Table
 
-        verdict = "reached" if self.is_reached else "missed"
         table = Table("", "dense", "compressed", "ratio")
-        for row in self.rows():
+        for row in rows_of(self.before, self.after):
             table.add_row(*row)
         widths = Table("layer", "before", "after")
         for name, old, new in self.widths:
             if old != new:
                 widths.add_row(name, str(old), str(new))
-        precision = self.quantize or "float32"
-        lines = [
-            f"Compression: asked {self.target}, {verdict} "
-            f"{self.reached:.4g} (LiteRT, {precision})",
-            table,
-        ]
+        lines = [f"Compression: {self.verdict}", table]
         if self.validated:
             lines.append(
                 f"Accuracy of the files on {self.validated:,} validation "
@@ -152,3 +141,22 @@ def _compare(target, before, after):
     reached = target.of(after[name], before[name])
     slack = TIMING if target.quantity == "latency" else 0.0
     return reached, reached <= target.value * (1 + slack)
+
+
+def rows_of(before, after):
+    """Returns `[(what, before, after, ratio)]` as text.
+
+    Args:
+        before, after: Figures, as of a `CompressionReport`.
+    """
+    found = []
+    for name, key, form in _ROWS:
+        old, new = before.get(key), after.get(key)
+        if old is None or new is None:
+            continue
+        if key == "accuracy":
+            share = f"{100 * (new - old):+.2f} points"
+        else:
+            share = f"{new / old:.3f}" if old else "-"
+        found.append((name, form.format(old), form.format(new), share))
+    return found

@@ -10,6 +10,7 @@ from keras_app.compression import cuts
 from keras_app.compression import scoring
 from keras_app.compression import targets
 from keras_app.compression.report import CompressionReport
+from keras_app.compression.report import rows_of
 from keras_app.experiments.compress.examples import count_of
 from keras_app.experiments.compress.examples import Examples
 from keras_app.experiments.compress.examples import in_memory
@@ -19,7 +20,6 @@ from keras_app.experiments.experiment import Experiment
 from keras_app.masks import Structure
 from keras_app.report import summarize
 
-_COLUMNS = ("", "dense", "compressed")
 _QUANTIZE = (None, "float16", "dynamic", "int8")
 
 
@@ -207,11 +207,21 @@ class Compress(Experiment):
 
     def figures(self, learner, events):
         """What the compressed model is worth."""
-        return _figures(learner.reached, learner.model)
+        return self._figures(learner.reached, learner.model)
 
     def beside(self, learner):
         """What the dense model is worth."""
-        return {"dense": _figures(learner.dense, self.model)}
+        return {"dense": self._figures(learner.dense, self.model)}
+
+    def _figures(self, told, model):
+        if self.parsed.quantity != "sparsity":
+            return dict(told)
+        found = summarize(model)
+        return {
+            **told,
+            "effective_density": found.effective_density,
+            "sparsity_all": found.sparsity_all,
+        }
 
     def summary(self, learner, figures):
         """What was asked and reached, before and after."""
@@ -234,31 +244,9 @@ class Compress(Experiment):
 
     def table(self, figures):
         """Title, columns and rows of the closing table."""
-        (before, after) = figures["dense"], figures["compressed"]
-        rows = [
-            (name.replace("_", " "), _short(before[name]), _short(after[name]))
-            for name in after
-            if after[name] is not None
-        ]
-        return f"{self.target} of {self.model.name}", _COLUMNS, rows
-
-
-def _figures(told, model):
-    report = summarize(model)
-    return {
-        "accuracy": told["accuracy"],
-        "latency_ms": told["milliseconds"],
-        "file_bytes": told["bytes"],
-        "ram_bytes": told["ram_bytes"],
-        "flops": told["flops"],
-        "parameters": told["parameters"],
-        "sparsity_all": report.sparsity_all,
-        "effective_density": report.effective_density,
-    }
-
-
-def _short(value):
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+        rows = rows_of(figures["dense"], figures["compressed"])
+        title = f"{self.target} of {self.model.name}"
+        return title, ("", "dense", "compressed", "ratio"), rows
 
 
 def _sparsity(model):

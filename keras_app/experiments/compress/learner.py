@@ -189,13 +189,16 @@ class Compressing(Learner):
             content = self._content_of(small)
             found["accuracy"] = measured.accuracy_of(self, content, small)
             decision = self.decisions[stage.number]
-            found["milliseconds"] = decision.amount
+            found["share"] = decision.amount / decision.dense
             self.front.append(found)
             if not self._is_too_much(stage.number):
                 self._good = weights
         elif "val_accuracy" in last:
             found["name"] = "pruned"
             found["accuracy"] = last["val_accuracy"]
+            if self.target.quantity == "latency":
+                decision = self.decisions[-1]
+                found["share"] = decision.amount / decision.dense
             self.front.append(found)
         return {"event": "step", "method": self.method, **found}
 
@@ -212,7 +215,7 @@ class Compressing(Learner):
             place = exports if folder.writes else pathlib.Path(elsewhere)
             place.mkdir(exist_ok=True)
             path = place / f"{name}.tflite"
-            export_litert(
+            exported = export_litert(
                 strip_pruning(self.model),
                 path,
                 e.data.first(200),
@@ -220,10 +223,16 @@ class Compressing(Learner):
                 sparse=False if self.way.cuts else "auto",
             )
             content = path.read_bytes()
-        self.dense, self.reached = measured.of_both(self, content)
-        self.front.append(
-            {"name": "compressed", **measured.point(self.reached)}
-        )
+            self.dense, self.reached = measured.of_both(self, content)
+            measured.as_reported(exported, self).write()
+        # All times are those of the last timing, in which both took turns.
+        for point in self.front:
+            if "share" in point:
+                share = point.pop("share")
+                point["milliseconds"] = share * self.dense["milliseconds"]
+        self.front[0].update(measured.point(self.dense))
+        end = {"name": "compressed", **measured.point(self.reached)}
+        self.front.append(end)
         report = e.report(self)
         if report.is_reached:
             return []

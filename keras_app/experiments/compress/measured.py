@@ -1,9 +1,12 @@
 """Figures of files before and after: accuracy, bytes, time, memory, FLOPs."""
 
+import dataclasses
+
 from keras_app import graph
 from keras_app.compression import costs
 from keras_app.compression import files
 from keras_app.compression import scoring
+from keras_app.experiments.compress.examples import count_of
 
 
 def of_dense(learner):
@@ -27,6 +30,35 @@ def of_both(learner, content):
         "milliseconds": own,
     }
     return before, after
+
+
+def as_reported(exported, learner):
+    """Returns the `ExportReport` with the figures of the compression.
+
+    So that there is one figure for one thing.
+
+    Args:
+        exported: The `ExportReport` of the compressed file.
+        learner: The `Compressing`, which has measured both files.
+    """
+    dense, own = learner.dense, learner.reached
+    validation = learner.experiment.validation_data
+    judged = own["accuracy"] is not None
+    baseline = {
+        "bytes": dense["bytes"],
+        "median_ms": dense["milliseconds"],
+        "spread_ms": exported.latency_spread_ms,
+        "threads": 1,
+    }
+    if judged:
+        baseline["accuracy"] = dense["accuracy"]
+    return dataclasses.replace(
+        exported,
+        latency_ms=own["milliseconds"],
+        accuracy=own["accuracy"],
+        evaluated=count_of(validation) if judged else None,
+        references={**exported.references, "baseline": baseline},
+    )
 
 
 def point(figures):

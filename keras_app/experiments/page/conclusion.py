@@ -3,6 +3,7 @@
 import math
 import statistics
 
+from keras_app.experiments.page import compressed
 from keras_app.experiments.page import wording
 from keras_app.experiments.page.comparison import Comparison
 from keras_app.experiments.page.comparison import Side
@@ -24,6 +25,9 @@ def conclusions(runs):
     else:
         for group in equal:
             heading = group_name(group) if len(runs) > 1 else ""
+            if all(map(compressed.is_one, group)):
+                found.append((heading, compressed.conclusions(group[0])))
+                continue
             found.append((heading, _at_length(Comparison(group, equal))))
     for run in runs:
         if not run.finished:

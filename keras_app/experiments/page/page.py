@@ -10,6 +10,7 @@ import os
 import pathlib
 
 from keras_app import files
+from keras_app.experiments.page import compressed
 from keras_app.experiments.page import conclusion
 from keras_app.experiments.page import discovered
 from keras_app.experiments.page import epochs
@@ -90,6 +91,7 @@ def default_path(folders):
 # In the order of the page.
 _SECTIONS = (
     results.section,
+    compressed.section,
     front.section,
     tickets.section,
     tickets.examples,

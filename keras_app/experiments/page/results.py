@@ -62,16 +62,24 @@ _KINDS = {
     "amount": (wording.count, _share),
     "cost": (wording.large, _share),
     "bytes": (wording.nbytes, None),
+    "size_of": (wording.nbytes, _share),
+    "time": (wording.milliseconds, _share),
 }
-_FIGURES = {
-    key: Figure(
-        told["label"],
-        told["about"],
-        *_KINDS[told["as"]],
-        {"max": max, "min": min}.get(told.get("best")),
-    )
-    for key, told in wording.WORDS["figures"].items()
-}
+
+
+def _figures(words):
+    return {
+        key: Figure(
+            told["label"],
+            told["about"],
+            *_KINDS[told["as"]],
+            {"max": max, "min": min}.get(told.get("best")),
+        )
+        for key, told in words.items()
+    }
+
+
+_FIGURES = _figures(wording.WORDS["figures"])
 # The table says the sparsity, which is the rest.
 _SAID_ALREADY = {"effective_density", "density_all", "initial_density"}
 
@@ -86,7 +94,10 @@ def _shown_figures(runs):
             # A summary without methods: its settings are not its results.
             found -= {"seed", "seconds", "epochs", "num_megabatches"}
     found -= _SAID_ALREADY
-    known = {k: figure for k, figure in _FIGURES.items() if k in found}
+    kinds = {run.summary.get("experiment") for run in runs}
+    own = wording.WORDS["figures_of"].get(min(kinds, key=str), {})
+    all_known = {**_FIGURES, **(_figures(own) if len(kinds) == 1 else {})}
+    known = {k: figure for k, figure in all_known.items() if k in found}
     others = sorted(found.difference(known))
     return {**known, **{k: Figure(wording.humanised(k)) for k in others}}
 

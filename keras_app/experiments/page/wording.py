@@ -71,6 +71,11 @@ def nbytes(value, spread=None):
     return _in_units(value, spread, 1, _BYTES, _SPACE + "bytes")
 
 
+def milliseconds(value, spread=None):
+    """Milliseconds, with digits that tell short times apart."""
+    return _with_spread(value, spread, 3 if value < 10 else 1) + f"{_SPACE}ms"
+
+
 def _in_units(value, spread, digits, units, single=""):
     for size, unit in units:
         if abs(value) >= size:
