@@ -51,6 +51,7 @@ from keras_app import regularizers  # noqa: E402
 from keras_app import report  # noqa: E402
 from keras_app import schedules  # noqa: E402
 from keras_app import scorers  # noqa: E402
+from keras_app.alone import sensitivity  # noqa: E402
 from keras_app.enforcement import masks_of  # noqa: E402
 from keras_app.oneshot import prune  # noqa: E402
 
@@ -99,6 +100,7 @@ __all__ = [
     "report",
     "schedules",
     "scorers",
+    "sensitivity",
     *_LAZY_ROOMS,
     *_LAZY_FUNCTIONS,
 ]

@@ -89,7 +89,7 @@ def prune(
     0.5
     """
     check_model(model)
-    sparsity = _check_sparsity(sparsity, structure)
+    sparsity = checked_sparsity(sparsity, structure)
     if data is not None:
         data = batches.as_batches(data)
         batches.check_fit(data, model)
@@ -182,8 +182,13 @@ def _hold_zeros(model, variables):
         enforcement.attach(model, [v for v, _ in masks]).set(masks)
 
 
-def _check_sparsity(sparsity, structure):
-    """The sparsity as a float; that of n:m, where it is none."""
+def checked_sparsity(sparsity, structure):
+    """Returns the sparsity as a float; that of n:m, where it is `None`.
+
+    Raises:
+        ValueError: It is none, or not that of n:m.
+        TypeError: It is no number.
+    """
     fixed = getattr(structure, "sparsity", None)
     if sparsity is None and fixed is not None:
         return fixed

@@ -70,19 +70,21 @@ def attach(model, variables=()):
 
 
 @contextlib.contextmanager
-def lent_optimizer(model):
+def lent_optimizer(model, always=False):
     """While open, a model that was not compiled has an optimizer.
 
     Masks are the state of one, and pruning once needs a place for them while
     it lasts. Nothing of it stays in the model.
 
     Args:
-        model: A `keras.Model`. One with an optimizer is left alone.
+        model: A `keras.Model`.
+        always: Whether the optimizer that a model has is put aside. Defaults to
+            `False`: the model is left alone.
 
     Yields:
         Whether the optimizer is lent, so that the masks go with it.
     """
-    if host.inner_optimizer(model) is not None:
+    if host.inner_optimizer(model) is not None and not always:
         yield False
         return
     # Past Keras, which would track what is set.
