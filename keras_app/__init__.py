@@ -16,6 +16,7 @@ What is where:
     optimizers, regularizers  LinBreg, AdaBreg, continuous sparsification, STR
     initializers              sparse starts
     prune                     once, in one call
+    compress                  to half the time, or other targets, in one call
     lottery                   tickets and PrAC sets
     export                    smaller files, verified: LiteRT, ONNX, SavedModel
     report, budgets           what a model is worth, and what fits

@@ -53,4 +53,11 @@ def test_the_commands_are_those_of_the_modules(arguments, status, words):
 
 
 def test_every_command_is_listed_once():
-    assert list(COMMANDS) == ["train", "prune", "export", "report", "sweep"]
+    assert list(COMMANDS) == [
+        "train",
+        "compress",
+        "prune",
+        "export",
+        "report",
+        "sweep",
+    ]
