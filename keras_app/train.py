@@ -15,6 +15,7 @@ and the first process still writes and exports when the others are done.
 """
 
 import contextlib
+import inspect
 import os
 import pathlib
 import sys
@@ -187,8 +188,25 @@ def _configured_run(gin, paths, options):
     """`run` with what the files and parameters bind."""
     configuration.parse(gin, paths, options.gin_param)
     configuration.finish(gin, "the gin files")
+    _check_export(gin)
     # Dynamic registration made it configurable when a file named it.
     return gin.get_configurable("keras_app.train.run")
+
+
+@cli.usage(ValueError)
+def _check_export(gin):
+    """Raises for options that an export would refuse after the training."""
+    try:
+        bound = gin.get_bindings(
+            "keras_app.export.export_run", resolve_references=False
+        )
+    except ValueError:
+        return  # no file names it
+    from keras_app.export import export_run
+    from keras_app.export import formats
+
+    own = set(inspect.signature(export_run).parameters) - {"formats"}
+    formats.checked(**{x: bound[x] for x in bound if x not in own})
 
 
 def app():

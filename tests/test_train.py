@@ -120,6 +120,26 @@ def test_a_mistake_is_one_line_and_status_2_and_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("binding", "told"),
+    [
+        ("quantise='int8'", "`quantise` must be.*Did you mean quantize"),
+        ("formats=('h5',)", "Received: 'h5'. Did you mean sparse"),
+        ("formats='sparse'", "`target` must go with a format that takes it"),
+    ],
+)
+@pytest.mark.backend_free
+def test_exports_are_checked_before_the_training(tmp_path, binding, told):
+    bound = [
+        "--gin_file=export.gin",
+        "--gin_param=export.export_run.target='gpu'",
+        f"--gin_param=export.export_run.{binding}",
+    ]
+    with pytest.raises(cli.UsageError, match=told):
+        train.main(["train", *SHORT, *bound, f"--run_dir={tmp_path / 'r'}"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unprepared_data_set_offline_is_one_line_and_status_2(tmp_path):
     result = call(
         *SHORT,

@@ -78,3 +78,50 @@ def named(text):
 
 def _plain(text):
     return "".join(filter(str.isalnum, str(text).casefold()))
+
+
+def checked(formats=("litert",), **options):
+    """Returns the names in `FORMATS` of what is asked for, each once.
+
+    Args:
+        formats: What somebody calls one format or several.
+        **options: As of `export_run`.
+
+    Raises:
+        ValueError: There is no such format, or none of them takes an option.
+    """
+    formats = (formats,) if isinstance(formats, str) else tuple(formats)
+    if not formats:
+        raise ValueError(
+            f"`formats` must name one at least. Received: formats={formats}"
+        )
+    formats = tuple(dict.fromkeys(map(named, formats)))
+    _check_options(formats, options)
+    return formats
+
+
+def _check_options(formats, options):
+    """Raises for what none of the formats takes."""
+    for name, value in options.items():
+        takers = [x for x, kind in FORMATS.items() if kind.options(**{name: 0})]
+        if not takers:
+            known = {
+                each
+                for kind in FORMATS.values()
+                for each in inspect.signature(kind.export).parameters
+            }
+            hint = cli.did_you_mean(name, known - {"model", "path"})
+            raise ValueError(
+                f"`{name}` must be an option of a format. "
+                f"Received: {name}={value!r}.{hint}"
+            )
+        # What is as it would be without it is no matter.
+        default = inspect.signature(FORMATS[takers[0]].export).parameters[name]
+        idle = isinstance(value, (str, bool, type(None)))
+        idle = idle and value == default.default
+        if not idle and not set(takers) & set(formats):
+            raise ValueError(
+                f"`{name}` must go with a format that takes it, "
+                f"{', '.join(takers)}. Received: {name}={value!r}, "
+                f"formats={', '.join(formats)}"
+            )

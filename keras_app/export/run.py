@@ -1,6 +1,5 @@
 """Exports of what a run left behind, and of `.keras` files."""
 
-import inspect
 import json
 import os
 import pathlib
@@ -9,10 +8,9 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_app import cli
 from keras_app.export import export_report
+from keras_app.export.formats import checked
 from keras_app.export.formats import FORMATS
-from keras_app.export.formats import named
 from keras_app.export.shrink import shrink as shrink_model
 
 _MODEL = "model.keras"
@@ -71,13 +69,7 @@ def export_run(
     ```
     """
     source = pathlib.Path(source)
-    formats = (formats,) if isinstance(formats, str) else tuple(formats)
-    if not formats:
-        raise ValueError(
-            f"`formats` must name one at least. Received: formats={formats}"
-        )
-    formats = tuple(dict.fromkeys(map(named, formats)))
-    _check_options(formats, options)
+    formats = checked(formats, **options)
     path = source / _MODEL if source.is_dir() else source
     if not path.is_file():
         raise FileNotFoundError(
@@ -108,33 +100,6 @@ def export_run(
 
         write_page(source)
     return [found[each] for each in formats]
-
-
-def _check_options(formats, options):
-    """Raises for what none of the formats takes."""
-    for name, value in options.items():
-        takers = [x for x, kind in FORMATS.items() if kind.options(**{name: 0})]
-        if not takers:
-            known = {
-                each
-                for kind in FORMATS.values()
-                for each in inspect.signature(kind.export).parameters
-            }
-            hint = cli.did_you_mean(name, known - {"model", "path"})
-            raise ValueError(
-                f"`{name}` must be an option of a format. "
-                f"Received: {name}={value!r}.{hint}"
-            )
-        # What is as it would be without it is no matter.
-        default = inspect.signature(FORMATS[takers[0]].export).parameters[name]
-        idle = isinstance(value, (str, bool, type(None)))
-        idle = idle and value == default.default
-        if not idle and not set(takers) & set(formats):
-            raise ValueError(
-                f"`{name}` must go with a format that takes it, "
-                f"{', '.join(takers)}. Received: {name}={value!r}, "
-                f"formats={', '.join(formats)}"
-            )
 
 
 def _targets(source, model, formats, output, options):
