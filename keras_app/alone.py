@@ -171,9 +171,9 @@ def _evaluate(model, data, loss):
     total = count = 0
     for x, y in data:
         x, y = keras.tree.map_structure(np.asarray, (x, y))
-        value = ops.mean(
-            loss(ops.convert_to_tensor(y), model(x, training=False))
-        )
+        labels = keras.tree.map_structure(ops.convert_to_tensor, y)
+        with host.without_gradients():
+            value = ops.mean(loss(labels, model(x, training=False)))
         size = len(keras.tree.flatten(y)[0])
         total += float(ops.convert_to_numpy(value)) * size
         count += size

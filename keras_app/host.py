@@ -196,6 +196,18 @@ def outside_the_graph():
     return tf.init_scope()
 
 
+def without_gradients():
+    """A context in which PyTorch keeps nothing for a backward pass.
+
+    Nor do the others, unless asked to.
+    """
+    if BACKEND != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
 @contextlib.contextmanager
 def placed_like(optimizer, variable):
     """Creates variables on the devices, or replicas, of `variable`."""

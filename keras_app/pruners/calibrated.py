@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import host
 from keras_app import layers
 from keras_app import masks as masks_lib
 from keras_app.pruners.pruner import Pruner
@@ -108,6 +109,7 @@ class CalibratedPruner(Pruner):
 
         has_batches = False
         with contextlib.ExitStack() as stack:
+            stack.enter_context(host.without_gradients())
             for path, variable in variables.items():
                 for layer in users[id(variable)]:
                     stack.enter_context(self._watched(layer, path, noted))
