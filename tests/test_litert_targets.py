@@ -466,6 +466,7 @@ def test_a_sparse_file_has_a_dense_twin_on_request(tmp_path):
     path, twin = tmp_path / "m.tflite", tmp_path / "m.dense.tflite"
     report = export_litert(model, path, sparse=True, dense_twin=True)
     assert report.sparse_tensors and report.dense_twin == str(twin)
+    assert f"dense twin: {twin}" in report.remarks()
     assert twin.stat().st_size == report.dense_bytes
     stored = LiteRTFile(twin.read_bytes())
     assert not any(weight.sparse for weight in stored.weights())

@@ -228,7 +228,7 @@ class ExportReport:
         return printed([title, table, *self.remarks()], width=100)
 
     def remarks(self):
-        """Returns repairs, weights left dense and notes, as sentences.
+        """Returns repairs, weights left dense, notes and more, as sentences.
 
         Long lists are shortened; the attributes hold them whole.
         """
@@ -240,6 +240,7 @@ class ExportReport:
             *(f"dense: {x}" for x in _grouped(self.dense_tensors.items())),
             *(f"not used: {text}" for text in self.unused),
             *(f"note: {text}" for text in self.notes),
+            *([f"dense twin: {self.dense_twin}"] if self.dense_twin else []),
         ]
 
     def write(self):
