@@ -12,9 +12,8 @@ import os
 import pathlib
 import sys
 
-import keras
-
 from keras_app import cli
+from keras_app import files
 from keras_app.compression.report import CompressionReport
 from keras_app.experiments.cli import configuration
 from keras_app.experiments.cli import data
@@ -126,7 +125,7 @@ def main(argv):
 def _experiment(options, source):
     examples = data.read(options.data)
     return Compress(
-        _load(source),
+        files.load_model(source),
         Examples(
             examples.train,
             seed=options.seed,
@@ -141,18 +140,6 @@ def _experiment(options, source):
         multiple_of=options.multiple_of,
         seed=options.seed,
     )
-
-
-def _load(path):
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the model must be a .keras file. Received: {path}"
-        )
-    try:
-        return keras.saving.load_model(path)
-    # Keras has an exception of its own for each part of a file.
-    except Exception as error:
-        raise ValueError(f"{path} does not load: {error}") from error
 
 
 def _export_more(options, run_dir, experiment):

@@ -1,7 +1,9 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and models in them."""
 
 import contextlib
 import os
+
+import keras
 
 
 @contextlib.contextmanager
@@ -46,6 +48,28 @@ def write_bytes(target, data):
     """
     with replacing(target) as temporary:
         temporary.write_bytes(data)
+
+
+def load_model(path, compile=True):
+    """Loads a model, or raises one error that names the file.
+
+    Args:
+        path: A `pathlib.Path` of a `.keras` file.
+        compile: Whether to compile the model as it was. Defaults to `True`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It does not load.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the model must be a .keras file. Received: {path}"
+        )
+    try:
+        return keras.saving.load_model(path, compile=compile)
+    # Keras has an exception of its own for each part of a file.
+    except Exception as error:
+        raise ValueError(f"{path} does not load: {error}") from error
 
 
 def _sync(path):

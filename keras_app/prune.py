@@ -8,8 +8,6 @@ cannot be pruned so, said in one line, and nothing is written.
 import pathlib
 import sys
 
-import keras
-
 from keras_app import cli
 from keras_app import files
 from keras_app.experiments.cli import data
@@ -82,7 +80,7 @@ def main(argv):
         raise cli.UsageError(
             f"--output must end in .keras. Received: --output={target}"
         )
-    model = _load(pathlib.Path(options.source))
+    model = files.load_model(pathlib.Path(options.source))
     examples = None
     if options.data is not None:
         examples = data.read(options.data).first(options.samples)
@@ -100,18 +98,6 @@ def main(argv):
     print(report)
     print(f"written: {target}")
     return 0
-
-
-def _load(path):
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the model must be a .keras file. Received: {path}"
-        )
-    try:
-        return keras.saving.load_model(path)
-    # Keras has an exception of its own for each part of a file.
-    except Exception as error:
-        raise ValueError(f"{path} does not load: {error}") from error
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import os
 import pathlib
 import zipfile
 
-import keras
 import numpy as np
 
+from keras_app import files
 from keras_app.export import export_report
 from keras_app.export.formats import checked
 from keras_app.export.formats import FORMATS
@@ -87,7 +87,7 @@ def export_run(
         data = _samples(source, data)
         if options.get("evaluate") is not None:
             options["evaluate"] = _labelled(options["evaluate"])
-        model = _load(path)
+        model = files.load_model(path, compile=False)
         if shrink:
             model = shrink_model(model, data, multiple_of)
     for each in missing:
@@ -118,13 +118,6 @@ def _targets(source, model, formats, output, options):
         stem = "_".join(word for word in words if word not in (None, "cpu"))
         targets[each] = folder / f"{stem}{kind.suffix}"
     return targets
-
-
-def _load(path):
-    try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:
-        raise ValueError(f"{path} does not load: {error}") from error
 
 
 def _samples(source, data):
