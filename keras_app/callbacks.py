@@ -62,10 +62,19 @@ class _AtTarget(Placed):
         self.pruner = pruner
         self._steering = []
         self._epochs = self._counted = 0
+        self._restored = None
 
     def on_train_begin(self, logs=None):
-        """Looks for the callbacks that make the model sparse."""
+        """Begins to count, or goes on, by what makes the model sparse."""
         super().on_train_begin(logs)
+        self._epochs = self._counted = 0
+        if self._restored is not None:
+            restored, self._restored = self._restored, None
+            self._go_on(*restored)
+        self._find()
+
+    def _find(self):
+        """Finds the callbacks that make the model sparse, or raises."""
         name = type(self).__name__
         others = steering(self)
         late = [type(p).__name__ for p in others if not self.comes_after(p)]
@@ -73,6 +82,11 @@ class _AtTarget(Placed):
             raise ValueError(
                 f"{name} must come after {', '.join(late)} in `callbacks`: a "
                 "pruner makes its last update when training ends."
+            )
+        if self.pruner is not None and self.pruner not in others:
+            raise ValueError(
+                f"`pruner` of {name} must be one of the `callbacks` of this "
+                f"`fit`, before it. Received: pruner={self.pruner!r}"
             )
         self._steering = others if self.pruner is None else [self.pruner]
         masks = enforcement.masks_of(self.model).values()
@@ -110,7 +124,10 @@ class _AtTarget(Placed):
         return {"best": best, **counts}, {}
 
     def restore(self, plain, arrays):
-        """Continues where `state()` was taken."""
+        """Continues where `state()` was taken, once the training begins."""
+        self._restored = plain, arrays
+
+    def _go_on(self, plain, arrays):
         self.best = plain["best"]
         self._epochs, self._counted = plain["epochs"], plain["counted"]
 
@@ -203,22 +220,11 @@ class SparseEarlyStopping(_AtTarget, keras.callbacks.EarlyStopping):
     def __init__(self, *args, pruner=None, **kwargs):
         super().__init__(*args, pruner=pruner, **kwargs)
         self._best_masks = {}
-        self._restored = None
 
     def on_train_begin(self, logs=None):
         """Begins to wait, or goes on with it."""
-        super().on_train_begin(logs)
-        self._epochs = self._counted = 0
         self._best_masks = {}
-        if self._restored is not None:
-            plain, arrays = self._restored
-            self._restored = None
-            super().restore(plain, arrays)
-            self.wait, self.best_epoch = plain["wait"], plain["best_epoch"]
-            self._best_masks = _under("mask", arrays)
-            weights = _under("weight", arrays)
-            order = sorted(weights, key=int)
-            self.best_weights = [weights[i] for i in order] or None
+        super().on_train_begin(logs)
 
     def on_epoch_end(self, epoch, logs=None):
         """Keeps the masks of what is the best epoch so far, too."""
@@ -249,9 +255,13 @@ class SparseEarlyStopping(_AtTarget, keras.callbacks.EarlyStopping):
             **{f"weight/{i}": array for i, array in kept},
         }
 
-    def restore(self, plain, arrays):
-        """Continues where `state()` was taken, once the training begins."""
-        self._restored = plain, arrays
+    def _go_on(self, plain, arrays):
+        super()._go_on(plain, arrays)
+        self.wait, self.best_epoch = plain["wait"], plain["best_epoch"]
+        self._best_masks = _under("mask", arrays)
+        weights = _under("weight", arrays)
+        order = sorted(weights, key=int)
+        self.best_weights = [weights[i] for i in order] or None
 
 
 def _masks_of(model):

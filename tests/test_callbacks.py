@@ -266,6 +266,21 @@ def test_what_never_counts_is_told(kind, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("kind", ["stop", "save"])
+def test_every_fit_is_told_of_for_itself(kind, tmp_path):
+    chosen = {
+        "stop": lambda: stopping(),
+        "save": lambda: SparseModelCheckpoint(
+            tmp_path / "best.keras", "said", mode="min"
+        ),
+    }[kind]()
+    model = dense(10, 10)
+    fit(model, pruners.MagnitudePruner(OneShot(0.5)), chosen, epochs=2)
+    later = pruners.MagnitudePruner(OneShot(0.8, 1.0))
+    with pytest.warns(UserWarning, match="none of the epochs"):
+        fit(model, later, chosen, epochs=2)
+
+
 def test_what_has_no_target_is_refused_before_training():
     model = dense(10, 10)
     assert_refused(
@@ -281,6 +296,11 @@ def test_what_has_no_target_is_refused_before_training():
     assert_refused(
         lambda: SparseModelCheckpoint("best.keras", save_freq=10),
         ["`save_freq` must be 'epoch'", "save_freq=10"],
+    )
+    elsewhere = pruners.MagnitudePruner(OneShot(0.5))
+    assert_refused(
+        lambda: fit(model, pruner, stopping(pruner=elsewhere)),
+        ["`pruner` of SparseEarlyStopping", "`callbacks` of this `fit`"],
     )
     with pytest.raises(TypeError, match="pruner='magnitude'"):
         stopping(pruner="magnitude")
