@@ -36,6 +36,11 @@ def as_batches(data, batch_size=32):
         return _Slices(data[0], data[1], batch_size)
     if _is_arrays(data):
         return _Slices(data, None, batch_size)
+    if _is_endless(data):
+        raise ValueError(
+            f"{_RULE}, and ends. Received: data of type {type(data).__name__} "
+            "without an end"
+        )
     if isinstance(data, keras.utils.PyDataset):
         return _Batches(_Indexed(data))
     if isinstance(data, collections.abc.Iterator):
@@ -65,16 +70,29 @@ def check_fit(batches, model):
         model: A built `keras.Model`.
     """
     taken = getattr(model, "input_shape", None)
-    found = getattr(next(iter(batches))[0], "shape", None)
-    if found is None or not isinstance(taken, tuple):
-        return  # several inputs, or a subclassed model
-    if len(found) == len(taken) and any(
-        size not in (None, here) for size, here in zip(taken[1:], found[1:])
+    x = next(iter(batches))[0]
+    if not isinstance(taken, tuple) or not all(
+        size is None or isinstance(size, int) for size in taken
     ):
+        return  # several inputs, or a subclassed model
+    if isinstance(x, dict) and len(x) == 1:
+        [x] = x.values()  # Keras knows its name
+    rule = f"`data` must hold examples that the model takes, of shape {taken}"
+    if not hasattr(x, "shape"):
         raise ValueError(
-            "`data` must hold examples that the model takes, of shape "
-            f"{taken[1:]}. Received: examples of shape {tuple(found[1:])}"
+            f"{rule}. Received: batches of type {type(x).__name__}"
         )
+    found = tuple(x.shape)
+    # Keras adds a last axis of size 1, and takes one away.
+    shapes = [found, (*found, 1)]
+    if found[-1:] == (1,):
+        shapes.append(found[:-1])
+    if not any(
+        len(shape) == len(taken)
+        and all(size in (None, here) for size, here in zip(taken, shape))
+        for shape in shapes
+    ):
+        raise ValueError(f"{rule}. Received: batches of shape {found}")
 
 
 def _is_arrays(value):
@@ -83,6 +101,15 @@ def _is_arrays(value):
     if isinstance(value, list) or not leaves:
         return False
     return all(len(getattr(leaf, "shape", ())) > 0 for leaf in leaves)
+
+
+def _is_endless(data):
+    """Whether it is a `tf.data.Dataset` or a `PyDataset` that never ends."""
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    # TensorFlow need not be there; what it calls infinite is -1.
+    cardinality = getattr(data, "cardinality", None)
+    return callable(cardinality) and int(cardinality()) == -1
 
 
 class _Slices:
@@ -138,5 +165,5 @@ class _Indexed:
         self._dataset = dataset
 
     def __iter__(self):
-        for index in range(len(self._dataset)):
+        for index in range(self._dataset.num_batches):
             yield self._dataset[index]

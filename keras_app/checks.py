@@ -92,7 +92,8 @@ def check_int(name, value, minimum):
 
 def check_list(name, values, check, **rules):
     """Returns the entries of a list, each as a check makes it, or raises."""
-    if np.ndim(values) != 1:
+    # Entries of a list are checked one by one, whatever they are.
+    if not isinstance(values, (list, tuple)) and np.ndim(values) != 1:
         raise TypeError(
             f"`{name}` must be a list, with an entry for each update. "
             f"Received: {name}={values!r}"

@@ -162,14 +162,27 @@ def prune_by(pruner, model, sparsity):
     chosen = pruner.select(model)
     # Before the pruner sees the model: it would ask whether a schedule made
     # these zeros, and let them train otherwise. Here nothing trains.
-    _hold_zeros(model, pruner.units_of(model, chosen).selection.variables)
-    pruner.set_model(model)
-    pruner.prune(sparsity)
+    held = _hold_zeros(
+        model, pruner.units_of(model, chosen).selection.variables
+    )
+    try:
+        pruner.set_model(model)
+        pruner.prune(sparsity)
+    except BaseException:
+        # Nothing was pruned, so that a `fit` trains what it trained before.
+        if held:
+            enforcement.state_of(model).set(
+                [(v, np.ones_like(mask)) for v, mask in held]
+            )
+        raise
     pruner.finish(sparsity)
 
 
 def _hold_zeros(model, variables):
-    """Takes the zeros of some weights that have no masks for pruned."""
+    """Takes the zeros of some weights that have no masks for pruned.
+
+    Returns `[(variable, mask)]` of those that have zeros.
+    """
     state = enforcement.state_of(model)
     masks = []
     for variable in variables.values():
@@ -180,6 +193,7 @@ def _hold_zeros(model, variables):
             masks.append((variable, mask))
     if masks:
         enforcement.attach(model, [v for v, _ in masks]).set(masks)
+    return masks
 
 
 def checked_sparsity(sparsity, structure):

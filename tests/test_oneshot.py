@@ -101,6 +101,10 @@ class Sequence(keras.utils.PyDataset):
         return X[16 * index : 16 * index + 16], None
 
 
+class Endless(Sequence):
+    num_batches = None
+
+
 def test_data_of_keras_have_an_end():
     model, other = uncompiled(), uncompiled()
     ka.prune(model, 0.6, "wanda", Sequence())
@@ -209,6 +213,20 @@ def test_after_a_failure_nothing_of_the_optimizer_is_left():
         np.testing.assert_array_equal(old, new)
 
 
+def test_after_a_failure_a_fit_trains_the_zeros_as_before():
+    def broken(model, variables, data, masks):
+        raise RuntimeError("a fault of the scorer")
+
+    model = network()
+    kernel = model.get_layer("dense").kernel
+    kernel.assign(np.where(np.arange(10) < 5, 0.0, to_numpy(kernel)))
+    with pytest.raises(RuntimeError, match="a fault"):
+        ka.prune(model, 0.8, broken)
+    assert all(mask.all() for mask in ka.masks_of(model).values())
+    model.fit(X, Y, verbose=0)
+    assert zeros(kernel) == 0
+
+
 @pytest.mark.parametrize("make", [uncompiled, network])
 @pytest.mark.parametrize("method", ["random", "magnitude", "wanda"])
 def test_pruning_again_goes_on_from_the_zeros(make, method, recwarn):
@@ -283,8 +301,14 @@ def test_the_door_does_not_hide_the_function():
         ({"method": "wanda", "data": (X, Y[:5])}, r"lengths \[5, 32\]"),
         (
             {"method": "wanda", "data": np.ones((4, 5, 5, 2))},
-            r"\(6, 6, 2\).*\(5, 5, 2\)",
+            r"\(None, 6, 6, 2\).*\(4, 5, 5, 2\)",
         ),
+        ({"method": "wanda", "data": [X[0]]}, r"batches of shape \(6, 6, 2\)"),
+        ({"method": "wanda", "data": X[:, :, None]}, r"\(32, 6, 1, 6, 2\)"),
+        ({"method": "wanda", "data": ((X, Y), (X, Y))}, "type tuple"),
+        ({"method": "wanda", "data": [(X[:0], Y[:0])]}, "Received none"),
+        ({"method": "wanda", "data": X * np.nan}, "finite numbers"),
+        ({"method": "wanda", "data": Endless()}, "without an end"),
         ({"sparsity": 0.8, "structure": masks.NM(2, 4)}, "must be 0.5, or"),
         ({"filters": "nothing"}, "filters='nothing'"),
         ({"scope": "whole"}, "scope='whole'"),

@@ -401,6 +401,10 @@ def test_bad_values_are_refused_with_their_value(make, said):
         (lambda: PolynomialDecay(0, 0.5, 0, None), "end_step=None"),
         (lambda: AnytimeSchedule(2.5, 4.5), "num_megabatches=2.5"),
         (lambda: PiecewiseConstant(5, 0.5), "`steps` must be a list"),
+        (
+            lambda: PiecewiseConstant([[1], [2, 3]], [0.5, 0.8]),
+            "Received: steps=[1]",
+        ),
         (lambda: PiecewiseConstant([1], 0.5), "sparsities=0.5"),
     ],
 )

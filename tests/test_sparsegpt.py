@@ -424,6 +424,15 @@ def test_bad_arguments_name_the_value(arguments, message):
         pruners.SparseGPTPruner(OneShot(0.5), **arguments)
 
 
+def test_a_batch_without_examples_is_nothing():
+    x = draw(32, 6, 6, 2)
+    model, other = network(), network()
+    for each, data in ((model, [x, x[:0]]), (other, [x])):
+        pruner_of(each, data).prune(0.5)
+    for one, two in zip(model.get_weights(), other.get_weights()):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_data_that_are_none():
     with pytest.raises(ValueError, match="SparseGPTPruner needs `data`"):
         train(dense(3, 2), pruners.SparseGPTPruner(OneShot(0.5)))

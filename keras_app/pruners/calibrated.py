@@ -97,7 +97,7 @@ class CalibratedPruner(Pruner):
             batches: Defaults to `None`: those of `data`.
 
         Raises:
-            ValueError: No batches, or a layer that is not called, or called
+            ValueError: No examples, or a layer that is not called, or called
                 in a compiled loop.
         """
         users = _layers_by_kernel(self.model)
@@ -114,13 +114,18 @@ class CalibratedPruner(Pruner):
                 for layer in users[id(variable)]:
                     stack.enter_context(self._watched(layer, path, noted))
             for batch in self.data if batches is None else batches:
-                has_batches = True
                 x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
                 x = keras.tree.map_structure(ops.convert_to_numpy, x)
+                if any(
+                    part.shape[:1] == (0,) for part in keras.tree.flatten(x)
+                ):
+                    continue
+                has_batches = True
                 self.model(x, training=False)
         if not has_batches:
             raise ValueError(
-                "`data` must hold at least one batch. Received none."
+                "`data` must hold at least one batch with examples. Received "
+                "none."
             )
         unseen = [path for path in variables if path not in seen]
         if unseen:
@@ -197,6 +202,15 @@ class Matrices:
         array = np.empty(self._places.size, matrices.dtype)
         array[self._places] = matrices
         return array.reshape(self._shape)
+
+
+def check_finite(path, sums):
+    """Raises if what the inputs of a kernel add up to is no number."""
+    if not np.isfinite(sums).all():
+        raise masks_lib.DegenerateScores(
+            f"`data` must give {path} inputs that are finite numbers. "
+            "Received: NaN or infinity"
+        )
 
 
 def ranks_within_outputs(scores):

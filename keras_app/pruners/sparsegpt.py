@@ -3,7 +3,6 @@
 import itertools
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_app import host
@@ -14,6 +13,7 @@ from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
 from keras_app.pruners import reconstruction
 from keras_app.pruners.calibrated import CalibratedPruner
+from keras_app.pruners.calibrated import check_finite
 
 # Numbers of inputs that are multiplied at a time.
 _CHUNK = 1 << 23
@@ -194,11 +194,7 @@ class SparseGPTPruner(CalibratedPruner):
                 total = total + (x.swapaxes(1, 2) @ x).astype("float64")
 
         self.watch({path: variable}, note)
-        if not np.isfinite(total).all():
-            raise masks_lib.DegenerateScores(
-                f"`data` must give {path} inputs that are finite numbers. "
-                "Received: NaN or infinity"
-            )
+        check_finite(path, total)
         return total
 
     def _structure_of_matrices(self):

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_app import layers
 from keras_app.pruners.calibrated import CalibratedPruner
+from keras_app.pruners.calibrated import check_finite
 from keras_app.pruners.calibrated import ranks_within_outputs
 
 
@@ -44,7 +45,8 @@ class WandaPruner(CalibratedPruner):
     Raises:
         ValueError: `scope="global"`. When `fit` starts: no data, or `filters`
             that name the kernel of another kind of layer. At an update: a layer
-            that inference does not call, or calls in a compiled loop.
+            that inference does not call, or calls in a compiled loop; inputs
+            that are no numbers.
 
     Example:
 
@@ -92,4 +94,6 @@ class WandaPruner(CalibratedPruner):
             squares[path] = squares[path] + more[..., None]
 
         self.watch(variables, note)
+        for path, sums in squares.items():
+            check_finite(path, sums)
         return squares
