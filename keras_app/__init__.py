@@ -15,8 +15,10 @@ What is where:
     distributions, scorers    how much of each layer, and by which score
     optimizers, regularizers  LinBreg, AdaBreg, continuous sparsification, STR
     initializers              sparse starts
+    callbacks                 the best epoch at the target sparsity
     prune                     once, in one call
     compress                  to half the time, or other targets, in one call
+    sensitivity               which layers bear pruning, each alone
     lottery                   tickets and PrAC sets
     export                    smaller files, verified: LiteRT, ONNX, SavedModel
     report, budgets           what a model is worth, and what fits

@@ -5,6 +5,7 @@ keras_app train ...` do what `python -m keras_app.train ...` does, with the same
 exit statuses.
 """
 
+import os
 import runpy
 import sys
 
@@ -39,6 +40,9 @@ def main():
                 f"the command must be one of {', '.join(COMMANDS)}. Received: "
                 f"{name}.{cli.did_you_mean(name, COMMANDS)}"
             )
+    # As under `python -m`: what `--data` and gin files name may be here.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     sys.argv = argv
     runpy.run_module(f"keras_app.{name}", run_name="__main__", alter_sys=True)
 

@@ -94,6 +94,7 @@ def sensitivity(
     examples = data
     if calibration is not None:
         examples = batches_lib.as_batches(calibration)
+        batches_lib.check_fit(examples, model, "calibration")
     sparsities = _checked(sparsities, structure)
 
     def pruner_for(sparsity, filters):

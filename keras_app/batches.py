@@ -62,12 +62,28 @@ def has_labels(batches):
     return next(iter(batches))[1] is not None
 
 
-def check_fit(batches, model):
+def is_empty(x):
+    """Whether the inputs of a batch hold no example.
+
+    Args:
+        x: An array, or several in a dict or tuple.
+
+    Example:
+
+    >>> is_empty(np.zeros((0, 4))), is_empty({"a": np.zeros((2, 4))})
+    (True, False)
+    """
+    leaves = keras.tree.flatten(x)
+    return any(tuple(getattr(x, "shape", ()))[:1] == (0,) for x in leaves)
+
+
+def check_fit(batches, model, name="data"):
     """Raises if a model cannot take the examples, where its shape is known.
 
     Args:
         batches: What `as_batches` returns.
         model: A built `keras.Model`.
+        name: Name of the argument, for the message. Defaults to `"data"`.
     """
     taken = getattr(model, "input_shape", None)
     x = next(iter(batches))[0]
@@ -77,7 +93,7 @@ def check_fit(batches, model):
         return  # several inputs, or a subclassed model
     if isinstance(x, dict) and len(x) == 1:
         [x] = x.values()  # Keras knows its name
-    rule = f"`data` must hold examples that the model takes, of shape {taken}"
+    rule = f"`{name}` must hold examples that the model takes, of shape {taken}"
     if not hasattr(x, "shape"):
         raise ValueError(
             f"{rule}. Received: batches of type {type(x).__name__}"
@@ -150,11 +166,14 @@ class _Batches:
     def __iter__(self):
         empty = True
         for batch in self._source:
-            empty = False
-            yield keras.utils.unpack_x_y_sample_weight(batch)[:2]
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            if not is_empty(x):
+                empty = False
+                yield x, y
         if empty:
             raise ValueError(
-                "`data` must hold at least one batch. Received none."
+                "`data` must hold at least one batch with examples. Received "
+                "none."
             )
 
 

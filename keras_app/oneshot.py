@@ -47,7 +47,8 @@ def prune(
     and a `fit` that follows trains the weights that are left, with a pruner or
     without. A model that was never compiled has no optimizer to keep masks in.
     It is pruned as well, but a `fit` trains the zeros, unless with a pruner
-    that begins at this sparsity, which goes on from them.
+    that begins at this sparsity, which goes on from them. The same goes for one
+    that `keras.saving.load_model` read; pruned again, as it was, it holds them.
 
     Args:
         model: A built `keras.Model`, compiled or not.

@@ -72,8 +72,10 @@ def main(argv):
     """
     options = _PARSER.parse_args(argv)
     structure = structures.read(options.structure)
-    if options.sparsity is None and structure is None:
-        raise cli.UsageError("--sparsity must be given.")
+    if options.sparsity is None and not hasattr(structure, "sparsity"):
+        raise cli.UsageError(
+            "--sparsity must be given, except with --structure=n:m."
+        )
     target = pathlib.Path(options.output)
     files.check_target(target)
     if target.suffix != ".keras":

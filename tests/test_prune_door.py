@@ -33,6 +33,10 @@ def broken():
     raise RuntimeError("no disk")
 
 
+def forgetful():
+    x_and_y()
+
+
 NOT_A_FUNCTION = 3
 
 
@@ -81,6 +85,7 @@ def test_data_structure_and_filters(saved, tmp_path, capsys):
     [
         (["--sparsity=80"], "Did you mean 0.8"),
         ([], "--sparsity must be given"),
+        (["--structure=channel"], "--sparsity must be given"),
         (["--sparsity=much"], "much"),
         (["--sparsity=0.5", "--method=wandaa"], "Did you mean wanda"),
         (["--sparsity=0.5", "--method=wanda"], "data=None"),
@@ -195,10 +200,12 @@ def test_a_data_set_by_name():
         ("text.npz", "does not load"),
         ("other.npz", r"\['x', 'z'\]"),
         ("half.npz", "both of x_val and y_val"),
-        ("short.npz", r"\{'x': 32, 'y': 3\}"),
+        ("short.npz", r"'x': \(32, 6, 6, 2\), 'y': \(3,\)\}"),
+        ("scalar.npz", r"'x': \(\)"),
         ("no_module:function", "No module named"),
         (f"{__name__}:nothing", "nothing"),
         (f"{__name__}:broken", "RuntimeError: no disk"),
+        (f"{__name__}:forgetful", "forgetful, which returned None"),
         (f"{__name__}:NOT_A_FUNCTION", "must name a function"),
         ("cifar11", "cifar10"),
     ],
@@ -209,5 +216,6 @@ def test_data_that_are_none(text, message, tmp_path, monkeypatch):
     np.savez("other.npz", x=X, z=Y)
     np.savez("half.npz", x=X, y=Y, x_val=X)
     np.savez("short.npz", x=X, y=Y[:3])
+    np.savez("scalar.npz", x=3.0)
     with pytest.raises((ValueError, OSError), match=message):
         data.read(text)

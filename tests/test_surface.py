@@ -1,6 +1,7 @@
 """What a newcomer sees first: names, help, and the console command."""
 
 import os
+import runpy
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 import keras_app as ka
 from keras_app.__main__ import COMMANDS
+from keras_app.__main__ import main
 
 pytestmark = pytest.mark.backend_free
 
@@ -50,6 +52,19 @@ def test_the_commands_are_those_of_the_modules(arguments, status, words):
     assert "Traceback" not in done.stderr
     if arguments and status == 2:
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_command_finds_modules_of_the_folder_it_is_called_in(
+    tmp_path, monkeypatch
+):
+    # A script has its own folder on the path, in place of this one.
+    monkeypatch.setattr(sys, "path", ["/usr/bin", *sys.path[1:]])
+    monkeypatch.setattr(sys, "argv", ["keras-app", "train", "--list"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runpy, "run_module", lambda name, **kwargs: None)
+    main()
+    assert sys.path[0] == str(tmp_path)
+    assert sys.argv == ["train", "--list"]
 
 
 def test_every_command_is_listed_once():

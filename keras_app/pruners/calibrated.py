@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import batches as batches_lib
 from keras_app import host
 from keras_app import layers
 from keras_app import masks as masks_lib
@@ -116,9 +117,7 @@ class CalibratedPruner(Pruner):
             for batch in self.data if batches is None else batches:
                 x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
                 x = keras.tree.map_structure(ops.convert_to_numpy, x)
-                if any(
-                    part.shape[:1] == (0,) for part in keras.tree.flatten(x)
-                ):
+                if batches_lib.is_empty(x):
                     continue
                 has_batches = True
                 self.model(x, training=False)

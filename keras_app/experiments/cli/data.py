@@ -98,11 +98,12 @@ def _from_file(path):
 
 def _pair(path, found, x, y):
     x_and_y = found[x], found.get(y)
-    sizes = {name: len(found[name]) for name in (x, y) if name in found}
-    if len({*sizes.values()}) > 1 or 0 in sizes.values():
+    shapes = {name: found[name].shape for name in (x, y) if name in found}
+    counts = {shape[:1] for shape in shapes.values()}
+    if len(counts) > 1 or counts & {(), (0,)}:
         raise ValueError(
             f"--data must name a file with as many {y} as {x}, and one at "
-            f"least. Received: {path} with {sizes}"
+            f"least. Received: {path} with shapes {shapes}"
         )
     return x_and_y
 
@@ -127,6 +128,11 @@ def _from_function(text, module, name):
         raise ValueError(
             f"--data={text} failed: {type(error).__name__}: {error}"
         ) from error
+    if result is None:
+        raise ValueError(
+            "--data must name a function that returns (x, y) or batches. "
+            f"Received: --data={text}, which returned None"
+        )
     # As `keras.datasets` returns them: ((x, y), (x_val, y_val)). A list of two
     # may be two batches.
     if isinstance(result, tuple) and len(result) == 2:
