@@ -19,10 +19,13 @@ from keras_app.experiments.compress.examples import Examples
 from keras_app.experiments.compress.recipe import Recipe
 from keras_app.experiments.compress.ways import Ramp
 from keras_app.experiments.run.folder import RunFolder
+from tests.helpers import BACKEND
 from tests.helpers import to_numpy
 from tests.helpers import zeros
 
 CLASSES = 3
+# One backend is enough for what is no business of a backend.
+once = pytest.mark.skipif(BACKEND != "torch", reason="done on PyTorch alone")
 
 
 def examples(count, seed=0):
@@ -212,7 +215,9 @@ def run(folder, target="flops:0.5", resume=False, *, model):
 
 
 # There are three checkpoints: one in each half, and one between them.
-@pytest.mark.parametrize("kept", [1, 2, 3])
+@pytest.mark.parametrize(
+    "kept", [pytest.param(1, marks=once), 2, pytest.param(3, marks=once)]
+)
 @pytest.mark.usefixtures("no_files")
 def test_a_killed_run_goes_on_to_the_same_bits(
     kept, model, whole, tmp_path, monkeypatch
@@ -239,6 +244,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
         np.testing.assert_array_equal(a, b)
 
 
+@once
 @pytest.mark.usefixtures("no_files")
 def test_a_sparsity_is_reached_without_a_cut(model, tmp_path):
     run(tmp_path / "run", "sparsity:0.8", model=model)
@@ -249,6 +255,7 @@ def test_a_sparsity_is_reached_without_a_cut(model, tmp_path):
     assert found.count_params() == model.count_params()
 
 
+@once
 @pytest.mark.usefixtures("no_files")
 def test_blocks_of_zeros(tmp_path):
     structure = ka.masks.NM(2, 4, axis="inputs")
@@ -270,6 +277,7 @@ def test_blocks_of_zeros(tmp_path):
     assert ((groups != 0).sum(1) == 2).all()
 
 
+@once
 @pytest.mark.usefixtures("no_files")
 def test_an_accuracy_keeps_the_last_step_that_is_good(
     model, tmp_path, monkeypatch

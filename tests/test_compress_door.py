@@ -14,6 +14,7 @@ from keras_app.experiments.compress import measured
 from keras_app.experiments.page import write_page
 from tests.pages import plain
 from tests.test_compress import network
+from tests.test_compress import once
 from tests.test_compress import trained
 from tests.test_compress import VALIDATION
 from tests.test_compress import X
@@ -110,6 +111,7 @@ def test_the_command_compresses_and_shows_it(place, tmp_path, capsys):
     assert re.search("was reached", both.read_text())
 
 
+@once
 @pytest.mark.usefixtures("no_files")
 def test_a_missed_target_ends_with_three(place, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(FIGURES, "flops", 300)
