@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 _RULE = (
-    "`data` must be an array x, a tuple (x, y) of arrays, or batches (x, y), "
+    "must be an array x, a tuple (x, y) of arrays, or batches (x, y), "
     "(x, None) or x in a list, a tf.data.Dataset or anything else that can be "
     "iterated over again"
 )
@@ -36,21 +36,39 @@ def as_batches(data, batch_size=32):
         return _Slices(data[0], data[1], batch_size)
     if _is_arrays(data):
         return _Slices(data, None, batch_size)
+    return _Batches(repeatable("data", data, _RULE))
+
+
+def repeatable(name, data, rule):
+    """Returns batches that can be walked through again, and end.
+
+    Args:
+        name: Name of the argument, for the message.
+        data: Batches as somebody else makes them.
+        rule: What they must be, for the message: "must be ...".
+
+    Raises:
+        ValueError: Something else.
+
+    Example:
+
+    >>> batches = [(np.zeros((8, 4)), np.zeros(8))]
+    >>> repeatable("data", batches, "must be batches") is batches
+    True
+    """
+    rule = f"`{name}` {rule}"
+    kind = f"Received: {name} of type {type(data).__name__}"
     if _is_endless(data):
-        raise ValueError(
-            f"{_RULE}, and ends. Received: data of type {type(data).__name__} "
-            "without an end"
-        )
+        raise ValueError(f"{rule}, and ends. {kind} without an end")
     if isinstance(data, keras.utils.PyDataset):
-        return _Batches(_Indexed(data))
+        return _Indexed(data)
     if isinstance(data, collections.abc.Iterator):
         raise ValueError(
-            f"{_RULE}; make a list of what can be walked through once. "
-            f"Received: data of type {type(data).__name__}"
+            f"{rule}; make a list of what can be walked through once. {kind}"
         )
     if not hasattr(data, "__iter__") or isinstance(data, (str, dict)):
-        raise ValueError(f"{_RULE}. Received: data={data!r}")
-    return _Batches(data)
+        raise ValueError(f"{rule}. Received: {name}={data!r:.200}")
+    return data
 
 
 def has_labels(batches):
@@ -183,6 +201,9 @@ class _Indexed:
     def __init__(self, dataset):
         self._dataset = dataset
 
+    def __len__(self):
+        return self._dataset.num_batches
+
     def __iter__(self):
-        for index in range(self._dataset.num_batches):
+        for index in range(len(self)):
             yield self._dataset[index]

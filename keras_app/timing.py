@@ -48,12 +48,6 @@ class PruningSchedule(Configured, abc.ABC):
         given = {name: getattr(self, name) for name in self._timed}
         return {name: value for name, value in given.items() if _shared(value)}
 
-    @property
-    def last_sparsity(self):
-        """The sparsity that a schedule with shares ends with."""
-        value = getattr(self, self._ends_with)
-        return value[-1] if isinstance(value, list) else value
-
     def resolve(self, total_steps, first_step=0):
         """Returns the schedule in steps: a copy, if it has shares.
 
@@ -154,6 +148,19 @@ def shares_of(schedule):
     return schedule.shares if isinstance(schedule, PruningSchedule) else {}
 
 
+def last_sparsity(schedule):
+    """Returns the sparsity that a schedule with shares ends with.
+
+    Example:
+
+    >>> from keras_app.schedules import OneShot
+    >>> last_sparsity(OneShot(0.5, step=0.25))
+    0.5
+    """
+    value = getattr(schedule, schedule._ends_with)
+    return value[-1] if isinstance(value, list) else value
+
+
 def check_in_steps(schedule):
     """Raises if a schedule has shares, which no training has resolved."""
     shares = shares_of(schedule)
@@ -190,10 +197,18 @@ def in_steps(schedule, first_step, total_steps):
 
 def told_in_steps(schedule, resolved):
     """Returns sentences on what the shares of a schedule are in steps."""
-    return [
+    told = [
         f"`{name}`, {value} of the training, is {getattr(resolved, name)}"
         for name, value in schedule.shares.items()
     ]
+    ramp = hasattr(resolved, "frequency") and hasattr(resolved, "begin_step")
+    length = resolved.end_step - resolved.begin_step if ramp else 0
+    if ramp and resolved.frequency >= length > 1:
+        told.append(
+            f"`frequency`, {resolved.frequency} steps, leaves no update "
+            "between the first and the last; it may be a share, too"
+        )
+    return told
 
 
 def _shared(value):

@@ -349,6 +349,13 @@ def test_a_subclassed_model():
     assert "of type Own" in text and "sparsity" in text
 
 
+class Endless(keras.utils.PyDataset):
+    num_batches = None
+
+    def __getitem__(self, index):
+        return X, Y
+
+
 @pytest.mark.parametrize(
     "data, words",
     [
@@ -356,9 +363,10 @@ def test_a_subclassed_model():
         ((X, Y[:5]), "as many inputs as targets"),
         ((X, Y + 1), "classes from 0 to 2"),
         (iter([(X, Y)]), "walked through again"),
+        (Endless(), "without an end"),
         ([X[:4]], "without targets"),
         ([], "no batches"),
-        ("cifar10", "of type str"),
+        ("cifar10", "Received: data='cifar10'"),
     ],
 )
 def test_data_that_do_not_fit(model, data, words):

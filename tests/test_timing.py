@@ -321,11 +321,19 @@ def test_the_report_says_which_steps_the_shares_were():
     train(dense(10, 10), pruner, epochs=2)
     assert pruner.log == [(2, 0.0), (4, 0.4), (6, 0.8)]
     assert "`end_step`, 0.75 of the training, is 6" in pruner.report.notes
+    assert not any("no update" in note for note in pruner.report.notes)
     assert pruner.schedule.shares == {
         "begin_step": 0.25,
         "end_step": 0.75,
         "frequency": 0.25,
     }
+
+
+def test_a_frequency_in_steps_that_jumps_to_the_end_is_told():
+    pruner = Logged(PolynomialDecay(0.0, 0.8, 0.25, 0.75))
+    train(dense(10, 10), pruner, epochs=2)
+    assert pruner.log == [(2, 0.0), (6, 0.8)]
+    assert any("`frequency`, 100 steps" in x for x in pruner.report.notes)
 
 
 def test_the_end_of_the_training_is_its_last_update():

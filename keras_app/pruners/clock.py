@@ -126,7 +126,7 @@ def due_at(schedule, step):
 def final_sparsity(schedule):
     """Returns the sparsity that a schedule ends with."""
     if timing.shares_of(schedule):
-        return exact(schedule.last_sparsity)
+        return exact(timing.last_sparsity(schedule))
     begin, end = begin_and_end(schedule)
     return exact(schedule(begin if end < 0 else end)[1])
 

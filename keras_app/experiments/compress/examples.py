@@ -1,11 +1,11 @@
 """What a user trains on, as epochs that a resumed run repeats."""
 
-import collections.abc
 import hashlib
 
-import keras
 import numpy as np
 from keras import tree
+
+from keras_app import batches as batches_lib
 
 _RULE = (
     "must be (x, y) with arrays, or batches (x, y) that can be walked through "
@@ -33,8 +33,7 @@ class Examples:
         steps_per_epoch: Batches of an epoch.
 
     Raises:
-        TypeError: Something else.
-        ValueError: Arrays of several lengths, or no examples.
+        ValueError: Something else, arrays of several lengths, or no examples.
     """
 
     def __init__(self, data, batch_size=None, seed=0, name="own data"):
@@ -52,14 +51,12 @@ class Examples:
                 "digest": _digest(self._arrays),
             }
             return
-        self._batches = check_batches("data", data)
+        self._batches = batches_lib.repeatable("data", data, _RULE)
         # Its own `len` where there is one; else they are counted.
-        length = getattr(data, "num_batches", None)
-        if length is None:
-            try:
-                length = len(data)
-            except TypeError:
-                length = sum(1 for _ in self._one_pass())
+        try:
+            length = len(self._batches)
+        except TypeError:
+            length = sum(1 for _ in self._one_pass())
         if not length:
             raise ValueError(f"`data` {_RULE}. Received: no batches")
         self.steps_per_epoch = int(length)
@@ -103,7 +100,7 @@ class Examples:
         return [batch for batch, _ in zip(epoch, range(batches))]
 
     def _one_pass(self):
-        for batch in self._batches():
+        for batch in self._batches:
             yield as_pair("data", batch)
 
 
@@ -129,18 +126,6 @@ def as_arrays(name, data):
     return arrays
 
 
-def check_batches(name, data):
-    """Returns a function that gives the batches of one pass, or raises."""
-    if isinstance(data, keras.utils.PyDataset):
-        return lambda: (data[i] for i in range(data.num_batches))
-    once = isinstance(data, collections.abc.Iterator)
-    if once or isinstance(data, (str, dict)) or not hasattr(data, "__iter__"):
-        raise TypeError(
-            f"`{name}` {_RULE}. Received: {name} of type {type(data).__name__}"
-        )
-    return lambda: iter(data)
-
-
 def as_pair(name, batch):
     """Returns a batch as `(x, y)` in arrays, or raises."""
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
@@ -156,7 +141,10 @@ def in_memory(name, data):
     arrays = as_arrays(name, data)
     if arrays is not None:
         return arrays
-    batches = [as_pair(name, batch) for batch in check_batches(name, data)()]
+    batches = [
+        as_pair(name, batch)
+        for batch in batches_lib.repeatable(name, data, _RULE)
+    ]
     if not batches:
         raise ValueError(f"`{name}` {_RULE}. Received: no batches")
     return tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
