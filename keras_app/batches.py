@@ -16,8 +16,9 @@ def as_batches(data, batch_size=32):
     """Returns a re-iterable of batches `(x, y)`; `y` is `None` without labels.
 
     Args:
-        data: An array `x`, or several in a dict; a tuple `(x, y)` of them; or
-            batches: a list, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
+        data: An array `x`, or several in a dict; a tuple `(x, y)`, each of
+            which may be several arrays in a list, tuple or dict; or batches: a
+            list, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
             `DataLoader`. What else a batch holds, such as sample weights, is
             left out.
         batch_size: Size of the batches that arrays are cut into. Defaults to
@@ -34,7 +35,8 @@ def as_batches(data, batch_size=32):
     """
     if isinstance(data, tuple) and len(data) in (2, 3) and _is_arrays(data[0]):
         return _Slices(data[0], data[1], batch_size)
-    if _is_arrays(data):
+    # A list is one of batches.
+    if not isinstance(data, list) and _is_arrays(data):
         return _Slices(data, None, batch_size)
     return _Batches(repeatable("data", data, _RULE))
 
@@ -130,11 +132,11 @@ def check_fit(batches, model, name="data"):
 
 
 def _is_arrays(value):
-    """Whether it is an array, or a dict or tuple of arrays, with examples."""
+    """Whether it is an array, or several in a container, with examples."""
     leaves = keras.tree.flatten(value)
-    if isinstance(value, list) or not leaves:
-        return False
-    return all(len(getattr(leaf, "shape", ())) > 0 for leaf in leaves)
+    return bool(leaves) and all(
+        len(getattr(leaf, "shape", ())) > 0 for leaf in leaves
+    )
 
 
 def _is_endless(data):
@@ -150,7 +152,7 @@ class _Slices:
     """Batches of arrays."""
 
     def __init__(self, x, y, size):
-        if isinstance(y, list) and not _is_arrays(tuple(y)):
+        if isinstance(y, list) and not _is_arrays(y):
             y = np.asarray(y)
         lengths = {
             leaf.shape[0]

@@ -93,6 +93,24 @@ def test_data_in_every_form_are_the_same(data):
     np.testing.assert_array_equal(kernel_of(model), kernel_of(other))
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_several_inputs_and_labels(kind):
+    def two():
+        inputs = [keras.Input((6,)), keras.Input((6,))]
+        outputs = layers.Dense(3, name="dense")(layers.Add()(inputs))
+        model = keras.Model(inputs, outputs)
+        model.get_layer("dense").kernel.assign(np.arange(18.0).reshape(6, 3))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        return model
+
+    generator = np.random.default_rng(0)
+    x = kind(generator.uniform(size=(2, 32, 6)))
+    model, other = two(), two()
+    ka.prune(model, 0.5, "snip", (x, Y % 3))
+    ka.prune(other, 0.5, "snip", [(x, Y % 3)])
+    np.testing.assert_array_equal(kernel_of(model), kernel_of(other))
+
+
 class Sequence(keras.utils.PyDataset):
     def __len__(self):
         return 2
