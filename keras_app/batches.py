@@ -4,6 +4,10 @@ import collections.abc
 
 import keras
 import numpy as np
+from keras import ops
+
+from keras_app import cli
+from keras_app import host
 
 _RULE = (
     "must be an array x, a tuple (x, y) of arrays, or batches (x, y), "
@@ -98,19 +102,34 @@ def is_empty(x):
 
 
 def check_fit(batches, model, name="data"):
-    """Raises if a model cannot take the examples, where its shape is known.
+    """Raises unless a model takes the examples of the first batch.
 
     Args:
         batches: What `as_batches` returns.
         model: A built `keras.Model`.
         name: Name of the argument, for the message. Defaults to `"data"`.
     """
-    taken = getattr(model, "input_shape", None)
     x = next(iter(batches))[0]
-    if not isinstance(taken, tuple) or not all(
+    taken = getattr(model, "input_shape", None)
+    # Not of several inputs, or of a subclassed model.
+    if isinstance(taken, tuple) and all(
         size is None or isinstance(size, int) for size in taken
     ):
-        return  # several inputs, or a subclassed model
+        _check_shape(x, taken, name)
+    try:
+        arrays = keras.tree.map_structure(ops.convert_to_numpy, x)
+        with host.without_gradients():
+            model(arrays, training=False)
+    # Each backend has exceptions of its own.
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` must hold examples that the model takes. On the first "
+            f"batch it fails: {cli.one_line(error):.300}"
+        ) from error
+
+
+def _check_shape(x, taken, name):
+    """Raises unless a batch has the shape that a model takes."""
     if isinstance(x, dict) and len(x) == 1:
         [x] = x.values()  # Keras knows its name
     rule = f"`{name}` must hold examples that the model takes, of shape {taken}"

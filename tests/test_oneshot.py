@@ -267,6 +267,15 @@ def test_a_kernel_of_zeros_is_not_taken_for_pruned():
     assert zeros(ka.masks_of(model)["first/kernel"]) == 6
 
 
+def test_data_that_a_subclassed_model_does_not_take():
+    model = OneDense()
+    model(X.reshape(32, -1))
+    for data in (X[:, 0, 0], {"a": X}, [object()]):
+        with pytest.raises(ValueError, match="`data` must hold examples") as e:
+            ka.prune(model, 0.5, "wanda", data)
+        assert "\n" not in str(e.value)
+
+
 def test_a_subclassed_model():
     model = OneDense()
     model(np.ones((1, 6)))

@@ -205,6 +205,7 @@ def test_a_data_set_by_name():
         ("no_module:function", "No module named"),
         (f"{__name__}:nothing", "nothing"),
         (f"{__name__}:broken", "RuntimeError: no disk"),
+        ("broken_module:function", "SyntaxError"),
         (f"{__name__}:forgetful", "forgetful, which returned None"),
         (f"{__name__}:NOT_A_FUNCTION", "must name a function"),
         ("cifar11", "cifar10"),
@@ -217,5 +218,7 @@ def test_data_that_are_none(text, message, tmp_path, monkeypatch):
     np.savez("half.npz", x=X, y=Y, x_val=X)
     np.savez("short.npz", x=X, y=Y[:3])
     np.savez("scalar.npz", x=3.0)
+    (tmp_path / "broken_module.py").write_text("def function(:")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises((ValueError, OSError), match=message):
         data.read(text)

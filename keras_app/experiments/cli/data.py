@@ -116,6 +116,9 @@ def _from_function(text, module, name):
             "--data must name a module that Python finds from here and a "
             f"function in it. Received: --data={text}: {error}"
         ) from error
+    # They are the user's, and whatever they raise belongs in the one line.
+    except Exception as error:
+        raise _failed(text, error) from error
     if not callable(function):
         raise ValueError(
             f"--data must name a function. Received: --data={text}, which is "
@@ -123,11 +126,8 @@ def _from_function(text, module, name):
         )
     try:
         result = function()
-    # It is the user's, and whatever it raises belongs in the one line.
     except Exception as error:
-        raise ValueError(
-            f"--data={text} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise _failed(text, error) from error
     if result is None:
         raise ValueError(
             "--data must name a function that returns (x, y) or batches. "
@@ -139,6 +139,10 @@ def _from_function(text, module, name):
         if not any(map(_is_arrays, result)):
             return Data(*result)
     return Data(result)
+
+
+def _failed(text, error):
+    return ValueError(f"--data={text} failed: {type(error).__name__}: {error}")
 
 
 def _is_arrays(value):
