@@ -212,8 +212,7 @@ class BregmanPruner(Pruner):
 
     def settle(self):
         """Makes an update, so that the epoch ends at the density itself."""
-        final = clock.final_sparsity(self.schedule)
-        if self._sparsity == final and not self.is_at_target:
+        if self._sparsity == clock.final_sparsity(self.schedule):
             self._meet()
 
     def _meet(self):
