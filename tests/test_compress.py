@@ -448,6 +448,23 @@ def test_each_set_ends_at_its_own_width():
 
 
 @pytest.mark.parametrize(
+    "last, logits",
+    [(None, True), ("softmax", False), (layers.Softmax(), False)],
+)
+def test_a_loss_that_is_named_takes_what_the_model_gives(last, logits):
+    model = network()
+    if last is not None:
+        outputs = layers.Activation(last)(model.outputs[0])
+        if isinstance(last, keras.Layer):
+            outputs = last(model.outputs[0])
+        model = keras.Model(model.inputs, outputs)
+    loss = Recipe(model, "sparse_categorical_crossentropy").loss
+    assert loss.get_config()["from_logits"] is logits
+    with pytest.raises(ValueError, match="`loss` must be given.*run folder"):
+        Recipe(model)
+
+
+@pytest.mark.parametrize(
     "compiled, given, rate",
     [
         (keras.optimizers.Adam(5e-3), None, 5e-3),

@@ -1,4 +1,7 @@
-"""How a model that was trained is trained on: loss, optimizer, metrics."""
+"""How a model that was trained is trained on: loss, optimizer, metrics.
+
+Private Keras names in use: `_keras_history`.
+"""
 
 import contextlib
 
@@ -12,6 +15,15 @@ from keras_app.compression.scoring import name_of
 # nothing; a tenth of the class's own default does.
 _LEAST = 0.1
 _LOOKS = 64  # at a schedule of learning rates
+
+# Whose names do not say whether the outputs are probabilities.
+_CROSSENTROPIES = {
+    "sparse_categorical_crossentropy": (
+        keras.losses.SparseCategoricalCrossentropy
+    ),
+    "categorical_crossentropy": keras.losses.CategoricalCrossentropy,
+    "binary_crossentropy": keras.losses.BinaryCrossentropy,
+}
 
 
 class Recipe:
@@ -30,7 +42,8 @@ class Recipe:
 
     Args:
         model: The trained model.
-        loss: A loss, its name, or `None`.
+        loss: A loss, its name, or `None`. Of a cross-entropy that is named,
+            the model's last activation says whether it takes logits.
         optimizer: An optimizer, its name, or `None`.
 
     Attributes:
@@ -52,8 +65,12 @@ class Recipe:
         if self.loss is None:
             raise ValueError(
                 "`loss` must be given for a model that was compiled without "
-                f"one. Received: loss=None, model={model.name}"
+                "one, such as that of a run folder. Received: loss=None, "
+                f"model={model.name}"
             )
+        if isinstance(loss, str) and loss in _CROSSENTROPIES:
+            logits = not _gives_probabilities(model)
+            self.loss = _CROSSENTROPIES[loss](from_logits=logits)
         self._config = {}
         if compiled:
             with contextlib.suppress(Exception):
@@ -97,6 +114,24 @@ class Recipe:
     def settings(self):
         """Plain values that must be equal for a run to be continued."""
         return {"loss": name_of(self.loss), "learning_rate": self.rate}
+
+
+def _gives_probabilities(model):
+    """Whether a softmax or a sigmoid makes the model's first output.
+
+    So it is for a model without a graph, as it is for Keras.
+    """
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return True
+    last = outputs[0]._keras_history.operation
+    while isinstance(last, keras.Model):
+        last = last.outputs[0]._keras_history.operation
+    kinds = (
+        type(last).__name__,
+        getattr(getattr(last, "activation", None), "__name__", ""),
+    )
+    return any(kind.lower() in ("softmax", "sigmoid") for kind in kinds)
 
 
 def _number(optimizer):
