@@ -26,6 +26,7 @@ from measure import plus_minus
 TUNED_AT = 0.95
 TUNING_SEED = 100
 STEPS = 5 * 446
+SOME_FAILED = 1  # of a sweep: settings with which a training diverges
 
 RATE = "experiments.MilestoneLearningRate.learning_rate"
 OPTIMIZER = "experiments.Train.optimizer"
@@ -88,6 +89,19 @@ METHODS = {
             ),
         ],
     ),
+    "GraNet": (
+        "granet",
+        [
+            (
+                (),
+                {
+                    RATE: [0.05, 0.1, 0.2],
+                    "pruners.GraNet.drop_fraction": [0.1, 0.5],
+                    END: ENDS,
+                },
+            ),
+        ],
+    ),
 }
 
 
@@ -103,16 +117,16 @@ def sweep(folder, file, bindings, grid):
             command += ["--grid", f"{knob}={values}"]
     # From the root, where the gin files find what they include.
     command += [f"--sweep_dir={folder.resolve()}"]
-    subprocess.run(command, check=True, cwd=results.ROOT)
+    status = subprocess.run(command, cwd=results.ROOT).returncode
+    if status not in (0, SOME_FAILED):
+        sys.exit(f"the sweep in {folder} ended with exit status {status}")
     found = json.loads((folder / "sweep.json").read_text())
     return [(run["point"], folder / run["label"]) for run in found["runs"]]
 
 
 def events(run):
-    return [
-        json.loads(line)
-        for line in (run / "metrics.jsonl").read_text().splitlines()
-    ]
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
 
 
 def tune(name, work):
@@ -125,12 +139,14 @@ def tune(name, work):
         if name != "dense":
             fixed = (*fixed, f"SPARSITY={TUNED_AT}")
         for point, run in sweep(folder, file, fixed, grid):
-            last = [e for e in events(run) if "val_accuracy" in e][-1]
+            # One that diverged is a setting that was tried, and lost.
+            done = (run / "summary.json").exists()
+            judged = [e for e in events(run) if "val_accuracy" in e]
             chosen = [f"{knob}={value}" for knob, value in point.items()]
             tried.append(
                 {
                     "settings": [*more, *chosen],
-                    "validation": last["val_accuracy"],
+                    "validation": judged[-1]["val_accuracy"] if done else 0.0,
                 }
             )
     return sorted(tried, key=lambda one: -one["validation"])
@@ -149,8 +165,9 @@ def measure(name, args):
         summary = json.loads((run / "summary.json").read_text())
         cells.append(
             {
-                "sparsity": point.get("SPARSITY", 0.0),
-                "seed": point["experiments.Train.seed"],
+                # A point holds what was bound, as text.
+                "sparsity": float(point.get("SPARSITY", 0.0)),
+                "seed": int(point["experiments.Train.seed"]),
                 "accuracy": summary["accuracy"],
                 "density": summary["effective_density"],
             }
@@ -180,7 +197,8 @@ def tables(found, args):
             [
                 name,
                 f"`{', '.join(short)}`",
-                *(f"{value:.2f}" for value in (values[0], values[-1])),
+                f"{values[0]:.2f}",
+                f"{values[-1]:.2f}" if values[-1] else "diverged",
             ]
         )
     return {
