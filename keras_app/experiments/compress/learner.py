@@ -56,6 +56,8 @@ class Compressing(Learner):
             f"[bold]{e.model.name}[/bold]: {e.model.count_params():,} "
             f"parameters, target {self.target}"
         )
+        if self.way.cuts and self.target.quantity in ("latency", "accuracy"):
+            self.introduction += "; layers are timed before the first epoch"
 
     def settings(self):
         """What must be equal for a run to be continued."""
