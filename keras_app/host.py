@@ -3,12 +3,13 @@
 The optimizer behind a loss scale, what a training step on JAX carries, how a
 value leaves the graph of TensorFlow, what Keras writes to files, and what it
 cannot train. Private Keras names in use: `_distribution_strategy`,
-`_iterations`, `_jax_state`, `_jax_state_synced`, `patch_tf2onnx`, and of its
-saving library `DiskIOStore`, `H5IOStore`, `ObjectSharingScope`, `_load_state`,
-`_save_state`.
+`_iterations`, `_jax_state`, `_jax_state_synced`, `patch_tf2onnx`, the modules
+of its trainers, and of its saving library `DiskIOStore`, `H5IOStore`,
+`ObjectSharingScope`, `_load_state`, `_save_state`.
 """
 
 import contextlib
+import importlib
 import tempfile
 
 import keras
@@ -218,6 +219,32 @@ def placed_like(optimizer, variable):
     native = getattr(variable, "value", variable)
     with strategy.scope(), strategy.extended.colocate_vars_with(native):
         yield
+
+
+def trainer_module():
+    """The module in which Keras trains on this backend.
+
+    Example:
+
+    >>> trainer_module().__name__ == f"keras.src.backend.{BACKEND}.trainer"
+    True
+    """
+    return importlib.import_module(f"keras.src.backend.{BACKEND}.trainer")
+
+
+def is_of_keras(kind, part=""):
+    """Whether a class is one of Keras's own.
+
+    Args:
+        kind: The class.
+        part: The part of Keras, such as `"ops"`. Defaults to all.
+
+    Example:
+
+    >>> is_of_keras(keras.layers.Dense), is_of_keras(keras.layers.Dense, "ops")
+    (True, False)
+    """
+    return f"{kind.__module__}.".startswith(f"keras.src.{part and part + '.'}")
 
 
 # ---- what Keras writes to files ---------------------------------------------

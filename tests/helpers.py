@@ -146,3 +146,16 @@ def locked(path):
         yield
     finally:
         other.communicate("")
+
+
+def turns(*medians, spread=0.25):
+    """Measures what is to be told, for files in the order they are timed."""
+
+    def take(contents):
+        assert len(contents) == len(medians)
+        return [
+            {"median_ms": each, "spread_ms": spread, "threads": 1, "rounds": 9}
+            for each in medians
+        ]
+
+    return take

@@ -20,6 +20,7 @@ from keras_app.export.litert import fast_path
 from keras_app.export.litert import timing
 from keras_app.export.litert.file import LiteRTFile
 from keras_app.export.litert.request import Request
+from tests.helpers import turns
 
 BACKEND = keras.backend.backend()
 # On the others each conversion costs the start of a TensorFlow process; one
@@ -546,22 +547,9 @@ def test_auto_compares_whole_files(tmp_path):
     assert forced.bytes > forced.dense_bytes
 
 
-def turns(*medians):
-    """Measures what is to be told, for files in the order they are timed."""
-
-    def take(contents):
-        assert len(contents) == len(medians)
-        return [
-            {"median_ms": each, "spread_ms": 0.0, "threads": 1, "rounds": 9}
-            for each in medians
-        ]
-
-    return take
-
-
 @converts
 def test_a_slower_file_says_so_and_the_way_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "take_turns", turns(2.4, 1.0, 3.0))
+    monkeypatch.setattr(timing, "take_turns", turns(2.4, 1.0, 3.0, spread=0.0))
     model = mlp("blocks of 16")
     report = export_litert(model, tmp_path / "m", samples(model), "int8")
     assert (

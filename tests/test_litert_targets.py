@@ -17,6 +17,7 @@ from keras_app.export.litert import micro
 from keras_app.export.litert import runtime
 from keras_app.export.litert import timing
 from keras_app.export.litert.file import LiteRTFile
+from tests.helpers import turns
 
 converts = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
@@ -76,19 +77,6 @@ def outputs_of(path, x, batch_size=1):
         interpreter.invoke()
         found.append(interpreter.get_tensor(taken["index"]).copy())
     return np.concatenate(found)
-
-
-def turns(*medians):
-    """Measures what is to be told, for files in the order they are timed."""
-
-    def take(contents):
-        assert len(contents) == len(medians)
-        return [
-            {"median_ms": each, "spread_ms": 0.25, "threads": 1, "rounds": 9}
-            for each in medians
-        ]
-
-    return take
 
 
 def text_of(report):

@@ -16,7 +16,6 @@ from keras_app.compression import latency_table
 from keras_app.compression import targets as targets_lib
 from keras_app.compression.cuts import Cuts
 from keras_app.compression.files import samples_of
-from keras_app.compression.files import traced
 from keras_app.compression.plan import Found
 from keras_app.compression.plan import Planner
 from keras_app.compression.plan import search
@@ -25,6 +24,7 @@ from keras_app.export import saved_model
 from keras_app.export import signature
 from keras_app.export.litert.memory import peak_activations
 from keras_app.export.litert.request import Request
+from keras_app.export.litert.request import tracing
 
 # Timing in turns, each the least of many, still differs by so much.
 _TIMING_TOLERANCE = 0.02
@@ -223,7 +223,7 @@ def _converted(model, quantize, samples):
         saved_model.write_portable(
             model,
             folder,
-            **traced(samples, size, quantize),
+            **tracing(samples, size, quantize),
         )
         request = Request(samples, size, quantize, sparse=False)
         return convert(folder, request, sparse=False)

@@ -31,26 +31,11 @@ def content_of(model, quantize=None, data=None):
         saved_model.convert(
             "keras_app.export.litert.process:make_plain",
             model,
-            **traced(asked.samples, asked.batch_size, quantize),
+            **asked.tracing,
             path=path,
             request=vars(asked),
         )
         return path.read_bytes()
-
-
-def traced(samples, size, quantize):
-    """How a model is traced for a file, as `saved_model.convert` takes it.
-
-    Args:
-        samples: `{input: array}`.
-        size: Samples that the file computes at once.
-        quantize: As of `content_of`.
-    """
-    return {
-        "shapes": [[size, *x.shape[1:]] for x in samples.values()],
-        "dtypes": [x.dtype.name for x in samples.values()],
-        "unroll": quantize == "int8",
-    }
 
 
 def samples_of(model, data, count):
@@ -100,21 +85,10 @@ def run(content, samples, path):
     from keras_app.export.litert import runtime
 
     runner = runtime.Runner(content)
-    arrays = list(samples.values())
-    if set(runner.inputs) == set(samples):
-        arrays = [samples[name] for name in runner.inputs]
-    size = int(next(iter(runner.inputs.values()))["shape"][0])
     found = {}
-    for start in range(0, len(arrays[0]), size):
-        parts = [array[start : start + size] for array in arrays]
-        missing = size - len(parts[0])
-        if missing:  # the file takes whole batches
-            parts = [
-                np.concatenate([x, np.repeat(x[-1:], missing, 0)])
-                for x in parts
-            ]
-        for name, value in runner(dict(zip(runner.inputs, parts))).items():
-            found.setdefault(name, []).append(value[: size - missing])
+    for outputs in runner.over(runner.named(samples)):
+        for name, values in outputs.items():
+            found.setdefault(name, []).append(values)
     joined = {name: np.concatenate(each) for name, each in found.items()}
     np.savez(path, **joined)
 

@@ -293,4 +293,4 @@ def _is_function(value):
 def _is_kerass(kind):
     name = keras.saving.get_registered_name(kind)
     registered = keras.saving.get_registered_object(name) is kind
-    return registered or kind.__module__.startswith("keras.src.")
+    return registered or host.is_of_keras(kind)

@@ -18,6 +18,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_app import host
 from keras_app.layers import inside
 from keras_app.layers import passing
 from keras_app.layers import products
@@ -255,7 +256,7 @@ def exact_row_of(layer):
     kind = type(layer)
     if isinstance(layer, keras.Layer):
         return CATALOGUE.get(kind, _UNKNOWN)
-    if not kind.__module__.startswith("keras.src.ops."):
+    if not host.is_of_keras(kind, "ops"):
         return LayerType(channels="{} is not known")
     unknown = LayerType(channels="{} is not known to keep channels apart")
     return _OPERATIONS.get(kind.__name__, unknown)

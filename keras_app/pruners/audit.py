@@ -5,6 +5,7 @@ import numpy as np
 from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.clock import exact
 from keras_app.pruners.clock import final_sparsity
+from keras_app.selection import adapted_layers
 from keras_app.selection import some
 
 
@@ -128,3 +129,14 @@ def _reached(names, units, kept, masks):
         even += size * pruned / count
         largest = max(largest, size / count)
     return max(zeros, even) / total, largest / total
+
+
+def adapted(model):
+    """Returns a list with a sentence if LoRA has frozen weights, else empty."""
+    paths = [each.path for each in adapted_layers(model)]
+    if not paths:
+        return []
+    return [
+        f"LoRA has frozen the weights of {some(paths)}, which are not pruned. "
+        "Prune before `enable_lora`"
+    ]

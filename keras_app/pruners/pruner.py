@@ -188,16 +188,9 @@ class Pruner(Configured, Steering, abc.ABC):
         super().set_model(model)
         chosen = self.select(model)
         self._units = self.units_of(model, chosen)
-        for note in self._units.notes:
+        for note in [*self._units.notes, *audit.adapted(model)]:
             warnings.warn(f"{type(self).__name__}: {note}.")
         self._targets = Targets(self, self._units)
-        adapted = [each.path for each in selection.adapted_layers(model)]
-        if adapted:
-            warnings.warn(
-                f"{type(self).__name__}: LoRA has frozen the weights of "
-                f"{selection.some(adapted)}, which are not pruned. Prune "
-                "before `enable_lora`."
-            )
         self._warn_of_what_is_left(model)
         self.hold(model)
 
@@ -232,13 +225,10 @@ class Pruner(Configured, Steering, abc.ABC):
     def _begin_with(self, masks):
         """Sets the first masks: those given, or of zeros that are there."""
         if not masks:
-            variables, found = (
-                self.variables,
-                takeover.masks_of_zeros(
-                    self, self._units, self._sparsities_by_now
-                ),
+            found = takeover.masks_of_zeros(
+                self, self._units, self._sparsities_by_now
             )
-            masks = [(variables[path], mask) for path, mask in found.items()]
+            masks = [(self.variables[p], mask) for p, mask in found.items()]
         self._state.set(masks)
         if self._units.followers:
             self.apply(self.masks)

@@ -67,7 +67,6 @@ def taking_whole_batches(distribution):
     last batch, goes to all devices whole.
     """
     import jax
-    from keras.src.backend.jax import trainer
 
     replicas = distribution.num_model_replicas
 
@@ -87,4 +86,5 @@ def taking_whole_batches(distribution):
     def place_all(data, layouts=None):
         return keras.tree.map_structure(place, data)
 
+    trainer = host.trainer_module()
     return processes.replaced(trainer, "_distribute_data", place_all)

@@ -10,6 +10,7 @@ import os
 
 import keras
 
+from keras_app import host
 from keras_app.experiments.devices import processes
 from keras_app.experiments.devices.choice import choose
 
@@ -71,8 +72,7 @@ def _tensorflow_devices(kind):
 @contextlib.contextmanager
 def mended():
     """Lets Keras's TensorFlow trainer work under several workers."""
-    from keras.src.backend.tensorflow import trainer
-
+    trainer = host.trainer_module()
     kind = trainer.TensorFlowTrainer
     reduce = trainer.reduce_per_replica
 

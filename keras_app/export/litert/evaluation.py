@@ -65,15 +65,11 @@ def accuracy(content, x, y, what="file"):
     runner = runtime.Runner(content)
     x = _by_name(runner, x, what)
     [output] = runner.outputs
-    size = int(next(iter(runner.inputs.values()))["shape"][0])
-    right = 0
-    for start in range(0, len(y), size):
-        batch = {
-            name: _filled(values[start : start + size], size)
-            for name, values in x.items()
-        }
-        wanted = y[start : start + size]
-        found = _classes_of(runner(batch)[output])[: len(wanted)]
+    right = start = 0
+    for outputs in runner.over(x):
+        found = _classes_of(outputs[output])
+        wanted = y[start : start + len(found)]
+        start += len(found)
         if found.shape != wanted.shape:
             raise ValueError(
                 f"The {what} must give what `evaluate` holds classes for. "
@@ -85,9 +81,7 @@ def accuracy(content, x, y, what="file"):
 
 def _by_name(runner, x, what):
     """The arrays by the file's own names."""
-    arrays = dict(zip(runner.inputs, x.values()))
-    if set(runner.inputs) == set(x):
-        arrays = x
+    arrays = runner.named(x)
     shapes = {
         name: tuple(map(int, details["shape"][1:]))
         for name, details in runner.inputs.items()
@@ -99,14 +93,6 @@ def _by_name(runner, x, what):
             f"Received: inputs {shapes}, {len(runner.outputs)} outputs"
         )
     return arrays
-
-
-def _filled(batch, size):
-    """A batch of `size`, whose last sample comes again."""
-    missing = size - len(batch)
-    return (
-        np.concatenate([batch, *[batch[-1:]] * missing]) if missing else batch
-    )
 
 
 def _classes_of(outputs):

@@ -151,7 +151,7 @@ def export_litert(
         found = saved_model.convert(
             "keras_app.export.litert.process:make",
             model,
-            **_traced(asked),
+            **asked.tracing,
             **written,
             baseline=compared,
             request=vars(asked),
@@ -171,17 +171,6 @@ def _sparse(sparse, target):
     """Whether to store weights sparse, now that the target is known."""
     takes_none = TARGETS[target].refuses_sparse is not None
     return False if takes_none and sparse == "auto" else sparse
-
-
-def _traced(asked):
-    """How the model is traced for a `Request`."""
-    return {
-        "shapes": [
-            [asked.batch_size, *x.shape[1:]] for x in asked.samples.values()
-        ],
-        "dtypes": [x.dtype.name for x in asked.samples.values()],
-        "unroll": asked.quantize == "int8",
-    }
 
 
 def _sizes(model, baseline):
@@ -209,7 +198,7 @@ def _baseline_file(baseline, data):
         saved_model.convert(
             "keras_app.export.litert.process:make_plain",
             baseline,
-            **_traced(asked),
+            **asked.tracing,
             path=path,
             request=vars(asked),
         )

@@ -45,6 +45,26 @@ class Request:
         """The samples, as the file takes them, one batch after the other."""
         return batches(self.samples, self.batch_size)
 
+    @property
+    def tracing(self):
+        """How `saved_model.convert` traces the model for the file."""
+        return tracing(self.samples, self.batch_size, self.quantize)
+
+
+def tracing(samples, size, quantize):
+    """How a model is traced for a file, as `saved_model.convert` takes it.
+
+    Args:
+        samples: `{input: array}`.
+        size: Samples that the file computes at once.
+        quantize: As for `export_litert`.
+    """
+    return {
+        "shapes": [[size, *x.shape[1:]] for x in samples.values()],
+        "dtypes": [x.dtype.name for x in samples.values()],
+        "unroll": quantize == "int8",
+    }
+
 
 def batches(samples, size):
     """Returns `{input: array}`s of at most `size` samples each."""

@@ -76,6 +76,29 @@ class Runner:
             for name, details in self.outputs.items()
         }
 
+    def named(self, samples):
+        """Returns `{input: array}` by the file's own names, in its order."""
+        if set(self.inputs) == set(samples):
+            return {name: samples[name] for name in self.inputs}
+        return dict(zip(self.inputs, samples.values()))
+
+    def over(self, samples):
+        """Yields `{output: array of float32}` of samples, batch by batch.
+
+        The file takes whole batches: the last one is filled up with its last
+        sample, and what comes of that is left out.
+
+        Args:
+            samples: `{input: array}`, first axis the samples.
+        """
+        size = int(next(iter(self.inputs.values()))["shape"][0])
+        count = len(next(iter(samples.values())))
+        for start in range(0, count, size):
+            here = min(size, count - start)
+            places = np.minimum(np.arange(start, start + size), count - 1)
+            batch = {name: values[places] for name, values in samples.items()}
+            yield {name: x[:here] for name, x in self(batch).items()}
+
 
 def quantized(values, details):
     """Returns numbers as an input takes them."""
