@@ -1,10 +1,11 @@
 """Accuracy at a latency: `ka.compress` beside other ways to a faster network.
 
-    python benchmarks/compress.py --markdown
+    export TFDS_DATA_DIR=...
+    python benchmarks/compress.py --results docs/results/data
     python benchmarks/compress.py --model fast_convnet --latency 0.5 \
         --epochs 1 --examples 2000
 
-A network is trained on CIFAR-10, and then:
+A network is trained on CIFAR-10, MobileNetV2 on Tiny-ImageNet-40, and then:
 
 - dense: as it is; its int8 column is plain int8 of the dense network.
 - compress, latency: `ka.compress(model, data, "latency:...")`.
@@ -14,10 +15,12 @@ A network is trained on CIFAR-10, and then:
 
 Accuracies are those of the exported files on test images that no training and
 no choice has seen, float32 and int8; times of the float32 files are taken in
-turns with the dense one, the least of many, one thread.
+turns with the dense one, the least of many, one thread. The dense network is
+kept in `--work`; with `--results`, each latency is measured once.
 """
 
 import argparse
+import pathlib
 
 import keras
 import numpy as np
@@ -42,21 +45,35 @@ def mobilenet(shape, classes):
     )
 
 
+def fast(shape, classes):
+    """At half its width, as in gin/sgd_cifar10_fast.gin."""
+    return models.get(
+        "fast_convnet", shape, classes, widths=(32, 128, 128), seed=0
+    )
+
+
+# {name: (builder, data set, its part for tests, its classes)}
 MODELS = {
-    "fast_convnet": lambda s, c: models.get("fast_convnet", s, c, seed=0),
-    "resnet20": lambda s, c: models.get("resnet20", s, c, seed=0),
-    "mobilenet_v2_035": mobilenet,
+    "fast_convnet": (fast, "cifar10", "test", 10),
+    "resnet20": (
+        lambda s, c: models.get("resnet20", s, c, seed=0),
+        "cifar10",
+        "test",
+        10,
+    ),
+    "mobilenet_v2_035": (mobilenet, "tiny_imagenet40", "validation", 40),
 }
 
 
 # ---- data and training -------------------------------------------------------
 
 
-def parts(model, examples):
+def parts(model, name, examples):
     """Training and test examples, in the size that a model takes."""
+    _, data_set, test, _ = MODELS[name]
     found = []
-    for split, count in (("train", examples), ("test", max(1, examples // 5))):
-        x, y = data_lib.load_arrays("cifar10", f"{split}[:{count}]")
+    for split, count in (("train", examples), (test, max(1, examples // 5))):
+        x, y = data_lib.load_arrays(data_set, f"{split}[:{count}]")
         found.append((resized(x, model.input_shape[1]), y))
     return found
 
@@ -137,32 +154,40 @@ def narrower(model, dense, train, share, multiple_of=8):
 # ---- the table ---------------------------------------------------------------
 
 
-def measure(name, latencies, args):
-    model = MODELS[name]((32, 32, 3), 10)
-    train, test = parts(model, args.examples)
+def dense_network(name, args):
+    """A trained network and its examples, trained once for all latencies."""
+    build, _, _, classes = MODELS[name]
+    model = build((32, 32, 3), classes)
+    train, test = parts(model, name, args.examples)
+    settings = f"{args.epochs}-{args.examples}-{args.seed}"
+    kept = args.work / f"{name}-{settings}.keras"
+    if kept.exists():
+        return keras.saving.load_model(kept), train, test
     trained(model, train, args.epochs, args.seed)
+    args.work.mkdir(parents=True, exist_ok=True)
+    model.save(kept)
+    return model, train, test
+
+
+def measure(name, share, args):
+    model, train, test = dense_network(name, args)
     dense = file_of(model, train)
     rows = [row(name, "dense", None, model, dense, train, test)]
     more = max(2, args.epochs // 2)
-    for share in latencies:
-        for way, target in (("latency", "latency"), ("FLOPs", "flops")):
-            try:
-                found = ka.compress(
-                    model, train, f"{target}:{share}", epochs=more
-                )
-            except ValueError as error:
-                print(f"{name}, {target}:{share}: {error}")
-                continue
-            rows.append(
-                row(
-                    *(name, f"compress, {way}", share, found.model),
-                    *(dense, train, test),
-                )
-            )
-        small = narrower(model, dense, train, share)
-        if small is not None:
-            trained(small, train, args.epochs + more, args.seed)
-            rows.append(row(name, "narrower", share, small, dense, train, test))
+    for way, target in (("latency", "latency"), ("FLOPs", "flops")):
+        if way in args.without:
+            continue
+        try:
+            found = ka.compress(model, train, f"{target}:{share}", epochs=more)
+        except ValueError as error:
+            print(f"{name}, {target}:{share}: {error}")
+            continue
+        way = f"compress, {way}"
+        rows.append(row(name, way, share, found.model, dense, train, test))
+    small = narrower(model, dense, train, share)
+    if small is not None:
+        trained(small, train, args.epochs + more, args.seed)
+        rows.append(row(name, "narrower", share, small, dense, train, test))
     return {"rows": rows}
 
 
@@ -174,6 +199,8 @@ def parse(argv):
     add("--epochs", type=results.at_least_one, default=20)
     add("--examples", type=results.at_least_one, default=50_000)
     add("--seed", type=int, default=0)
+    add("--without", choices=["FLOPs"], nargs="+", default=[])
+    add("--work", type=pathlib.Path, default=pathlib.Path("runs/compress"))
     results.options(parser)
     args = parser.parse_args(argv)
     for share in args.latency or ():
@@ -191,13 +218,20 @@ def main(argv=None):
         settings=("epochs", "examples", "seed"),
     )
     for name in args.model or MODELS:
-        shares = ", ".join(f"{share:g}" for share in latencies)
-        found.measure(f"{name}, {shares}", measure, name, latencies, args)
+        for share in latencies:
+            found.measure(f"{name}, {share:g}", measure, name, share, args)
     header = ["model", "way", "asked", "latency", "accuracy", "accuracy, int8"]
     header += ["bytes", "bytes, int8"]
-    rows = [row for each in found.measured.values() for row in each["rows"]]
+    rows = []
+    for each in found.measured.values():
+        # The dense network is measured beside each share, and shown once.
+        rows += [one for one in each["rows"] if one[:2] not in shown(rows)]
     note = "Latency and bytes are relative to the dense float32 file."
     found.finish({"accuracy": (header, rows)}, note)
+
+
+def shown(rows):
+    return [one[:2] for one in rows if one[1] == "dense"]
 
 
 if __name__ == "__main__":
