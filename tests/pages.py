@@ -161,7 +161,9 @@ def seeds(tmp_path, configs=(None, None, None), **more):
     ]
 
 
-def a_training(folder, method, accuracy, density, seed=0, **more):
+def a_training(
+    folder, method, accuracy, density, seed=0, optimizer=None, **more
+):
     """A run of `experiments.Train`, as it is logged."""
     told = {
         "accuracy": accuracy,
@@ -179,7 +181,10 @@ def a_training(folder, method, accuracy, density, seed=0, **more):
         {method: told},
         experiment="train",
         seed=seed,
-        settings={"parameters": 1000, "density": density, "seed": seed},
+        settings={
+            **{"parameters": 1000, "density": density, "seed": seed},
+            "optimizer": optimizer or {"learning_rate": 0.1},
+        },
         **more,
     )
     return a_run(folder, summary, [event])

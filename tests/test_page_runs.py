@@ -303,6 +303,21 @@ def test_how_to_get_a_dense_network_is_said(tmp_path, methods, binding):
     assert f'--gin_param="experiments.Anytime.{binding.split(".")[-1]}"' in text
 
 
+def test_a_bregman_optimizer_gives_way_for_the_dense_network_too(tmp_path):
+    """It is sparse without its pruner as well."""
+    folder = a_training(
+        *(tmp_path / "run", "AdaBreg + BregmanPruner", 0.6, 0.1),
+        optimizer={"regularizers": {"class_name": "L1"}},
+    )
+    (text,) = conclusion(write_page([folder]).read_text())
+    assert (
+        'the same run with --gin_param="experiments.Train.pruner=None" '
+        "--gin_param=\"experiments.Train.optimizer='adam'\" "
+        '--gin_param="experiments.Train.sparsify=None" '
+        '--gin_param="experiments.Train.callbacks=[]", '
+    ) in text
+
+
 def test_a_dense_run_of_the_same_task_is_what_others_are_compared_to(tmp_path):
     folders = [
         a_training(tmp_path / "rigl", "Adam + RigL", 0.625, 0.1),

@@ -167,12 +167,13 @@ class ExportReport:
             if name != "dense":  # said already
                 ratio = self.bytes / other["bytes"]
                 parts.append(
-                    f"{ratio:.3f} of {other['bytes']:,} {_NAMES[name]}"
+                    f"{ratio:.3f} of {_NAMES[name]} ({other['bytes']:,})"
                 )
         if self.original:
             whole = self.original["bytes"]
             parts.append(
-                f"{self.bytes / whole:.3f} of the original's weights, {whole:,}"
+                f"{self.bytes / whole:.3f} of the original's weights "
+                f"({whole:,})"
             )
         return ", ".join(parts)
 

@@ -332,9 +332,13 @@ def _way_to_dense(run):
         return f'To get one: `--gin_param="{text}"`'
     both = "then show both folders with `python -m keras_app.report`"
     if experiment == "train" and "rounds" not in run.summary:
-        bindings = ["experiments.Train.pruner=None"]
-        if " + " not in run.main:
+        pruner = "experiments.Train.pruner=None"
+        settings = run.summary.get("settings", {}).get("optimizer") or {}
+        bindings = [pruner]
+        # Such an optimizer is sparse without a pruner too.
+        if " + " not in run.main or "regularizers" in settings:
             bindings = [
+                *([pruner] if " + " in run.main else []),
                 "experiments.Train.optimizer='adam'",
                 "experiments.Train.sparsify=None",
                 "experiments.Train.callbacks=[]",
