@@ -86,16 +86,28 @@ def main(argv):
         experiment = _experiment(options, source)
     started = []
 
+    def say_stopped():
+        cli.tell(
+            _NAME,
+            "stopped by SIGTERM; go on with the same command and "
+            f"--run_dir={run_dir} --resume",
+        )
+
+    def leave():
+        say_stopped()
+        sys.stdout.flush()
+        os._exit(cli.EXIT_INTERRUPTED)
+
     def on_start(folder):
         started.append(folder)
         cli.keep_native_chatter_in(folder.path)
 
     try:
-        with interruption.noticing_sigterm():
+        with interruption.noticing_sigterm(leave=leave):
             summary = experiment.run(run_dir, options.resume, on_start=on_start)
-        _export_more(options, run_dir, experiment)
-    except interruption.Interrupted as error:
-        cli.tell(_NAME, error)
+            _export_more(options, run_dir, experiment)
+    except interruption.Interrupted:
+        say_stopped()
         return cli.EXIT_INTERRUPTED
     except (
         FloatingPointError,
@@ -106,6 +118,10 @@ def main(argv):
     ) as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
             raise
+        if interruption.was_asked():
+            # Sent to a process that exports, too, it ends that one.
+            say_stopped()
+            return cli.EXIT_INTERRUPTED
         said = cli.one_line(error)
         if not started or not started[0].trained:
             if started:

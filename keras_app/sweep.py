@@ -6,7 +6,7 @@ goes on with `--resume`. The sweep folder holds a run folder for each point,
 `config.gin` (what they share), `sweep.json`, `logs/` and `report.html`. Exit
 status: 0 done; 1 some runs failed, the others are done; 2 the arguments or a
 configuration are wrong, said in one line before anything is started; 75 it was
-stopped by SIGTERM, and its runs after their next checkpoints.
+stopped by SIGTERM, and its runs with it.
 """
 
 import pathlib

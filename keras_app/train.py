@@ -76,6 +76,7 @@ def run(
             f"Received: experiment={experiment!r}"
         )
     with distribution():
+        interruption.among(devices.board())
         summary = experiment.run(run_dir, resume, on_start=on_start)
         chief = devices.is_chief()
     if export is not None and chief:
@@ -83,6 +84,9 @@ def run(
             for report in export(run_dir, resume=resume):
                 print(report)
         except (ValueError, OSError, ImportError) as error:
+            if interruption.was_asked():
+                # Sent to a process that exports, too, it ends that one.
+                raise interruption.Interrupted from error
             problem = f"export: {cli.one_line(error)}"
             missed = [*summary.get("missed", ()), problem]
             summary = {**summary, "missed": missed}
@@ -133,6 +137,17 @@ def main(argv):
 
     devices.explain_aborts(give_up)
 
+    def say_stopped():
+        how = "it had not begun: start it again"
+        if pathlib.Path(run_dir, CONFIG).exists():
+            how = f"go on with --run_dir={run_dir} --resume"
+        cli.tell(NAME, f"stopped by SIGTERM; {how}")
+
+    def leave():
+        say_stopped()
+        sys.stdout.flush()
+        os._exit(cli.EXIT_INTERRUPTED)
+
     def on_start(folder):
         started.append(folder)
         if folder.writes:
@@ -144,12 +159,12 @@ def main(argv):
         )
 
     try:
-        with interruption.noticing_sigterm():
+        with interruption.noticing_sigterm(leave=leave):
             summary = _configured_run(gin, paths, options)(
                 run_dir=run_dir, resume=resume, on_start=on_start
             )
-    except interruption.Interrupted as error:
-        cli.tell(NAME, error)
+    except interruption.Interrupted:
+        say_stopped()
         return cli.EXIT_INTERRUPTED
     except devices.ProcessLost as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):

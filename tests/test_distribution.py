@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from keras_app import pruners
 from keras_app import schedules
 from keras_app.experiments import devices
 from keras_app.experiments.devices import processes
+from keras_app.experiments.run import interruption
 from tests import methods
 from tests.helpers import BACKEND
 from tests.helpers import jax_only
@@ -307,7 +309,7 @@ def trained(folder, **arguments):
     from keras_app import experiments
     from keras_app.experiments import data as data_lib
 
-    x, y = data()
+    x, y = data(arguments.pop("count", COUNT))
     parts = data_lib.Holdout((x, y), 0.25, test=(x, y), batch_size=BATCH)
 
     def network(input_shape, num_classes, mean, std, seed):
@@ -469,6 +471,12 @@ def test_two_mended_workers_agree_with_one(tmp_path):
     check_two(tmp_path, scopes, variables())
 
 
+DISTRIBUTED = {
+    "jax": ("data_parallel", False),
+    "tensorflow": ("multi_worker", True),
+}.get(BACKEND)
+
+
 def variables():
     """What says to two processes who they are."""
     ports = free_ports(2)
@@ -494,6 +502,60 @@ def variables():
         }
         for index in range(2)
     ]
+
+
+# ---- one of them is sent SIGTERM -----------------------------------------
+
+
+class Slow(keras.callbacks.Callback):
+    """Says that the third step has come; counts those that were begun."""
+
+    steps = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps += 1
+        if self.steps == 3:
+            print("now", flush=True)
+        time.sleep(0.2)
+
+
+def until_sigterm(scope, folder):
+    """Trains for an epoch of 15 seconds, or until it is stopped."""
+    slow = Slow()
+    with devices.leaving(together=(75,)):
+        with interruption.noticing_sigterm(leave=lambda: os._exit(1)):
+            try:
+                with devices.scope(**scope):
+                    interruption.among(devices.board())
+                    trained(folder, count=800, callbacks=[slow], epochs=1)
+            except interruption.Interrupted:
+                print(slow.steps, flush=True)
+                sys.exit(75)
+
+
+@not_torch
+def test_sigterm_to_one_of_two_stops_both_at_one_step(tmp_path):
+    name, mend = DISTRIBUTED
+    program = WORKER.replace("in_one_of_two", "until_sigterm")
+    scope = json.dumps({"name": name, "mend_keras": mend})
+    command = [sys.executable, "-c", program, scope, str(tmp_path / "run")]
+    grace = {"KERAS_APP_GRACE_SECONDS": "3"}
+    both = started(command, [{**each, **grace} for each in variables()])
+    try:
+        first, second = both
+        while (line := second.stdout.readline()) != "now\n":
+            assert line, second.communicate()[1][-3000:]
+        second.send_signal(signal.SIGTERM)
+        outputs = [each.communicate(timeout=200) for each in both]
+    finally:
+        for each in both:
+            each.kill()
+    for each, (_, errors) in zip(both, outputs):
+        assert each.returncode == 75, errors[-3000:]
+    steps = [int(output.split()[-1]) for output, _ in outputs]
+    assert steps[0] == steps[1]
+    # 600 examples are an epoch of 75 steps; nobody waited for its end.
+    assert 3 < steps[0] < 75
 
 
 # ---- a process is lost --------------------------------------------------

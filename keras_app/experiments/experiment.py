@@ -20,6 +20,7 @@ from keras_app.experiments import devices
 from keras_app.experiments import models
 from keras_app.experiments.losses import SmoothedCrossentropy
 from keras_app.experiments.models.whitening import wants_whitening
+from keras_app.experiments.run.interruption import StopPoints
 from keras_app.experiments.run.runner import Runner
 from keras_app.experiments.run.session import open_folder
 from keras_app.experiments.run.session import Session
@@ -263,11 +264,12 @@ class FromScratch(Experiment):
 
     def test_outputs(self, model, inputs):
         """Returns what a model gives of test inputs, a NumPy array."""
-        outputs = devices.predict(model, inputs, batch_size=256, verbose=0)
+        how = {"batch_size": 256, "verbose": 0, "callbacks": [StopPoints()]}
+        outputs = devices.predict(model, inputs, **how)
         if not self.average_flip:
             return outputs
         mirrored = inputs[:, :, ::-1]
-        outputs += devices.predict(model, mirrored, batch_size=256, verbose=0)
+        outputs += devices.predict(model, mirrored, **how)
         return outputs / 2
 
     def check_average_flip(self):

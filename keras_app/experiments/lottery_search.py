@@ -12,6 +12,7 @@ from keras_app.experiments import devices
 from keras_app.experiments.comparison import MethodLearner
 from keras_app.experiments.experiment import Stage
 from keras_app.experiments.page.tickets import HARDEST
+from keras_app.experiments.run.interruption import StopPoints
 from keras_app.pruners import RandomPruner
 
 SETS = "prac_sets.npz"
@@ -250,7 +251,10 @@ class Search(MethodLearner):
         data = self.experiment.data
         # Classes of the whole training set, in the order of its ids.
         logits = devices.predict(
-            self.model, data.in_order(data.train_ids), verbose=0
+            self.model,
+            data.in_order(data.train_ids),
+            verbose=0,
+            callbacks=[StopPoints()],
         )
         predictions = np.argmax(logits, axis=-1)
         figures = {"overhead_samples": len(data.train_ids)}

@@ -41,8 +41,14 @@ def import_everything():
     sys.modules["keras_app.experiments.page"].write_page = lambda *_, **__: None
 
 
-def start(arguments, log):
-    """Forks a process that runs `keras_app.train`; returns its id."""
+def start(arguments, log, prepare=lambda: None):
+    """Forks a process that runs `keras_app.train`; returns its id.
+
+    Args:
+        arguments: Those of the command, its name first.
+        log: File to append its output to.
+        prepare: Called in it first.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -54,6 +60,7 @@ def start(arguments, log):
         from keras_app import cli
         from keras_app import train
 
+        prepare()
         status = train.main(arguments)
     except cli.UsageError as error:
         print(error)

@@ -5,6 +5,7 @@ are those of all devices together, so that the same batches, weights and masks
 come out as on one device, up to rounding.
 """
 
+from keras_app.experiments.devices.board import board
 from keras_app.experiments.devices.processes import anywhere
 from keras_app.experiments.devices.processes import check_agreement
 from keras_app.experiments.devices.processes import explain_aborts
@@ -18,6 +19,7 @@ from keras_app.experiments.devices.scopes import scope
 __all__ = [
     "ProcessLost",
     "anywhere",
+    "board",
     "check_agreement",
     "clear_session",
     "explain_aborts",

@@ -201,6 +201,10 @@ class RunFolder:
         if written is not None:
             written.result()
 
+    def wait(self):
+        """The same from another thread, and without its error."""
+        self._writer.submit(lambda: None).result()
+
     def _write_checkpoint(self, arrays, described):
         number = max((n for n, _ in self._checkpoints()), default=-1) + 1
         path = self.path / CHECKPOINTS / f"{number:06d}.ckpt"

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_app.experiments.callbacks import learning_rate_of
+from keras_app.experiments.run import interruption
 from keras_app.experiments.run.folder import MODEL
 from keras_app.export import strip_pruning
 
@@ -67,6 +68,7 @@ class Runner:
             if stage.number > first:
                 self._checkpoint(stage, 0)
             learner.prepare(stage)
+            interruption.pass_point()
             if arrays and stage.number == first:
                 where = f"{learner.method} {stage.title}".strip()
                 session.terminal.line(f"resuming {where} epoch {epoch + 1}")
@@ -91,7 +93,11 @@ class Runner:
             initial_epoch=epoch,
             epochs=stage.epochs,
             validation_data=stage.validation,
-            callbacks=[*stage.callbacks, _Recorder(self, stage)],
+            callbacks=[
+                interruption.StopPoints(),
+                *stage.callbacks,
+                _Recorder(self, stage),
+            ],
             verbose=0,
             shuffle=False,
         )

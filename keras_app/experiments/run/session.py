@@ -66,8 +66,11 @@ class Session:
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, *error):
         self.folder.flush()
+        if kind is interruption.Interrupted:
+            # A launcher may end all processes with the first that leaves.
+            devices.anywhere(False)
 
     def _check_settings(self, stored):
         # An earlier version may not have stored all of them.
@@ -90,6 +93,7 @@ class Session:
             on_start: Called with the folder, or `None`.
         """
         self.folder.begin()
+        interruption.saving(self.folder.wait)
         self.folder.trained = self._checkpoint is not None
         if on_start is not None:
             on_start(self.folder)
@@ -123,7 +127,8 @@ class Session:
         It is written while the training goes on.
 
         Raises:
-            interruption.Interrupted: SIGTERM has come, and it is written.
+            interruption.Interrupted: SIGTERM has come; the end of the
+                session waits until it is written.
             OSError: The checkpoint before could not be written.
         """
         meta = {
@@ -136,13 +141,8 @@ class Session:
         self.folder.save_checkpoint(arrays, meta)
         # One process alone would leave the others waiting for it.
         if devices.anywhere(interruption.was_asked()):
-            self.folder.flush()
-            # A launcher may end all processes with the first that leaves.
-            devices.anywhere(False)
-            raise interruption.Interrupted(
-                "stopped by SIGTERM after a checkpoint; go on with "
-                f"--run_dir={self.folder.path} --resume"
-            )
+            interruption.stopping()
+            raise interruption.Interrupted
 
     def check_losses(self, logs, when):
         """Raises if an epoch ended with a loss that is no number.
