@@ -102,6 +102,45 @@ METHODS = {
             ),
         ],
     ),
+    "STE": (
+        "ste",
+        [
+            (
+                (),
+                {
+                    RATE: [0.05, 0.1, 0.2],
+                    "pruners.STE.lam": [0.0, 2e-4],
+                    "schedules.ConstantSparsity.end_step": ENDS,
+                },
+            ),
+        ],
+    ),
+    "AC/DC": (
+        "acdc",
+        [
+            (
+                (),
+                {
+                    RATE: [0.05, 0.1, 0.2],
+                    "schedules.CyclicSparsity.period": [223, 446],
+                    "schedules.CyclicSparsity.sparse_fraction": [0.5, 0.75],
+                },
+            ),
+        ],
+    ),
+    "Top-KAST": (
+        "top_kast",
+        [
+            (
+                (),
+                {
+                    RATE: [0.05, 0.1, 0.2],
+                    "pruners.TopKAST.lam": [0.0, 1e-4],
+                    "pruners.TopKAST.backward_sparsity": [0.5, 0.8],
+                },
+            ),
+        ],
+    ),
 }
 
 
@@ -124,6 +163,10 @@ def sweep(folder, file, bindings, grid):
     return [(run["point"], folder / run["label"]) for run in found["runs"]]
 
 
+def slug(name):
+    return name.replace(" ", "_").replace("/", "")
+
+
 def events(run):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
@@ -134,7 +177,7 @@ def tune(name, work):
     file, grids = METHODS[name]
     tried = []
     for number, (more, grid) in enumerate(grids):
-        folder = work / f"{name.replace(' ', '_')}-tuning-{number}"
+        folder = work / f"{slug(name)}-tuning-{number}"
         fixed = (*more, f"experiments.Train.seed={TUNING_SEED}")
         if name != "dense":
             fixed = (*fixed, f"SPARSITY={TUNED_AT}")
@@ -155,7 +198,7 @@ def tune(name, work):
 def measure(name, args):
     """Everything about a method, as it is stored."""
     tried = tune(name, args.work)
-    folder = args.work / f"{name.replace(' ', '_')}-final"
+    folder = args.work / f"{slug(name)}-final"
     file, fixed = METHODS[name][0], tried[0]["settings"]
     grid = {"experiments.Train.seed": args.seeds}
     if name != "dense":
