@@ -397,7 +397,8 @@ def test_int8_that_is_slower_says_so(tmp_path, monkeypatch):
         "this machine export without `quantize`"
     ) in report.notes
     assert dict(report.rows())["time of an inference"] == (
-        "3 ms, quartiles 0.25 ms apart, 1 thread, 1.50 of float32 (2 ms)"
+        "3 ms, quartiles 0.25 ms apart, 1 thread, 1.50 of float32 (2 ms), "
+        "shares of the least times"
     )
     # Less than the rounds differ among themselves is no finding.
     monkeypatch.setattr(timing, "take_turns", turns(2.2, 2.0))

@@ -56,6 +56,8 @@ class ExportReport:
             median over rounds in which all `references` take turns; `None`
             if it was not measured.
         latency_spread_ms: Their interquartile range.
+        latency_least_ms: The least of them. What else a busy machine does only
+            adds to times: those relative to `references` are of the least.
         threads: How many threads the runtime had.
         accuracy: Share of right classes, of the file itself, in [0, 1];
             `None` if it was not measured.
@@ -64,8 +66,8 @@ class ExportReport:
             RAM of a microcontroller, whose flash holds `bytes`.
         references: `{name: figures}` of the files that were measured beside
             it: `"dense"`, of the same precision; `"float32"`; `"baseline"`.
-            Figures are `bytes`, `median_ms`, `spread_ms`, `threads`, `rounds`
-            and, where it was measured, `accuracy`.
+            Figures are `bytes`, `median_ms`, `spread_ms`, `least_ms`,
+            `threads`, `rounds` and, where it was measured, `accuracy`.
         unused: What of the file its target does not use, in sentences.
         parameters: How many weights the model has.
         flops: Floating point operations of its kernels for one sample, zeros
@@ -95,6 +97,7 @@ class ExportReport:
     io_dtype: str | None = None
     latency_ms: float | None = None
     latency_spread_ms: float | None = None
+    latency_least_ms: float | None = None
     threads: int | None = None
     accuracy: float | None = None
     evaluated: int | None = None
@@ -189,10 +192,12 @@ class ExportReport:
             threads,
         ]
         for name, other in self.references.items():
-            ratio = self.latency_ms / other["median_ms"]
-            parts.append(
-                f"{ratio:.2f} of {_NAMES[name]} ({other['median_ms']:.3g} ms)"
-            )
+            # Not there in a report of an earlier version.
+            own, least = self.latency_least_ms, other.get("least_ms")
+            share = f"{own / least:.2f} of " if own and least else ""
+            parts.append(f"{share}{_NAMES[name]} ({other['median_ms']:.3g} ms)")
+        if self.references and self.latency_least_ms:
+            parts.append("shares of the least times")
         return ", ".join(parts)
 
     def _accuracy(self):
