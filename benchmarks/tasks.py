@@ -71,6 +71,7 @@ def keras_versions(keras):
 
 def timed_pruner(keras, schedule, **arguments):
     """A `MagnitudePruner` that keeps the seconds of its updates."""
+    from keras_app import host
     from keras_app.pruners import MagnitudePruner
 
     class TimedPruner(MagnitudePruner):
@@ -78,7 +79,7 @@ def timed_pruner(keras, schedule, **arguments):
 
         def prune(self, sparsity):
             # Steps that JAX has in its queue are no part of it.
-            self._sync()
+            host.sync(self.model)
             wait(keras, self.model)
             start = time.perf_counter()
             super().prune(sparsity)

@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_app import host
 from keras_app import selection
+from keras_app import split
 
 # Gradients of float16 layers vanish below 6e-8, so the loss is scaled, by less
 # where the gradients overflow.
@@ -75,7 +76,10 @@ class PureLoss:
         self._scales = _FLOAT16_SCALES if half else (1.0,)
 
     def gradient(self, values, x, y):
-        """Gradient at `values` (one array a variable), as NumPy arrays."""
+        """Gradient at `values` (one array a variable), as arrays like them.
+
+        In NumPy, but where values are split over devices.
+        """
         return self._run(_gradient, values, x, y)
 
     def hessian_vector_product(self, values, vector, x, y):
@@ -114,7 +118,10 @@ class PureLoss:
             # One compilation for each batch shape; op by op takes minutes.
             import jax
 
-            run = self._compiled.setdefault(derivative, jax.jit(run))
+            # Of what is split a device may have no room for more.
+            layouts = [split.layout(value) for value in values]
+            compiled = jax.jit(run, out_shardings=(layouts, None))
+            run = self._compiled.setdefault(derivative, compiled)
         for scale in self._scales:
             # Metrics that Keras makes for its losses get their values when
             # this scope ends, and so outside of what is traced.
@@ -123,11 +130,8 @@ class PureLoss:
                     values, weights, self._state, x, y, scale, *extra
                 )
             # In float32, where what was scaled has a place.
-            result = [
-                ops.convert_to_numpy(part) / np.float32(scale)
-                for part in result
-            ]
-            if all(np.isfinite(part).all() for part in result):
+            result = [split.read(part) / np.float32(scale) for part in result]
+            if all(map(split.all_finite, result)):
                 break
         self._state = state
         return result

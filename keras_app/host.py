@@ -135,7 +135,7 @@ def unalias(model):
     """
     if BACKEND == "jax" and inner_optimizer(model).use_ema:
         for variable in model.trainable_variables:
-            variable.assign(ops.convert_to_numpy(variable).copy())
+            variable.assign(ops.copy(variable.value))
 
 
 # ---- values, inside and outside of a step -----------------------------------

@@ -29,6 +29,7 @@ from keras import ops
 
 from keras_app import gradients
 from keras_app import selection
+from keras_app import split
 
 
 def score(
@@ -80,7 +81,8 @@ def score(
             Defaults to `200.0`.
 
     Returns:
-        `{variable.path: array of its shape}`, floating point.
+        `{variable.path: array of its shape}`, floating point: in NumPy, but
+        of weights that are split over devices split alike.
 
     Raises:
         ValueError: Unknown scorer or mode; no data where it is needed; a model
@@ -110,9 +112,7 @@ def score(
     check_data(scorer, data)
     check_model(scorer, model, loss)
     latent = [
-        _at_least_float32(
-            ops.convert_to_numpy((weights or {}).get(path, variable))
-        )
+        _at_least_float32(split.read((weights or {}).get(path, variable)))
         for path, variable in variables.items()
     ]
     effective = [
@@ -283,7 +283,7 @@ def _pure_loss(asked, objective, **how):
 
 
 def _magnitude(asked):
-    return [np.abs(w) for w in asked.latent]
+    return [abs(w) for w in asked.latent]
 
 
 def _random(asked):
@@ -293,8 +293,8 @@ def _random(asked):
 
 def _snip(asked):
     scores = _saliency(asked, asked.latent)
-    total = sum(np.sum(s, dtype=np.float64) for s in scores)
-    return [s / total if total else s for s in scores]
+    total = _sum(scores)
+    return _divided(scores, total) if total else scores
 
 
 def _taylor(asked):
@@ -313,7 +313,7 @@ def _saliency(asked, weights):
         )
     if total is None:
         raise ValueError("`data` must hold at least one batch. Received none.")
-    return [np.abs(g * w) for g, w in zip(total, weights)]
+    return [abs(g * w) for g, w in zip(total, weights)]
 
 
 def _grasp(asked):
@@ -338,8 +338,7 @@ def _grasp(asked):
         g = [a if m is None else a * m for a, m in zip(g, asked.masks)]
         hg = pure.hessian_vector_product(effective, g, *sample())
     products = [w * h for w, h in zip(effective, hg)]
-    norm = abs(sum(np.sum(p, dtype=np.float64) for p in products)) + 1e-10
-    return [p / norm for p in products]
+    return _divided(products, abs(_sum(products)) + 1e-10)
 
 
 def _synflow(asked):
@@ -352,8 +351,8 @@ def _synflow(asked):
     with _logits(model):
         pure = _pure_loss(asked, lambda _, z: ops.sum(z), absolute=True)
         ones = np.ones((1, *model.input_shape[1:]), keras.config.floatx())
-        flow = pure.gradient([np.abs(w) for w in effective], ones, None)
-    return [np.abs(r * w) for r, w in zip(flow, effective)]
+        flow = pure.gradient([abs(w) for w in effective], ones, None)
+    return [abs(r * w) for r, w in zip(flow, effective)]
 
 
 _SCORERS = {
@@ -398,7 +397,19 @@ def _balanced_sample(data, classes, samples_per_class):
 
 
 def _at_least_float32(array):
-    return array if array.dtype.itemsize >= 4 else array.astype(np.float32)
+    return array if array.dtype.itemsize >= 4 else array.astype("float32")
+
+
+def _sum(arrays):
+    """The sum of all entries, in double precision, as a NumPy float."""
+    with split.precisely(*arrays):
+        return sum(np.float64(a.sum(dtype="float64")) for a in arrays)
+
+
+def _divided(arrays, number):
+    """Quotients in double precision: two scores never become one."""
+    with split.precisely(*arrays):
+        return [array / number for array in arrays]
 
 
 def _ends_in_softmax(model):

@@ -8,10 +8,9 @@ no variables of optimizers, metrics or seeds. A `Distiller` is its student.
 import math
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_app import selection
+from keras_app import split
 
 # Of a model whose other weights are a quarter, a sparsity of 0.9 is one of
 # 0.68: no longer what the figure seems to say.
@@ -37,8 +36,7 @@ def count_zeros(variable):
     # NumPy reads the CPU's memory in place: 0.2 s for the 25M weights of a
     # ResNet-50. The backends' own operations take 1 to 30 s, because they make
     # temporaries or are compiled for each shape.
-    values = ops.convert_to_numpy(variable)
-    return int(values.size - np.count_nonzero(values))
+    return size(variable) - split.count(split.read(variable))
 
 
 def sparsity_all(model):
@@ -77,13 +75,19 @@ def homes(model):
     return found
 
 
+def density_of(masks):
+    """Returns the share that `{path: mask}` keep."""
+    kept = sum(map(split.count, masks.values()))
+    return kept / sum(mask.size for mask in masks.values())
+
+
 def collapsed(masks):
     """A sentence on the weights that nothing is kept of, or `None`.
 
     Args:
         masks: `{path: mask}`.
     """
-    emptied = [path for path, mask in masks.items() if not mask.any()]
+    emptied = [p for p, mask in masks.items() if not split.any_of(mask)]
     if not emptied:
         return None
     return f"nothing is kept of {selection.some(emptied)} (layer collapse)"

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import host
+from keras_app import split
 from keras_app.enforcement.latent import add_latent
 from keras_app.enforcement.latent import apply_rule
 from keras_app.enforcement.latent import flat_path
@@ -55,41 +56,43 @@ class Record:
 
     @property
     def dense(self):
-        """The weight as it was if nothing was pruned, in NumPy."""
-        values = ops.convert_to_numpy(self.variable)
+        """The weight as it was if nothing was pruned: see `split.read`."""
+        values = split.read(self.variable)
         if self.dormant is None:
             return values
-        kept = ops.convert_to_numpy(self.mask)
-        return np.where(kept, values, ops.convert_to_numpy(self.dormant))
+        kept = split.read(self.mask)
+        where = split.numpy_of(kept).where
+        return where(kept, values, split.read(self.dormant))
 
     def set_mask(self, new):
         """Writes a mask; what comes back has its dormant value, or zero."""
         new = self._checked("mask", new)
-        regrown = new & ~ops.convert_to_numpy(self.mask)
+        regrown = new & ~split.read(self.mask)
         if self.dormant is not None:
             values = self.dense
             self.dormant.assign(values)
-            if regrown.any():
+            if split.any_of(regrown):
+                where = split.numpy_of(regrown).where
                 for each in self._with_average():
-                    now = ops.convert_to_numpy(each)
-                    woken = np.where(regrown, values, now)
+                    now = split.read(each)
+                    woken = where(regrown, values, now)
                     each.assign(woken.astype(now.dtype))
-        self.mask.assign(new)
+        # The next step takes the memory of what the variable holds.
+        self.mask.assign(split.copy(new))
         # The momentum of what was learning is not stale.
         if self.learning is None:
             self._reset_momentum(regrown)
 
     def zero(self):
         """Zeroes what is pruned, and its moving average."""
-        keep = ops.convert_to_numpy(self.mask)
+        keep = split.read(self.mask)
         for each in self._with_average():
             _assign_where(each, keep)
 
     def count_leaks(self):
         """Returns how many pruned entries are not zero."""
-        values = ops.convert_to_numpy(self.variable)
-        pruned = ~ops.convert_to_numpy(self.mask)
-        return int(np.count_nonzero(values[pruned]))
+        pruned = ~split.read(self.mask)
+        return split.count(split.nonzero(split.read(self.variable)) & pruned)
 
     def keep_dormant(self, learning, decay=None):
         """Makes room; returns whether a compiled step is out of date."""
@@ -108,8 +111,8 @@ class Record:
     def learn(self, new):
         """Says which entries train; those that begin forget their momentum."""
         new = self._checked("learning entries", new)
-        old = ops.convert_to_numpy(self.learning)
-        self.learning.assign(new)
+        old = split.read(self.learning)
+        self.learning.assign(split.copy(new))
         self._reset_momentum(new & ~old)
 
     def watch(self, rule, store):
@@ -188,7 +191,8 @@ class Record:
         return add_latent(self._optimizer, self.variable, name, *args, **kwargs)
 
     def _checked(self, what, new):
-        new = np.asarray(new, dtype=bool)
+        if not split.is_split(new):
+            new = np.asarray(new, dtype=bool)
         if new.shape != tuple(self.variable.shape):
             raise ValueError(
                 f"The {what} of {self.variable.path} must have shape "
@@ -205,7 +209,7 @@ class Record:
         return [e for e in (self.variable, average) if e is not None]
 
     def _reset_momentum(self, forget):
-        if not forget.any():
+        if not split.any_of(forget):
             return
         path = flat_path(self.variable)
         # Equally named layers of two nested models have slots of one name,
@@ -227,7 +231,8 @@ class Record:
 
 
 def _assign_where(variable, keep):
-    values = ops.convert_to_numpy(variable)
-    if np.count_nonzero(values[~keep]):
+    values = split.read(variable)
+    # Devices write as fast as they look.
+    if split.is_split(values) or np.count_nonzero(values[~keep]):
         zero = np.zeros((), values.dtype)
-        variable.assign(np.where(keep, values, zero))
+        variable.assign(split.numpy_of(values, keep).where(keep, values, zero))

@@ -41,7 +41,11 @@ class MaskState(keras.layers.Layer):
         return self._held.records.get(self._index(variable))
 
     def get(self, variable):
-        """Returns the bool mask of `variable` as a NumPy array, or `None`."""
+        """Returns the bool mask of `variable` as a NumPy array, or `None`.
+
+        Of a weight that is split over devices the mask is gathered; the mask
+        in `record` lies where the weight does.
+        """
         record = self.record(variable)
         return None if record is None else ops.convert_to_numpy(record.mask)
 
@@ -132,7 +136,7 @@ class MaskState(keras.layers.Layer):
 
     def dense(self, variable):
         """Returns the weights as they were if nothing was pruned, in NumPy."""
-        return self._known(variable).dense
+        return ops.convert_to_numpy(self._known(variable).dense)
 
     # ---- gradients of the step -----------------------------------------
 

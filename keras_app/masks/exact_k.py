@@ -18,6 +18,14 @@ _SMALL = 1 << 16
 class DegenerateScores(ValueError):
     """Scores that say nothing, most often of a training that diverged."""
 
+    @classmethod
+    def of_nan(cls, name):
+        """Returns the error that tells of a NaN in the scores of that name."""
+        return cls(
+            f"`scores` must not contain NaN. Received NaN in {name!r}; did "
+            "the training diverge, or the loss overflow?"
+        )
+
 
 def as_scores(name, array):
     """Returns scores as an array of float32 or float64, without a NaN."""
@@ -31,10 +39,7 @@ def as_scores(name, array):
     flat = array.reshape(-1)
     for start in range(0, flat.size, CHUNK):
         if np.isnan(np.min(flat[start : start + CHUNK])):
-            raise DegenerateScores(
-                f"`scores` must not contain NaN. Received NaN in {name!r}; did "
-                "the training diverge, or the loss overflow?"
-            )
+            raise DegenerateScores.of_nan(name)
     return array
 
 

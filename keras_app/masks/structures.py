@@ -9,12 +9,13 @@ import numbers
 import keras
 import numpy as np
 
+from keras_app import split
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_sparsity
 from keras_app.config import Configured
-from keras_app.masks.exact_k import as_scores
-from keras_app.masks.exact_k import prune_smallest
+from keras_app.masks import exact_k
+from keras_app.masks import on_devices
 
 
 def mask_from_scores(
@@ -41,7 +42,10 @@ def mask_from_scores(
             them as they are. Defaults to `None`: scores alone decide.
 
     Returns:
-        Bool masks, `True` kept, in the container of `scores`.
+        Bool masks, `True` kept, in the container of `scores`. NumPy arrays; of
+        scores that are split over devices, as `keras.distribution` splits
+        weights on JAX, arrays that are split alike. Those are never gathered,
+        unless a `structure` pools them.
 
     Raises:
         ValueError: For NaN scores, unknown `ties`, a sparsity outside [0, 1],
@@ -62,8 +66,12 @@ def mask_from_scores(
             f"Received: structure={structure!r}"
         )
     named = by_name(scores)
-    arrays = [as_scores(name, array) for name, array in named.items()]
-    previous = _check_previous(named, arrays, scores, previous)
+    previous = _check_previous(named, scores, previous)
+    if type(structure) is not Unstructured:
+        # Units are pooled on the host.
+        named = {name: split.gathered(array) for name, array in named.items()}
+        previous = [split.gathered(old) for old in previous]
+    arrays = _as_scores(named, previous)
     masks = structure.prune(arrays, sparsity, ties, previous)
     # A unit that is kept may hold single weights that were pruned before.
     masks = [
@@ -92,10 +100,18 @@ def in_container(container, arrays):
     return array
 
 
-def _check_previous(named, arrays, scores, previous):
+def _as_scores(named, previous):
+    """Scores without a NaN: on the host, or all where one of them is split."""
+    pairs = zip(named.items(), previous)
+    if any(map(split.is_split, [*named.values(), *previous])):
+        return [on_devices.as_scores(*item, old) for item, old in pairs]
+    return [exact_k.as_scores(*item) for item, _ in pairs]
+
+
+def _check_previous(named, scores, previous):
     """The masks before, in the order of the scores."""
     if previous is None:
-        return [None] * len(arrays)
+        return [None] * len(named)
     if isinstance(scores, dict) != isinstance(previous, dict):
         raise ValueError(
             "`previous` must be in the same container as `scores`. "
@@ -110,8 +126,11 @@ def _check_previous(named, arrays, scores, previous):
         olds = [previous[name] for name in named]
     else:
         olds = by_name(previous).values()
-    olds = [np.asarray(old).astype(bool, copy=False) for old in olds]
-    shapes = [array.shape for array in arrays]
+    olds = [
+        old if split.is_split(old) else np.asarray(old).astype(bool, copy=False)
+        for old in olds
+    ]
+    shapes = [tuple(np.shape(array)) for array in named.values()]
     if [old.shape for old in olds] != shapes:
         raise ValueError(
             "`previous` must have the shapes of `scores`. Received: "
@@ -177,7 +196,8 @@ class Structure(Configured):
             ties: `"exact"` or `"le"`, as in `mask_from_scores`.
             previous: List of the masks before, or of `None`.
         """
-        unit_masks = prune_smallest(
+        exact = on_devices if any(map(split.is_split, arrays)) else exact_k
+        unit_masks = exact.prune_smallest(
             [self.pool(array) for array in arrays],
             sparsity,
             ties,

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_app import enforcement
 from keras_app import host
+from keras_app import split
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
 from keras_app.optimizers import latent
@@ -287,4 +288,4 @@ class BregmanOptimizer(RegularizedOptimizer):
 
 
 def _count(condition):
-    return int(np.count_nonzero(ops.convert_to_numpy(condition)))
+    return split.count(split.read(condition))

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_app import host
 from keras_app import selection
+from keras_app import split
 from keras_app.checks import check_number
 from keras_app.masks.exact_k import as_scores
 from keras_app.masks.exact_k import prune_smallest
@@ -90,10 +91,7 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             RuntimeError: The optimizer is not built.
         """
         members = self.members(regularizer)
-        kept = sum(
-            int(np.count_nonzero(ops.convert_to_numpy(variable)))
-            for _, variable in members
-        )
+        kept = sum(split.count(split.read(v)) for _, v in members)
         return kept / sum(math.prod(v.shape) for _, v in members)
 
     def members(self, regularizer):

@@ -48,6 +48,7 @@ class ACDC(Pruner):
     """
 
     revives = True
+    takes_split = True
 
     def scores(self, variables):
         """Returns `{path: |w|}`."""

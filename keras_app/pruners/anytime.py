@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_app import masks as masks_lib
 from keras_app import selection
+from keras_app import split
 from keras_app.checks import check_choice
 from keras_app.checks import check_whole
 from keras_app.pruners.clock import Megabatches
@@ -121,6 +122,17 @@ class AnytimeProgressivePruner(ScoredPruner):
         self._latent = {}
 
     @property
+    def takes_split(self):
+        """Whether neither scorer nor rule keeps values beside the weights."""
+        return super().takes_split and not self._scores_others
+
+    @property
+    def _scores_others(self):
+        """Whether it scores others than the stored weights."""
+        nested = self.mask_update == "nested"
+        return not (nested and self.score_weights == "trained")
+
+    @property
     def megabatch(self):
         """The index of the megabatch that trains, or comes next."""
         return self._clock.now
@@ -198,7 +210,7 @@ class AnytimeProgressivePruner(ScoredPruner):
 
     def prune(self, sparsity):
         """Scores and prunes to `sparsity`, in `scoring_passes` passes."""
-        before = self.masks
+        before = self._masks
         density = 1.0 - sparsity
         for e in range(1, self.scoring_passes):
             super().prune(1.0 - density ** (e / self.scoring_passes))
@@ -208,7 +220,7 @@ class AnytimeProgressivePruner(ScoredPruner):
 
     def _revive(self, before):
         """Gives weights that return the value they were pruned with."""
-        after = self.masks
+        after = self._masks
         for path, variable in self.variables.items():
             returned = after[path] & ~before[path]
             if returned.any():
@@ -222,8 +234,8 @@ class AnytimeProgressivePruner(ScoredPruner):
             weights=self._weights_to_score(variables),
             seed=[self.seed, self.megabatch],
         )
-        finite = all(np.isfinite(values).all() for values in scores.values())
-        if finite and any(values.any() for values in scores.values()):
+        finite = all(map(split.all_finite, scores.values()))
+        if finite and any(map(split.any_of, scores.values())):
             return scores
         problem = (
             "all scores are zero" if finite else "some scores are not finite"
@@ -254,9 +266,9 @@ class AnytimeProgressivePruner(ScoredPruner):
         return {path: new[path] & old[path] for path in new}
 
     def _weights_to_score(self, variables):
-        if self.mask_update == "nested" and self.score_weights == "trained":
+        if not self._scores_others:
             return None
-        masks = self.masks
+        masks = self._masks
         for path, variable in variables.items():
             stored = ops.convert_to_numpy(variable)
             old = self._latent.get(path, stored)

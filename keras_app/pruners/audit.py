@@ -1,7 +1,6 @@
 """What a training can reach, and what it did: lost zeros, missed targets."""
 
-import numpy as np
-
+from keras_app import split
 from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.clock import exact
 from keras_app.pruners.clock import final_sparsity
@@ -96,7 +95,7 @@ def shortfalls(groups, units, masks):
     kept = units.kept(masks)
     for group, sparsity in groups:
         total = sum(kept[name].size for name in group)
-        pruned = total - sum(np.count_nonzero(kept[name]) for name in group)
+        pruned = total - sum(split.count(kept[name]) for name in group)
         reached, unit = _reached(group, units, kept, masks)
         asked = f"{some(group)}: asked for sparsity {sparsity:.4f}, reached "
         if pruned < int(sparsity * total):
@@ -123,9 +122,9 @@ def _reached(names, units, kept, masks):
         mine = [masks[path] for path in units.kernels[name]]
         size = sum(mask.size for mask in mine)
         count = kept[name].size
-        pruned = count - np.count_nonzero(kept[name])
+        pruned = count - split.count(kept[name])
         total += size
-        zeros += size - sum(int(np.count_nonzero(m)) for m in mine)
+        zeros += size - sum(map(split.count, mine))
         even += size * pruned / count
         largest = max(largest, size / count)
     return max(zeros, even) / total, largest / total

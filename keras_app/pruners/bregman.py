@@ -7,6 +7,7 @@ from keras import ops
 from keras_app import host
 from keras_app import masks as masks_lib
 from keras_app import selection
+from keras_app import shares
 from keras_app.checks import check_sparsity
 from keras_app.masks.structures import Units
 from keras_app.pruners import clock
@@ -192,7 +193,7 @@ class BregmanPruner(Pruner):
         # One step moves all that will ever move.
         again = self._waiting is not None
         self._waiting = None if again or all(done) else sparsity
-        self._density = self._density_of(self.masks)
+        self._density = shares.density_of(self.masks)
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds `sparsity` and `sparsity_all` to the logs, as they are now.
@@ -201,7 +202,7 @@ class BregmanPruner(Pruner):
         """
         if epoch + 1 == self.params.get("epochs"):
             self._meet()
-        self._density = self._density_of(self.masks)
+        self._density = shares.density_of(self.masks)
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs=None):

@@ -1,7 +1,5 @@
 """The base of methods whose pruned weights keep their values."""
 
-import numpy as np
-
 from keras_app import masks as masks_lib
 from keras_app.pruners.pruner import Pruner
 from keras_app.selection import by_path
@@ -33,6 +31,7 @@ class DormantPruner(Pruner):
     """
 
     revives = True
+    takes_split = True
 
     #: Whether dormant weights train.
     learning = True
@@ -51,7 +50,8 @@ class DormantPruner(Pruner):
 
     def magnitudes(self, variables):
         """Returns `{path: |w|}` of kept and of dormant weights."""
-        return by_path(lambda v: np.abs(self._state.dense(v)), variables)
+        record = self._state.record
+        return by_path(lambda v: abs(self.here(record(v).dense)), variables)
 
     def scores(self, variables):
         """Returns `{path: |w|}` of kept and of dormant weights."""

@@ -6,10 +6,12 @@ import math
 import numpy as np
 
 from keras_app import masks as masks_lib
+from keras_app import split
 from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.pruner import Pruner
+from keras_app.selection import by_path
 
 # One stream of random numbers per use.
 FIRST_MASKS, GROWTH = range(2)
@@ -60,6 +62,7 @@ class DynamicPruner(Pruner):
     """
 
     revives = True
+    takes_split = True
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class DynamicPruner(Pruner):
 
     def are_first_masks(self):
         """Whether the next masks are the first, which are drawn at random."""
-        return all(mask.all() for mask in self.masks.values())
+        return not any(split.any_of(~mask) for mask in self._masks.values())
 
     def drop_fraction_at(self, step):
         """Returns f(t), the share of the kept weights dropped at `step`."""
@@ -141,7 +144,7 @@ class DynamicPruner(Pruner):
         grow = self.grow_scores(variables)
         if grow is None:
             return kept
-        growing = self._units.pool(grow)
+        growing = self._units.pool(by_path(self.here, grow))
 
         def combine(magnitudes, target, kept, structure):
             return drop_and_grow(
@@ -187,7 +190,7 @@ def drop_and_grow(kept, magnitudes, grow, fraction, sparsity, structure=None):
     dropped_together = masks_lib.Unstructured() if loose else structure
     units = [structure.pool_mask(mask) for mask in kept.values()]
     total = sum(unit.size for unit in units)
-    alive = sum(int(np.count_nonzero(unit)) for unit in units)
+    alive = sum(map(split.count, units))
     dropped = int(fraction * alive)
     if dropped == 0:
         return kept
@@ -199,5 +202,12 @@ def drop_and_grow(kept, magnitudes, grow, fraction, sparsity, structure=None):
         previous=kept,
     )
     # What is left outranks all candidates.
-    ranked = {path: np.where(left[path], np.inf, grow[path]) for path in left}
+    ranked = {path: _where(left[path], np.inf, grow[path]) for path in left}
     return masks_lib.mask_from_scores(ranked, sparsity, structure)
+
+
+def _where(condition, value, others):
+    # Draws are in double precision.
+    with split.precisely(condition):
+        others = split.like(others, condition)
+        return split.numpy_of(condition).where(condition, value, others)

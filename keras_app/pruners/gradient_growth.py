@@ -3,11 +3,9 @@
 import itertools
 import warnings
 
-import numpy as np
-from keras import ops
-
 from keras_app import host
 from keras_app import scorers
+from keras_app import split
 from keras_app.checks import check_int
 from keras_app.pruners.dynamic import DynamicPruner
 from keras_app.selection import by_path
@@ -99,14 +97,17 @@ class GradientGrowth(DynamicPruner):
         `None` before a gradient was seen.
         """
         if self.data is None:
-            seen = by_path(lambda v: np.abs(self._state.watched(v)), variables)
-            if any(g.any() for g in seen.values()):
+            record = self._state.record
+            seen = by_path(
+                lambda v: abs(self.read(record(v).watched)), variables
+            )
+            if any(map(split.any_of, seen.values())):
                 return seen
             if self._is_watching:
                 self._warn_of_nothing_seen()
             return None
         stored = {
-            path: ops.convert_to_numpy(variable).astype("float32")
+            path: self.read(variable).astype("float32")
             for path, variable in variables.items()
         }
         # SNIP scores |dL/d(m w) w| for masks m. With the weights in the place
@@ -117,7 +118,7 @@ class GradientGrowth(DynamicPruner):
             variables,
             itertools.islice(self.data, self.batches_per_update),
             masks=stored,
-            weights={path: np.ones_like(w) for path, w in stored.items()},
+            weights=by_path(lambda w: split.numpy_of(w).ones_like(w), stored),
             compiled=self._compiled,
         )
 

@@ -30,6 +30,8 @@ class MagnitudePruner(Pruner):
     Reference: [Zhu and Gupta, 2017](https://arxiv.org/abs/1710.01878).
     """
 
+    takes_split = True
+
     def scores(self, variables):
         """Returns `{path: |w|}`."""
         return self.magnitudes(variables)

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_app import split
 from keras_app.pruners.dormant import DormantPruner
 from keras_app.selection import by_path
 
@@ -65,8 +66,9 @@ class MovementPruner(DormantPruner):
 
     def scores(self, variables):
         """Returns `{path: S}`; `{path: |w|}` before the first step."""
-        found = by_path(self._state.watched, variables)
-        if any(score.any() for score in found.values()):
+        record = self._state.record
+        found = by_path(lambda v: self.read(record(v).watched), variables)
+        if any(map(split.any_of, found.values())):
             return found
         return self.magnitudes(variables)
 

@@ -3,9 +3,6 @@
 import abc
 import warnings
 
-import numpy as np
-from keras import ops
-
 from keras_app import enforcement
 from keras_app import host
 from keras_app import masks as masks_lib
@@ -20,6 +17,7 @@ from keras_app.config import Configured
 from keras_app.pruners import audit
 from keras_app.pruners import clock
 from keras_app.pruners import takeover
+from keras_app.pruners.reading import Reading
 from keras_app.pruners.targets import check_spread
 from keras_app.pruners.targets import Targets
 from keras_app.steering import Steering
@@ -29,7 +27,7 @@ class PruningMissed(RuntimeError):
     """A pruner ended without the sparsity it was asked for."""
 
 
-class Pruner(Configured, Steering, abc.ABC):
+class Pruner(Configured, Reading, Steering, abc.ABC):
     """A Keras callback that prunes on a schedule. Subclasses give the scores.
 
     Masks go into the optimizer's state when `fit` starts; at every step the
@@ -125,12 +123,6 @@ class Pruner(Configured, Steering, abc.ABC):
         `None` keeps the masks as they are.
         """
 
-    def magnitudes(self, variables):
-        """Returns `{path: |w|}`."""
-        return selection.by_path(
-            lambda v: np.abs(ops.convert_to_numpy(v)), variables
-        )
-
     def combine(self, scores, sparsity, old, structure):
         """Returns new masks for tensors that share one threshold.
 
@@ -188,7 +180,8 @@ class Pruner(Configured, Steering, abc.ABC):
         super().set_model(model)
         chosen = self.select(model)
         self._units = self.units_of(model, chosen)
-        for note in [*self._units.notes, *audit.adapted(model)]:
+        notes = [*self._units.notes, *audit.adapted(model)]
+        for note in [*notes, *self.begin_to_read()]:
             warnings.warn(f"{type(self).__name__}: {note}.")
         self._targets = Targets(self, self._units)
         self._warn_of_what_is_left(model)
@@ -231,7 +224,7 @@ class Pruner(Configured, Steering, abc.ABC):
             masks = [(self.variables[p], mask) for p, mask in found.items()]
         self._state.set(masks)
         if self._units.followers:
-            self.apply(self.masks)
+            self.apply(self._masks)
 
     def _sparsities_by_now(self):
         """`[(sparsity, whether it was asked for already)]`, none of them 0."""
@@ -277,10 +270,10 @@ class Pruner(Configured, Steering, abc.ABC):
         if known:
             first, total = self._clock.training(epoch, epochs, steps)
         self._resolve(first, total)
-        self._density = self._density_of(self.masks)
+        self._density = shares.density_of(self._masks)
         if self._waits and self._density == 1.0:
             self._begin_with(())
-            self._density = self._density_of(self.masks)
+            self._density = shares.density_of(self._masks)
         self._waits = False
         if known:
             self.check_reachable(first + total)
@@ -356,7 +349,7 @@ class Pruner(Configured, Steering, abc.ABC):
         if asked is None or asked < target - 1e-9:
             return [audit.short_of(target, asked)]
         groups = self._targets.groups(asked)
-        return audit.shortfalls(groups, self._units, self.masks)
+        return audit.shortfalls(groups, self._units, self._masks)
 
     def _is_restored(self):
         """Whether the masks are of before: no update was made here."""
@@ -364,7 +357,7 @@ class Pruner(Configured, Steering, abc.ABC):
 
     def _remember_masks(self):
         self._last = takeover.remembered(
-            self._last, self.model, self.variables, self.masks
+            self._last, self.model, self.variables, self._masks
         )
 
     @property
@@ -375,7 +368,7 @@ class Pruner(Configured, Steering, abc.ABC):
     def weights_restored(self):
         """Takes the masks, which are of an earlier epoch, for those to keep."""
         self._remember_masks()
-        self._density = self._density_of(self.masks)
+        self._density = shares.density_of(self._masks)
 
     # ---- pruning -------------------------------------------------------
 
@@ -398,7 +391,7 @@ class Pruner(Configured, Steering, abc.ABC):
         """
         self.apply(new)
         self._sparsity = float(sparsity)
-        self._density = self._density_of(new)
+        self._density = shares.density_of(new)
         collapsed = shares.collapsed(new)
         if collapsed:
             warnings.warn(
@@ -436,11 +429,12 @@ class Pruner(Configured, Steering, abc.ABC):
         """
         host.sync(self.model)
         sparsity = check_sparsity("sparsity", sparsity)
-        old = self.masks
+        old = self._masks
         scores = self.scores(self.variables)
         if scores is None:
             return None
         scorers.check_scores(type(self).__name__, scores, self.variables)
+        scores = selection.by_path(self.here, scores)
         return self.by_units(self.combine, sparsity, scores, old)
 
     def by_units(self, combine, sparsity, scores, old, scope=None):
@@ -472,11 +466,6 @@ class Pruner(Configured, Steering, abc.ABC):
                 )
             )
         return self._units.expand(new, old)
-
-    @staticmethod
-    def _density_of(masks):
-        kept = sum(int(np.count_nonzero(mask)) for mask in masks.values())
-        return kept / sum(mask.size for mask in masks.values())
 
     # ---- time ----------------------------------------------------------
 

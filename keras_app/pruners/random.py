@@ -24,6 +24,8 @@ class RandomPruner(Pruner):
     1
     """
 
+    takes_split = True
+
     def __init__(self, schedule, *, seed=0, **kwargs):
         super().__init__(schedule, **kwargs)
         self.seed = seed

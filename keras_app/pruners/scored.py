@@ -36,6 +36,11 @@ class ScoredPruner(Pruner):
         self.seed = seed
 
     @property
+    def takes_split(self):
+        """Whether the scorer is not one of the caller's."""
+        return not callable(self.scorer)
+
+    @property
     def needs_data(self):
         """Whether the scorer may need `data`, and there is none."""
         return self.data is None and scorers.takes_data(self.scorer)
@@ -59,7 +64,7 @@ class ScoredPruner(Pruner):
             variables,
             self.data,
             self.bn_mode,
-            masks=self.masks,
+            masks=self._masks,
             samples_per_class=self.samples_per_class,
             compiled=self._compiled,
             **options,

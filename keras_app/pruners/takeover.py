@@ -2,10 +2,8 @@
 
 import warnings
 
-import numpy as np
-from keras import ops
-
 from keras_app import masks as masks_lib
+from keras_app import split
 from keras_app.pruners import clock
 
 
@@ -24,7 +22,7 @@ def still_ours(last, variables, fresh):
         (v, mask)
         for v, mask in last
         if any(v is w for w in variables)
-        and (fresh or not ops.convert_to_numpy(v)[~mask].any())
+        and (fresh or not split.count(split.nonzero(split.read(v)) & ~mask))
     ]
 
 
@@ -39,7 +37,9 @@ def remembered(last, model, variables, masks):
         if any(v is w for w in model.variables)
         and not any(v is w for w in variables.values())
     ]
-    return others + [(v, masks[path]) for path, v in variables.items()]
+    return others + [
+        (v, split.copy(masks[path])) for path, v in variables.items()
+    ]
 
 
 def masks_of_zeros(pruner, units, sparsities):
@@ -59,21 +59,23 @@ def masks_of_zeros(pruner, units, sparsities):
         is zero.
     """
     found = {
-        path: ops.convert_to_numpy(variable) != 0
+        path: split.nonzero(pruner.read(variable))
         for path, variable in units.selection.variables.items()
     }
     # All zero is how some layers start.
-    found = {p: mask if mask.any() else ~mask for p, mask in found.items()}
+    found = {
+        p: mask if split.any_of(mask) else ~mask for p, mask in found.items()
+    }
     before = units.kept(found)
     total = sum(kept.size for kept in before.values())
-    zeros = total - sum(map(np.count_nonzero, before.values()))
+    zeros = total - sum(map(split.count, before.values()))
     if zeros == 0:
         return {}
 
     def combine(scores, sparsity, old, structure):
         return masks_lib.mask_from_scores(scores, sparsity, structure)
 
-    dense = {path: np.ones_like(mask) for path, mask in found.items()}
+    dense = {path: mask | ~mask for path, mask in found.items()}
     scores = {path: mask.astype("float32") for path, mask in found.items()}
     # Whatever spread it over the weights has rounded in each.
     rounding = min(len(before), zeros // 10)
@@ -82,11 +84,11 @@ def masks_of_zeros(pruner, units, sparsities):
         for scope in dict.fromkeys((pruner.scope, "global")):
             masks = pruner.by_units(combine, sparsity, scores, dense, scope)
             after = units.kept(masks)
-            wrong = sum((before[n] & ~after[n]).sum() for n in before)
+            wrong = sum(split.count(before[n] & ~after[n]) for n in before)
             # What a method brings back starts from zero, and may be zero
             # still.
             if not (was_asked and pruner.revives):
-                wrong += sum((after[n] & ~before[n]).sum() for n in before)
+                wrong += sum(split.count(after[n] & ~before[n]) for n in before)
             if wrong <= rounding:
                 return {path: masks[path] | found[path] for path in masks}
     _warn_of_zeros(pruner, units, 1 - (total - zeros) / total)

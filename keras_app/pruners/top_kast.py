@@ -93,7 +93,7 @@ class TopKAST(DormantPruner):
             sparsity: Sparsity of the forward set, in [0, 1).
         """
         super().prune(sparsity)
-        variables, forward = self.variables, self.masks
+        variables, forward = self.variables, self._masks
         backward = self.by_units(
             self.combine,
             min(sparsity, self.backward_sparsity),

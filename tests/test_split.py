@@ -1,0 +1,270 @@
+"""Weights split over four devices are pruned where they lie, as on the host."""
+
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from keras_app import enforcement
+from keras_app import masks
+from keras_app import pruners
+from keras_app import schedules
+from keras_app import split
+from keras_app.masks import mask_from_scores
+from tests import splitting
+from tests.helpers import jax_only
+from tests.helpers import run
+
+# ---- the choice itself ----------------------------------------------------
+
+# Two zeros, numbers below the smallest normal one, neighbours, infinities.
+VALUES = [0.0, -0.0, 1e-40, 2e-40, -1e-40, 1e-37, 1.0, 1.0078125, -1.0, 3e38]
+VALUES += [float("inf"), float("-inf")]
+SHAPES = [(8, 6), (4, 2, 3)]
+AXES = [(None, "model"), ("model", "batch")]
+
+
+def put(array, axes):
+    """Splits an array over the devices."""
+    import jax
+
+    mesh = jax.sharding.Mesh(
+        np.array(jax.devices()).reshape(2, 2), ("batch", "model")
+    )
+    spec = jax.sharding.PartitionSpec(*axes)
+    return jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
+
+
+def agrees(scores, sparsity, ties, previous):
+    """The masks of split arrays are split, and those of the host."""
+    expected = mask_from_scores(scores, sparsity, ties=ties, previous=previous)
+    parts = [put(*pair) for pair in zip(scores, AXES)]
+    before = previous and [put(*pair) for pair in zip(previous, AXES)]
+    with splitting.fetches() as fetched:
+        found = mask_from_scores(parts, sparsity, ties=ties, previous=before)
+    assert fetched == []
+    for part, mask, want in zip(parts, found, expected, strict=True):
+        assert mask.sharding.is_equivalent_to(part.sharding, mask.ndim)
+        np.testing.assert_array_equal(np.asarray(mask), want)
+
+
+def the_choice_is_that_of_the_host():
+    import ml_dtypes
+
+    sizes = [int(np.prod(shape)) for shape in SHAPES]
+    few = st.lists(st.sampled_from(VALUES), min_size=1, max_size=4)
+
+    @settings(max_examples=120, deadline=None, database=None)
+    @given(
+        st.sampled_from(["float32", ml_dtypes.bfloat16]),
+        few.flatmap(
+            lambda some: st.lists(
+                st.sampled_from(some),
+                min_size=sum(sizes),
+                max_size=sum(sizes),
+            )
+        ),
+        st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0])),
+        st.sampled_from(["exact", "le"]),
+        st.one_of(st.none(), st.integers(0, 99)),
+    )
+    def check(dtype, values, sparsity, ties, seed):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is too small, or large
+            flat = np.array(values, "float32").astype(dtype)
+        scores = [
+            part.reshape(shape)
+            for part, shape in zip(np.split(flat, sizes[:1]), SHAPES)
+        ]
+        previous = None
+        if seed is not None:
+            draw = np.random.default_rng(seed)
+            previous = [draw.random(shape) < 0.6 for shape in SHAPES]
+        agrees(scores, sparsity, ties, previous)
+
+    check()
+
+
+def draws_of_the_host_are_ranked_in_double_precision():
+    # Equal in single precision.
+    draws = 1 + np.arange(48.0).reshape(8, 6)[::-1] * 1e-12
+    old = put(np.ones((8, 6), bool), AXES[0])
+    found = mask_from_scores(draws, 0.4, previous=old)
+    assert split.is_split(found)
+    np.testing.assert_array_equal(found, mask_from_scores(draws, 0.4))
+
+
+def scores_that_are_no_numbers_are_refused():
+    scores = np.ones((8, 6), "float32")
+    scores[7, 5] = np.nan
+    with pytest.raises(masks.DegenerateScores, match="Received NaN in 'w'"):
+        mask_from_scores({"w": put(scores, AXES[0])}, 0.5)
+
+
+def small_numbers_are_no_zeros():
+    # XLA takes them for zeros on a CPU, where it compares floats.
+    values = put(np.array([[1e-40, -0.0], [0.0, 2.0]], "float32"), ("model",))
+    assert split.count(values) == 2
+    np.testing.assert_array_equal(
+        split.nonzero(values), [[True, False], [False, True]]
+    )
+
+
+# ---- whole trainings ------------------------------------------------------
+
+
+def pruner_of(name, scope):
+    if name == "magnitude":
+        gradual = schedules.PolynomialDecay(0.0, 0.7, 0, 6, frequency=2)
+        return pruners.MagnitudePruner(gradual, scope=scope)
+    if name == "rigl":
+        constant = schedules.ConstantSparsity(0.6, 0, 8, frequency=2)
+        return pruners.RigL(constant, scope=scope)
+    return pruners.AnytimeProgressivePruner(
+        schedules.AnytimeSchedule(2, level=4),
+        data=[splitting.data()],
+        scope=scope,
+        filters="kernel",
+    )
+
+
+TRAININGS = [
+    (name, scope)
+    for name in ("rigl", "magnitude", "app")
+    for scope in ("layer", "global")
+]
+
+
+def trainings(optimizer=None):
+    """`{case: (masks, weights, fetches)}`; one model, because it compiles."""
+    found = {}
+    model = splitting.model(optimizer)
+    start = None
+    for name, scope in TRAININGS:
+        pruner = pruner_of(name, scope)
+        with splitting.fetches() as fetched:
+            pruner.set_model(model)
+        state = [*model.variables, *model.optimizer.variables]
+        if start is None:
+            start = [np.array(split.gathered(v.value)) for v in state]
+        for variable, value in zip(state, start, strict=True):
+            variable.assign(value)
+        with splitting.fetches() as more:
+            for _ in range(2 if name == "app" else 1):
+                splitting.fit(model, pruner)
+            pruner.report.to_dict()
+        if keras.distribution.distribution() is not None:
+            check_layouts(model)
+        arrays = [np.asarray(mask) for mask in pruner.masks.values()]
+        found[name, scope] = arrays, model.get_weights(), [*fetched, *more]
+    return found
+
+
+def check_layouts(model):
+    """What an optimizer keeps beside a weight lies as the weight does."""
+    optimizer = model.optimizer
+    state = enforcement.state_of(model)
+    checked = 0
+    for variable in model.trainable_variables:
+        beside = [
+            each
+            for each in [*optimizer.variables, *state.own_variables]
+            if tuple(each.shape) == tuple(variable.shape)
+            and variable.path.replace("/", "_") in each.name
+        ]
+        for each in beside:
+            layout = each.value.sharding
+            assert layout.is_equivalent_to(
+                variable.value.sharding, len(variable.shape)
+            ), each.name
+            checked += split.is_split(each)
+    # Of two kernels: masks, what was watched, two moments; of a bias moments.
+    assert checked >= 2 * 4 + 2
+
+
+def trained_cases():
+    """A case for each training, that says what is wrong."""
+    whole = trainings()
+    with splitting.distributed():
+        parts = trainings()
+
+    def case(key):
+        def check():
+            _, weights, fetched = parts[key]
+            assert fetched == [], fetched
+            for a, b in zip(whole[key][0], parts[key][0], strict=True):
+                np.testing.assert_array_equal(a, b)
+            for a, b in zip(whole[key][1], weights, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+        return check
+
+    return {" ".join(key): case(key) for key in TRAININGS}
+
+
+def what_needs_whole_arrays_says_so():
+    with splitting.distributed():
+        model = splitting.model()
+        pruner = pruners.MagnitudePruner(
+            schedules.OneShot(0.5), structure=masks.Channel()
+        )
+        with pytest.warns(UserWarning, match="gathered on the host .*Channel"):
+            pruner.set_model(model)
+        with splitting.fetches() as fetched:
+            pruner.prune(0.5)
+    assert fetched
+    assert [mask.mean() for mask in pruner.masks.values()] == [0.5] * 3
+
+
+CHOICES = [
+    the_choice_is_that_of_the_host,
+    draws_of_the_host_are_ranked_in_double_precision,
+    scores_that_are_no_numbers_are_refused,
+    small_numbers_are_no_zeros,
+    what_needs_whole_arrays_says_so,
+]
+
+SCRIPT = """
+    from tests import test_split as tests
+    cases = {case.__name__: case for case in tests.CHOICES}
+    cases |= tests.trained_cases()
+    import json, traceback
+    results = {}
+    for name, case in cases.items():
+        try:
+            results[name] = case() or "ok"
+        except BaseException:
+            results[name] = traceback.format_exc()
+    print(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def four_devices():
+    flags = "--xla_force_host_platform_device_count=4"
+    return json.loads(run(SCRIPT, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")[-1])
+
+
+@jax_only
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(case.__name__ for case in CHOICES),
+        *(" ".join(key) for key in TRAININGS),
+    ],
+)
+def test_on_four_devices(four_devices, case):
+    assert four_devices[case] == "ok", four_devices[case]
+
+
+def test_nothing_is_split_on_one_device():
+    model = splitting.model()
+    kernel = model.get_layer("hidden").kernel
+    assert not split.is_split(kernel)
+    assert isinstance(split.read(kernel), np.ndarray)
+    assert split.count(split.read(kernel)) == 8 * 16
