@@ -68,7 +68,8 @@ def model(optimizer=None, dtype=None):
         x = keras.layers.Dense(
             width, activation="tanh", name=name, dtype=dtype
         )(x)
-    made = keras.Model(inputs, keras.layers.Dense(4, name="head")(x))
+    outputs = keras.layers.Dense(4, name="head")(x)
+    made = keras.Model(inputs, outputs, name="perceptron")
     made.compile(
         optimizer or keras.optimizers.Adam(0.02),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),

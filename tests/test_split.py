@@ -1,6 +1,7 @@
 """Weights split over four devices are pruned where they lie, as on the host."""
 
 import json
+import tempfile
 import warnings
 
 import keras
@@ -221,12 +222,80 @@ def what_needs_whole_arrays_says_so():
     assert [mask.mean() for mask in pruner.masks.values()] == [0.5] * 3
 
 
+# ---- resuming -------------------------------------------------------------
+
+
+class Stopped(pruners.MagnitudePruner):
+    """Ends the training before its second epoch, if asked to."""
+
+    stops = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.stops and epoch == 1:
+            raise ZeroDivisionError
+        super().on_epoch_begin(epoch, logs)
+
+
+def experiment():
+    from keras_app import experiments
+    from keras_app.experiments import data as data_lib
+
+    x, y = splitting.data(64)
+
+    def network(input_shape, num_classes, mean, std, seed):
+        return splitting.model()
+
+    def found(model):
+        arrays = enforcement.masks_of(model).values()
+        return {
+            "weights": [weight.tolist() for weight in model.get_weights()],
+            "masks": [mask.tolist() for mask in arrays],
+        }
+
+    schedule = schedules.PolynomialDecay(0.0, 0.7, 0, 10, frequency=2)
+    return experiments.Train(
+        data_lib.Holdout((x, y), 0.25, test=(x, y), batch_size=8),
+        network,
+        epochs=2,
+        pruner=Stopped(schedule, scope="global"),
+        discover=found,
+    )
+
+
+def scope_of(count):
+    from keras_app.experiments import devices
+
+    return devices.scope(
+        "model_parallel",
+        devices=count,
+        model_devices=2,
+        layout=splitting.LAYOUT,
+    )
+
+
+def a_run_goes_on_with_other_devices():
+    with tempfile.TemporaryDirectory() as folder:
+        with scope_of(4):
+            whole = experiment().run(f"{folder}/whole")
+            Stopped.stops = True
+            with pytest.raises(ZeroDivisionError):
+                experiment().run(f"{folder}/moved")
+        Stopped.stops = False
+        with scope_of(2):
+            moved = experiment().run(f"{folder}/moved", resume=True)
+    assert moved["masks"] == whole["masks"]
+    assert 0.69 < 1 - moved["effective_density"] < 0.71
+    for a, b in zip(moved["weights"], whole["weights"], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 CHOICES = [
     the_choice_is_that_of_the_host,
     draws_of_the_host_are_ranked_in_double_precision,
     scores_that_are_no_numbers_are_refused,
     small_numbers_are_no_zeros,
     what_needs_whole_arrays_says_so,
+    a_run_goes_on_with_other_devices,
 ]
 
 SCRIPT = """
