@@ -289,6 +289,19 @@ def a_run_goes_on_with_other_devices():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def what_cannot_be_split_is_told_in_one_sentence():
+    from keras_app.experiments import devices
+
+    layout = {"hidden/kernel": (None, "model")}
+    with pytest.raises(ValueError, match="for hidden/kernel of shape") as told:
+        with devices.scope(
+            "model_parallel", devices=3, model_devices=3, layout=layout
+        ):
+            splitting.model()
+    assert "model_devices=3" in str(told.value)
+    assert "(8, 16)" in str(told.value)
+
+
 CHOICES = [
     the_choice_is_that_of_the_host,
     draws_of_the_host_are_ranked_in_double_precision,
@@ -296,6 +309,7 @@ CHOICES = [
     small_numbers_are_no_zeros,
     what_needs_whole_arrays_says_so,
     a_run_goes_on_with_other_devices,
+    what_cannot_be_split_is_told_in_one_sentence,
 ]
 
 SCRIPT = """

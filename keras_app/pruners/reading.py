@@ -56,7 +56,8 @@ class Reading:
     def _masks(self):
         """`masks`, as `read` returns values."""
         if self._units is None or self._state is None:
-            return {}
+            # None yet, or those of a method without masks in the optimizer.
+            return self.masks
         host.sync(self.model)
         record = self._state.record
         return by_path(lambda v: self.read(record(v).mask), self.variables)

@@ -52,9 +52,23 @@ def distribution(name, devices, model_devices, layout):
     layouts = keras.distribution.LayoutMap(mesh)
     for pattern, axes in layout.items():
         layouts[pattern] = tuple(axes)
-    return keras.distribution.ModelParallel(
-        layout_map=layouts, batch_dim_name="batch", **whole
-    )
+    return _Split(layout_map=layouts, batch_dim_name="batch", **whole)
+
+
+class _Split(keras.distribution.ModelParallel):
+    """Says in the words of `scope` what cannot be split."""
+
+    def get_variable_layout(self, variable):
+        layout = super().get_variable_layout(variable)
+        count = self.device_mesh.shape[1]
+        for size, axis in zip(variable.shape, layout.axes):
+            if axis == "model" and size % count:
+                raise ValueError(
+                    "`layout` must split axes into equal parts, one for each "
+                    f"of model_devices={count}. Received: {layout.axes} for "
+                    f"{variable.path} of shape {tuple(variable.shape)}"
+                )
+        return layout
 
 
 def taking_whole_batches(distribution):
