@@ -136,7 +136,7 @@ def choose(args):
     def milliseconds(call):
         return lambda: 1e3 * timed(call)()
 
-    calls = {"devices": on_devices, "host": gathered}
+    calls = {"there": on_devices, "host": gathered}
     measured = {name: milliseconds(call) for name, call in calls.items()}
     found = in_turns(measured, args.rounds)
     count = sum(array.size for array in scores.values())
@@ -242,11 +242,11 @@ def training_row(found):
 
 
 def choosing_row(found):
-    ours, host = (statistics.median(found[n]) for n in ("devices", "host"))
+    ours, host = (statistics.median(found[n]) for n in ("there", "host"))
     return [
         str(found["devices"]),
         millions(found),
-        median(found, "devices"),
+        median(found, "there"),
         median(found, "host"),
         f"{ours / host:.1f}",
     ]
