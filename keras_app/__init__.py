@@ -19,9 +19,10 @@ What is where:
     prune                     once, in one call
     compress                  to half the time, or other targets, in one call
     sensitivity               which layers bear pruning, each alone
+    enable_lora               adapters that keep the zeros of a pruned model
     lottery                   tickets and PrAC sets
     export                    smaller files, verified: LiteRT, ONNX, SavedModel
-    report, budgets           what a model is worth, and what fits
+    report, budgets           what a model is worth (perplexity too), what fits
     experiments               what the command line runs, from data to page
     compat                    the names of tfmot
 
@@ -56,6 +57,7 @@ from keras_app import schedules  # noqa: E402
 from keras_app import scorers  # noqa: E402
 from keras_app.alone import sensitivity  # noqa: E402
 from keras_app.enforcement import masks_of  # noqa: E402
+from keras_app.lora import enable_lora  # noqa: E402
 from keras_app.oneshot import prune  # noqa: E402
 
 # A script that only prunes pays for neither data pipelines nor experiments.
@@ -90,6 +92,7 @@ __all__ = [
     "budgets",
     "callbacks",
     "distributions",
+    "enable_lora",
     "export",
     "initializers",
     "layers",

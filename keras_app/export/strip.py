@@ -91,11 +91,13 @@ def merge_lora(model):
 
         W <- (W + (alpha / rank) A B) * [W != 0]
 
-    Without zeros in W this is exact. With zeros the copy lacks what A B had
-    put in their places, and so computes something else than `model`: evaluate
-    it, and train it on for a little if it lost too much. The copy has no
-    adapters; to prune it on, or to keep its zeros while it trains, compile it
-    and use a pruner as on any model.
+    After `keras_app.enable_lora` the copy computes what `model` does, and
+    trains what that had frozen. So it does without zeros in W. After
+    `enable_lora` of Keras, and with zeros, it lacks what A B had put there, so
+    that it computes something else than `model`: evaluate it, and train it on
+    for a little if it lost too much. The copy has no adapters; to prune it on,
+    or to keep its zeros while it trains, compile it and use a pruner as on any
+    model.
 
     Args:
         model: A built `keras.Model` with LoRA enabled in some layers, left as
@@ -137,6 +139,8 @@ def merge_lora(model):
     # Keras merged what it copied. The copy has the same layers.
     walks = map(selection.walk_layers, (model, copy))
     twins = {id(old): new for old, new in zip(*walks, strict=True)}
+    for old in filter(lora.is_frozen, selection.walk_layers(model)):
+        twins[id(old)].trainable = True
     for each in adapted:
         new = lora.base_of(twins[id(each.layer)])
         new.assign(each.merged_into_zeros())
