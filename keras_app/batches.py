@@ -16,17 +16,18 @@ _RULE = (
 )
 
 
-def as_batches(data, batch_size=32):
+def as_batches(data, batch_size=32, weights=False):
     """Returns a re-iterable of batches `(x, y)`; `y` is `None` without labels.
 
     Args:
         data: An array `x`, or several in a dict; a tuple `(x, y)`, each of
             which may be several arrays in a list, tuple or dict; or batches: a
             list, a `tf.data.Dataset`, a `keras.utils.PyDataset`, a
-            `DataLoader`. What else a batch holds, such as sample weights, is
-            left out.
+            `DataLoader`. Sample weights, which may be third, are left out.
         batch_size: Size of the batches that arrays are cut into. Defaults to
             `32`.
+        weights: Whether batches are `(x, y, sample weights)`; those, too, may
+            be `None`. Defaults to `False`.
 
     Raises:
         ValueError: Something else, arrays of several lengths, or no examples.
@@ -38,11 +39,12 @@ def as_batches(data, batch_size=32):
     [32, 32, 6]
     """
     if isinstance(data, tuple) and len(data) in (2, 3) and _is_arrays(data[0]):
-        return _Slices(data[0], data[1], batch_size)
+        parts = (*data, None)[:3]
+        return _Slices(parts if weights else parts[:2], batch_size)
     # A list is one of batches.
     if not isinstance(data, list) and _is_arrays(data):
-        return _Slices(data, None, batch_size)
-    return _Batches(repeatable("data", data, _RULE))
+        return _Slices((data, None, None)[: 3 if weights else 2], batch_size)
+    return _Batches(repeatable("data", data, _RULE), weights)
 
 
 def repeatable(name, data, rule):
@@ -167,15 +169,22 @@ def _is_endless(data):
     return callable(cardinality) and int(cardinality()) == -1
 
 
+def _as_array(labels):
+    """An array of labels that are numbers in a list."""
+    if isinstance(labels, list) and not _is_arrays(labels):
+        return np.asarray(labels)
+    return labels
+
+
 class _Slices:
     """Batches of arrays."""
 
-    def __init__(self, x, y, size):
-        if isinstance(y, list) and not _is_arrays(y):
-            y = np.asarray(y)
+    def __init__(self, parts, size):
+        x, *others = parts
+        parts = x, *map(_as_array, others)
         lengths = {
             leaf.shape[0]
-            for leaf in keras.tree.flatten((x, y))
+            for leaf in keras.tree.flatten(parts)
             if leaf is not None
         }
         if len(lengths) > 1 or 0 in lengths:
@@ -184,7 +193,7 @@ class _Slices:
                 f"least. Received: lengths {sorted(lengths)}"
             )
         [self._length] = lengths
-        self._parts = x, y
+        self._parts = parts
         self._size = size
 
     def __iter__(self):
@@ -199,16 +208,17 @@ class _Slices:
 class _Batches:
     """Batches as somebody else makes them."""
 
-    def __init__(self, source):
+    def __init__(self, source, weights):
         self._source = source
+        self._length = 3 if weights else 2
 
     def __iter__(self):
         empty = True
         for batch in self._source:
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            if not is_empty(x):
+            parts = keras.utils.unpack_x_y_sample_weight(batch)
+            if not is_empty(parts[0]):
                 empty = False
-                yield x, y
+                yield parts[: self._length]
         if empty:
             raise ValueError(
                 "`data` must hold at least one batch with examples. Received "

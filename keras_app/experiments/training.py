@@ -21,14 +21,15 @@ _SUMMED = ("initial_density", "flops_share", "before")
 class Train(FromScratch):
     """Trains one model, sparse or dense, and judges it on the test set.
 
-    Data with classes are learned with cross-entropy and judged by accuracy;
-    data whose targets are images (`experiments.data.Restoration`) with the mean
-    squared error, judged by it and by the peak signal-to-noise ratio. What is
-    judged are the weights after the last epoch.
+    Data with classes are learned with cross-entropy and judged by accuracy, and
+    text (`experiments.data.Text`) by perplexity, too; data whose targets are
+    images (`experiments.data.Restoration`) with the mean squared error, judged
+    by it and by the peak signal-to-noise ratio. What is judged are the weights
+    after the last epoch.
 
     Args:
-        data: An `experiments.data.Holdout` or `Restoration`, or a callable that
-            makes one given `seed`.
+        data: An `experiments.data.Holdout`, `Restoration` or `Text`, or a
+            callable that makes one given `seed`.
         model: A callable `(input_shape, num_classes, mean, std, seed) ->
             keras.Model`, or a name for `keras_app.experiments.models.get`.
         optimizer: An optimizer's name, or a callable without arguments that
@@ -261,6 +262,13 @@ class _Learner(Learner):
             def share_right(logits):
                 return float(np.mean(np.argmax(logits, -1) == targets))
 
+            if targets.ndim > 1:
+                return {
+                    "accuracy": share_right(outputs),
+                    "perplexity": report_lib.perplexity(
+                        self.model, data.test, from_logits=True
+                    ),
+                }
             if not self.experiment.average_flip:
                 return {"accuracy": share_right(outputs)}
             straight = devices.predict(

@@ -4,6 +4,7 @@ from keras_app.graph import flops_per_sample
 from keras_app.report.discovery import connection_matrix
 from keras_app.report.discovery import widths_and_skips
 from keras_app.report.front import pareto_front
+from keras_app.report.language import perplexity
 from keras_app.report.tables import build
 from keras_app.report.tables import PruningReport
 from keras_app.report.tables import summarize
@@ -16,6 +17,7 @@ __all__ = [
     "connection_matrix",
     "flops_per_sample",
     "pareto_front",
+    "perplexity",
     "summarize",
     "widths_and_skips",
 ]

@@ -1,4 +1,4 @@
-"""Data: loading by name, megabatches, held-out parts, a small shipped set."""
+"""Data: by name, megabatches, held-out parts, text, a small shipped set."""
 
 from keras_app.experiments.data.holdout import Holdout
 from keras_app.experiments.data.holdout import Restoration
@@ -12,6 +12,7 @@ from keras_app.experiments.data.megabatches import Megabatch
 from keras_app.experiments.data.megabatches import Megabatches
 from keras_app.experiments.data.splits import few_shot
 from keras_app.experiments.data.splits import split_megabatches
+from keras_app.experiments.data.text import Text
 
 __all__ = [
     "DatasetInfo",
@@ -19,6 +20,7 @@ __all__ = [
     "Megabatch",
     "Megabatches",
     "Restoration",
+    "Text",
     "few_shot",
     "info",
     "load",

@@ -3,7 +3,8 @@
 Every function returns an uncompiled functional `keras.Model` that maps images
 in [0, 1], shape `(batch, height, width, channels)`, to logits, shape
 `(batch, num_classes)`: no softmax at the end, so the loss is built with
-`from_logits=True`. (Only `skip_encoder` gives images.) The models are plain
+`from_logits=True`. (Only `skip_encoder` gives images, and `hub_causal_lm` takes
+tokens.) The models are plain
 Keras, run on every backend, and carry no regularizer: weight decay belongs to
 the optimizer. Layer names, and so the paths of the variables
 (`stage1_block1_conv1/kernel`), are the same in every instance.
@@ -28,6 +29,7 @@ the extra row and column come at the end instead of the beginning.
 """
 
 from keras_app.experiments.models.frame import initialize
+from keras_app.experiments.models.language import hub_causal_lm
 from keras_app.experiments.models.lookup import application
 from keras_app.experiments.models.lookup import factory
 from keras_app.experiments.models.lookup import get
@@ -58,6 +60,7 @@ __all__ = [
     "fast_convnet",
     "get",
     "hub_backbone",
+    "hub_causal_lm",
     "initialize",
     "mlp",
     "resnet18",

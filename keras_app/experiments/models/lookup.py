@@ -193,8 +193,8 @@ def hub_backbone(
     )
 
 
-def _hub_backbones():
-    """`{name: (class, its argument for the shape of an image)}`."""
+def hub():
+    """Returns the module `keras_hub`, or raises and names the extra."""
     try:
         import keras_hub
     except ImportError as error:
@@ -202,8 +202,13 @@ def _hub_backbones():
             "The networks of KerasHub need the extra `hub`: "
             "pip install 'keras_app[hub]'"
         ) from error
+    return keras_hub
+
+
+def _hub_backbones():
+    """`{name: (class, its argument for the shape of an image)}`."""
     found = {}
-    for name, each in inspect.getmembers(keras_hub.models, inspect.isclass):
+    for name, each in inspect.getmembers(hub().models, inspect.isclass):
         arguments = inspect.signature(each).parameters
         for shape in ("image_shape", "input_shape"):
             if name.endswith("Backbone") and shape in arguments:
