@@ -19,6 +19,8 @@ BACKENDS = {
 }
 # Sweeps. Its security settings change between minor versions.
 RAY = ["ray>=2.60,<2.61"]
+# Run folders, exports and data in S3 and in Google Cloud Storage.
+CLOUD = ["fsspec>=2026.9,<2027", "gcsfs>=2026.10,<2027", "s3fs>=2026.9,<2027"]
 # Each backend converts with another one: PyTorch with onnx alone.
 ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.31,<2", "tf2onnx>=1.17,<2"]
 # Brings tensorflow-text, which follows TensorFlow's versions.
@@ -33,11 +35,16 @@ LITERT = (
 )
 TEST = [
     *BACKENDS["jax"],
+    *CLOUD,
     *HUB,
     *ONNX,
     *RAY,
+    # The server of moto.
+    "flask>=3,<4",
+    "flask-cors>=6,<7",
     "hypothesis>=6.100,<7",
     "jsonschema>=4.20,<5",
+    "moto[s3]>=5.2,<6",
     "pytest>=8,<10",
     "pytest-xdist>=3.5,<4",
     "pyyaml>=6,<7",
@@ -103,6 +110,7 @@ setup(
     ],
     extras_require={
         **BACKENDS,
+        "cloud": CLOUD,
         "hub": HUB,
         "onnx": ONNX,
         "onnx-jax": [*ONNX, "jax2onnx>=0.17,<0.18"],

@@ -145,7 +145,10 @@ def _start_keras():
 def keep_native_chatter_in(folder):
     """From here on it goes to a file of the run, and warnings are shown."""
     if _silenced:
-        with open(pathlib.Path(folder) / NATIVE_LOG, "a+b") as file:
+        # Here: Keras, which it imports, comes after the silence.
+        from keras_app import files
+
+        with files.open_log(files.path(folder) / NATIVE_LOG) as file:
             _send_native_stderr_to(file)
         logging.disable(logging.NOTSET)
         warnings.simplefilter("default", UserWarning)

@@ -80,7 +80,8 @@ def main(argv):
         cli.UsageError: What would be exit status 2.
     """
     options = _PARSER.parse_args(argv)
-    source = pathlib.Path(options.source)
+    with cli.usage(ValueError, ImportError):
+        source = files.path(options.source)
     run_dir = options.run_dir or configuration.new_folder(source.stem)
     with cli.usage(TypeError, ValueError, OSError, ImportError):
         experiment = _experiment(options, source)
@@ -146,7 +147,7 @@ def _experiment(options, source):
             examples.train,
             seed=options.seed,
             # Of a file, without where it lies.
-            name=pathlib.Path(options.data).name,
+            name=pathlib.PurePath(options.data).name,
         ),
         options.target,
         validation_data=examples.validation,

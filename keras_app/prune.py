@@ -5,7 +5,6 @@ status: 0 the pruned model is written; 2 the arguments are wrong or the model
 cannot be pruned so, said in one line, and nothing is written.
 """
 
-import pathlib
 import sys
 
 from keras_app import cli
@@ -76,13 +75,13 @@ def main(argv):
         raise cli.UsageError(
             "--sparsity must be given, except with --structure=n:m."
         )
-    target = pathlib.Path(options.output)
+    target = files.path(options.output)
     files.check_target(target)
     if target.suffix != ".keras":
         raise cli.UsageError(
             f"--output must end in .keras. Received: --output={target}"
         )
-    model = files.load_model(pathlib.Path(options.source))
+    model = files.load_model(files.path(options.source))
     examples = None
     if options.data is not None:
         examples = data.read(options.data).first(options.samples)

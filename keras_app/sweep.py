@@ -15,6 +15,7 @@ import signal
 import sys
 
 from keras_app import cli
+from keras_app import files
 from keras_app.experiments.cli import configuration
 from keras_app.experiments.cli import gin_files
 from keras_app.experiments.cli import mistakes
@@ -115,9 +116,16 @@ def _planned(gin, options):
     stored = folder = None
     if options.sweep_dir is not None:
         folder = pathlib.Path(options.sweep_dir)
+        if files.is_stored(options.sweep_dir):
+            raise cli.UsageError(
+                "--sweep_dir must be a folder on a disk that all machines of "
+                "the sweep see, where its runs write their logs; single runs "
+                "of keras_app.train may be in a store. "
+                f"Received: --sweep_dir={options.sweep_dir}"
+            )
         stored = _stored(folder, options.resume)
     config = folder / CONFIG if stored is not None else None
-    files = configuration.files(options, "sweep_dir", "sweep", config)
+    paths = configuration.files(options, "sweep_dir", "sweep", config)
     texts = options.grid or (stored["grids"] if stored is not None else [])
     grids = [grid.parse(text) for text in texts]
     if not grids:
@@ -125,10 +133,10 @@ def _planned(gin, options):
             'name what to vary with --grid="regularizers.L1.lam=[0.1, 0.3]".'
         )
     gin.clear_config()
-    configuration.parse(gin, files, options.gin_param)
+    configuration.parse(gin, paths, options.gin_param)
     _check_bindings(gin, grids, options.gin_param)
     path = options.sweep_dir or configuration.new_folder(
-        f"{files[0].stem}-sweep"
+        f"{paths[0].stem}-sweep"
     )
     sweep = Sweep(path, gin.config_str(), grids)
     if stored is not None:

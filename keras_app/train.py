@@ -17,10 +17,10 @@ and the first process still writes and exports when the others are done.
 import contextlib
 import inspect
 import os
-import pathlib
 import sys
 
 from keras_app import cli
+from keras_app import files
 from keras_app.experiments import devices
 from keras_app.experiments.cli import configuration
 from keras_app.experiments.cli import gin_files
@@ -113,8 +113,9 @@ def main(argv):
     resume = options.resume
     stored = None
     if resume and options.run_dir is not None and not options.gin_file:
-        stored = pathlib.Path(options.run_dir) / CONFIG
-        stored = stored if stored.exists() else None
+        with cli.usage(ValueError, ImportError, OSError):
+            stored = files.path(options.run_dir) / CONFIG
+            stored = stored if stored.exists() else None
     if stored is not None:
         configuration.check_own(stored)
     paths = configuration.files(options, "run_dir", "run", stored)

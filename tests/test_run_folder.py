@@ -319,7 +319,7 @@ def test_checking_makes_nothing(tmp_path):
 
 def test_a_folder_in_use_by_another_process_is_refused(folder):
     # The fixture began it in this process, whose lock goes with the file.
-    folder._lock_file.close()
+    folder._claim.release()
     with locked(folder.path / ".lock"):
         with pytest.raises(ValueError, match="in use by another process"):
             RunFolder(folder.path).begin()

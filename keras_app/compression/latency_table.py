@@ -188,7 +188,7 @@ class Table:
         self._quantize = quantize
         described = machine()
         digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
-        folder = pathlib.Path(folder) if folder else _cache()
+        folder = files.path(folder) if folder else files.cache()
         self.path = (
             folder / f"latency-{quantize or 'float32'}-{digest[:12]}.json"
         )
@@ -230,11 +230,6 @@ class Table:
             files.write_bytes(self.path, text.encode())
         except OSError as error:
             warnings.warn(f"The times of layers are not kept: {error}")
-
-
-def _cache():
-    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    return pathlib.Path(home) / "keras_app"
 
 
 def machine():

@@ -130,7 +130,7 @@ class ExportReport:
     @property
     def name(self):
         """Name of the file, without its folder."""
-        return pathlib.Path(self.path).name
+        return pathlib.PurePath(self.path).name
 
     def rows(self):
         """Returns `[(what, value)]` as text, alike for all reports."""
@@ -251,7 +251,7 @@ class ExportReport:
 
     def write(self):
         """Writes the report beside the file, and returns it."""
-        target = pathlib.Path(f"{self.path}{_SUFFIX}")
+        target = files.path(f"{self.path}{_SUFFIX}")
         text = json.dumps(self.to_dict(), indent=2) + "\n"
         files.write_bytes(target, text.encode())
         return self
@@ -286,7 +286,7 @@ def compressed_size(data):
 
 def sizes(path):
     """Returns `(bytes, compressed bytes)` of a file or folder."""
-    path = pathlib.Path(path)
+    path = files.path(path)
     parts = sorted(p for p in path.rglob("*") if p.is_file()) or [path]
     contents = [part.read_bytes() for part in parts]
     return sum(map(len, contents)), sum(map(compressed_size, contents))
@@ -309,15 +309,15 @@ def read_one(path):
 
     `None` if it is not whole: the report is written last of all.
     """
-    report = pathlib.Path(f"{path}{_SUFFIX}")
-    if not report.is_file() or not pathlib.Path(path).exists():
+    report = files.path(f"{path}{_SUFFIX}")
+    if not report.is_file() or not files.path(path).exists():
         return None
     return _read(report)
 
 
 def read(run_dir):
     """Returns the `ExportReport`s of a run folder, in the order of names."""
-    found = (pathlib.Path(run_dir) / FOLDER).glob(f"*{_SUFFIX}")
+    found = (files.path(run_dir) / FOLDER).glob(f"*{_SUFFIX}")
     return [_read(report) for report in sorted(found)]
 
 

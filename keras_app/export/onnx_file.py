@@ -2,7 +2,6 @@
 
 import importlib.util
 import itertools
-import pathlib
 import re
 import sys
 
@@ -70,7 +69,7 @@ def export_onnx(model, path, data=None):
     ```
     """
     _check_installed()
-    path = pathlib.Path(path)
+    path = files.path(path)
     files.check_target(path)
     strip.make_ready(model)
     samples = signature.inputs_for(model, data)

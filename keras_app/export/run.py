@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import zipfile
 
 import numpy as np
@@ -68,7 +67,7 @@ def export_run(
         print(report)
     ```
     """
-    source = pathlib.Path(source)
+    source = files.path(source)
     formats = checked(formats, **options)
     path = source / _MODEL if source.is_dir() else source
     if not path.is_file():
@@ -105,10 +104,10 @@ def export_run(
 def _targets(source, model, formats, output, options):
     """`{format: path}` of the files to write."""
     if output is not None and len(formats) == 1:
-        return {formats[0]: pathlib.Path(output)}
+        return {formats[0]: files.path(output)}
     folder = source / export_report.FOLDER if source.is_dir() else source.parent
     if output is not None:
-        folder = pathlib.Path(output)
+        folder = files.path(output)
     targets = {}
     for each in formats:
         kind = FORMATS[each]
@@ -134,7 +133,8 @@ def _samples(source, data):
     if not isinstance(data, str):
         return data
     if data.endswith(".npy"):
-        return np.load(data, allow_pickle=False)
+        with files.path(data).open("rb") as file:
+            return np.load(file, allow_pickle=False)
     if data.endswith(".npz"):
         [x] = _arrays(data, ["x"])
         return x
@@ -144,7 +144,10 @@ def _samples(source, data):
 def _arrays(path, *choices):
     """Arrays of a `.npz` file: the first of several lists that it holds."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with (
+            files.path(path).open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
             for names in choices:
                 if set(names) <= set(file.files):
                     return [file[name] for name in names]

@@ -1,16 +1,13 @@
 """TensorFlow SavedModels that hold every weight once."""
 
 import collections
-import contextlib
 import math
-import os
-import pathlib
-import shutil
 import tempfile
 
 import numpy as np
 from keras import tree
 
+from keras_app import files
 from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_model
@@ -88,7 +85,7 @@ def export_saved_model(model, path, data=None):
     ```
     """
     check_model(model)
-    target = pathlib.Path(path).resolve()
+    target = files.path(path).resolve()
     _check_target(target, path)
     strip.make_ready(model)
     samples = signature.inputs_for(model, data, 4 if data is None else _SAMPLES)
@@ -96,7 +93,7 @@ def export_saved_model(model, path, data=None):
     arrays = signature.in_order(model, samples)
     shapes, dtypes = signature.specs(model, arrays)
     tolerance = verification.tolerance_for(model)
-    with _replacing_folder(target) as folder:
+    with files.replacing_folder(target, _MARK) as folder:
         arguments = {
             "path": str(folder),
             "shapes": shapes,
@@ -307,7 +304,7 @@ def _precision(model):
 
 
 def _check_target(target, path):
-    if not target.parent.is_dir():
+    if not files.has_place(target):
         raise ValueError(
             "`path` must name a folder in one that exists. "
             f"Received: path={path}"
@@ -321,30 +318,3 @@ def _check_target(target, path):
             "`path` must be new, an empty folder, or a SavedModel to replace. "
             f"Received: path={path}, which holds something else"
         )
-
-
-@contextlib.contextmanager
-def _replacing_folder(target):
-    """Yields a folder to write, which becomes `target` at the end.
-
-    An older one steps aside for the moment of a rename, and comes back if it
-    fails.
-    """
-    temporary = target.with_name(f".writing-{target.name}")
-    replaced = target.with_name(f".replaced-{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        yield temporary
-        if not target.exists():
-            os.rename(temporary, target)
-            return
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.rename(target, replaced)
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            os.rename(replaced, target)
-            raise
-        shutil.rmtree(replaced)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -71,7 +71,7 @@ def save_sparse(model, path, optimizer=True):
     ...     load_sparse(path).count_params()
     9
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     check_model(model)
     _check_restorable(model)
     host.sync(model)
@@ -130,7 +130,7 @@ def load_sparse(path, safe_mode=True):
     >>> load_sparse("model.sparse").output_shape
     (None, 2)
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     described, arrays = sparse_file.read(path)
 
     def message(reason):
@@ -350,7 +350,7 @@ def export_sparse(model, path):
         **original.described(model),
         format="sparse",
         precision=str(keras.backend.standardize_dtype(model.variable_dtype)),
-        compressed_bytes=pathlib.Path(path).stat().st_size,
+        compressed_bytes=files.path(path).stat().st_size,
         max_difference=0.0,
         compared_with="the model, bit by bit",
         dense_bytes=sum(ops.convert_to_numpy(v).nbytes for v in model.weights),

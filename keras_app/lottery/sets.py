@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 
@@ -79,7 +78,7 @@ class PracSets:
 
     def save(self, path):
         """Writes an `.npz` file, in one step."""
-        path = pathlib.Path(path)
+        path = files.path(path)
         arrays = {"train_ids": self.train_ids}
         for name in ("ids", "training_ids", "pruning_ids"):
             for number, ids in enumerate(getattr(self, name)):
@@ -104,7 +103,10 @@ class PracSets:
             ValueError: The file holds something else.
         """
         try:
-            with np.load(path) as stored:
+            with (
+                files.path(path).open("rb") as file,
+                np.load(file) as stored,
+            ):
                 about = json.loads(stored["about"].tobytes())
                 rounds = about["rounds"]
 

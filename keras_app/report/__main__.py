@@ -4,10 +4,10 @@ The folder of a sweep stands for all its runs. Exit status: 0 the page is
 written; 2 the arguments are wrong, said in one line.
 """
 
-import pathlib
 import sys
 
 from keras_app import cli
+from keras_app import files
 from keras_app.experiments.cli.parser import Parser
 from keras_app.experiments.page import COMPARISON
 from keras_app.experiments.page import default_path
@@ -32,7 +32,7 @@ _PARSER = Parser(
 )
 
 
-@cli.usage(ValueError, OSError)
+@cli.usage(ValueError, OSError, ImportError)
 def main(argv):
     """Runs the command line.
 
@@ -46,7 +46,7 @@ def main(argv):
         cli.UsageError: What would be exit status 2.
     """
     options = _PARSER.parse_args(argv)
-    named = [pathlib.Path(folder) for folder in options.run_dirs]
+    named = [files.path(folder) for folder in options.run_dirs]
     folders, notes = [], []
     for folder in named:
         found, said = [folder], []

@@ -9,6 +9,7 @@ wrong.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ import warnings
 
 import numpy as np
 
+from tests import s3
 from tests.faults import processes
 from tests.methods import command
 from tests.methods import RUNS
@@ -38,7 +40,18 @@ def main():
     warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
     processes.import_everything()
     place = pathlib.Path(tempfile.mkdtemp(prefix="faults-"))
-    trials = {m: Trial(m, place / m, options.seed) for m in options.methods}
+    with contextlib.ExitStack() as stack:
+        store = None
+        if options.s3:
+            store = place / "puts.log"
+            os.environ.update(stack.enter_context(s3.serving(store)))
+        return _try(options, place, store)
+
+
+def _try(options, place, store):
+    trials = {
+        m: Trial(m, place / m, options.seed, store) for m in options.methods
+    }
     for trial in trials.values():
         trial.run_whole()
     end = _minutes() + options.minutes
@@ -51,6 +64,7 @@ def main():
     rows = [trial.row() for trial in trials.values()]
     found = {
         "backend": options.backend,
+        "folders": "s3" if options.s3 else "disk",
         "seed": options.seed,
         "minutes": _minutes(),
         "versions": _versions(),
@@ -70,11 +84,19 @@ def main():
 class Trial:
     """One method: the whole run, and those that are killed.
 
+    Args:
+        method: Its name.
+        place: Folder for logs, and for run folders on this disk.
+        seed: Of the moments.
+        store: What the server of `tests.s3` writes to, if the folders are
+            there.
+
     Attributes:
         kills: Number of kills so far.
     """
 
-    def __init__(self, method, place, seed):
+    def __init__(self, method, place, seed, store=None):
+        self._store = store
         self.method = method
         self.place = place
         self.kills = 0
@@ -89,11 +111,13 @@ class Trial:
 
     def run_whole(self):
         """The run that nobody kills."""
-        end = processes.watch(self._start("whole"), self.place / "whole")
+        end = self._watch("whole")
         if end.status not in _DONE:
             raise RuntimeError(
                 f"{self.method} fails: {processes.tail(self._log('whole'))}"
             )
+        if self._store:
+            processes.fetch(self._folder("whole"), self.place / "whole")
         self._status = end.status
         self._seconds = end.seconds
         self._writes = end.writes
@@ -108,9 +132,7 @@ class Trial:
         kills, torn = 0, []
         for _ in range(_MOST_ATTEMPTS):
             moment = self._moment() if kills < most else {}
-            end = processes.watch(
-                self._start(name), self.place / name, **moment
-            )
+            end = self._watch(name, **moment)
             if end.status is not None:
                 break
             kills += 1
@@ -151,14 +173,27 @@ class Trial:
     def _compare(self, name):
         from tests.faults.comparison import compare
 
+        if self._store:
+            processes.fetch(self._folder(name), self.place / name)
         found, largest = compare(self.place / name, self.place / "whole")
         self._largest = max(self._largest, largest)
         self._differences += [f"{name}: {text}" for text in found]
         return not found
 
-    def _start(self, name):
-        arguments = command(self.method, self.place / name)
-        return processes.start(arguments, self._log(name))
+    def _watch(self, name, **moment):
+        folder = self._folder(name)
+        if self._store:
+            writes = processes.InStore(self._store, folder)
+        else:
+            writes = processes.OnDisk(self.place / name)
+        arguments = command(self.method, folder)
+        child = processes.start(arguments, self._log(name))
+        return processes.watch(child, writes, **moment)
+
+    def _folder(self, name):
+        if self._store:
+            return f"s3://{s3.BUCKET}/{self.method}/{name}"
+        return str(self.place / name)
 
     def _log(self, name):
         return self.place / f"{name}.log"
@@ -232,6 +267,11 @@ def _options():
         "--backend",
         choices=("tensorflow", "jax", "torch"),
         default=os.environ.get("KERAS_BACKEND", "tensorflow"),
+    )
+    add(
+        "--s3",
+        action="store_true",
+        help="run folders in S3, of a server on this machine",
     )
     add("--json", metavar="FILE", help="where to write the figures")
     return parser.parse_args()

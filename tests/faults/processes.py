@@ -4,6 +4,7 @@ Importing takes longer than a small run. The parent imports once and computes
 nothing, because a backend that has started threads does not survive a fork.
 """
 
+import collections
 import dataclasses
 import importlib
 import os
@@ -98,13 +99,13 @@ class End:
 
 
 def watch(
-    child, folder, seconds=_LONGEST_SECONDS, write=None, suffix="", delay=0.0
+    child, writes, seconds=_LONGEST_SECONDS, write=None, suffix="", delay=0.0
 ):
     """Waits until a child ends, and kills it before at a given moment.
 
     Args:
         child: Its id.
-        folder: The run folder.
+        writes: Looks at the run folder: `OnDisk` or `InStore`.
         seconds: Age at which to kill it.
         write: Number of the write, from 1, during which to kill it. Defaults
             to `None`.
@@ -115,8 +116,6 @@ def watch(
         An `End`.
     """
     began = time.monotonic()
-    # What an earlier kill left is no write of this child.
-    before = _temporaries(folder)
     seen = set()
     killed = False
     while True:
@@ -124,7 +123,7 @@ def watch(
         age = time.monotonic() - began
         if found:
             break
-        seen |= _being_written(folder, before)
+        seen |= writes.seen()
         aimed_at = [name for name, _ in seen if name.endswith(suffix)]
         if write is not None and len(aimed_at) >= write:
             time.sleep(delay)
@@ -138,14 +137,80 @@ def watch(
             time.sleep(_LOOK_SECONDS)
     if not os.WIFSIGNALED(state):
         return End(os.WEXITSTATUS(state), age, len(seen))
-    torn = tuple(sorted(name for name, _ in _being_written(folder, before)))
+    torn = tuple(sorted(writes.torn()))
     return End(None, age, len(seen), torn)
 
 
-def _being_written(folder, before):
-    """`{(name, inode)}` of temporary files that are not as they were before."""
-    found = _temporaries(folder)
-    return {file for file, time in found.items() if before.get(file) != time}
+class OnDisk:
+    """Sees temporary files in a run folder on this disk.
+
+    Args:
+        folder: Its `pathlib.Path`.
+    """
+
+    def __init__(self, folder):
+        self._folder = folder
+        # What an earlier kill left is no write of this child.
+        self._before = _temporaries(folder)
+
+    def seen(self):
+        """`{(name, inode)}` of those that are not as they were before."""
+        found = _temporaries(self._folder).items()
+        return {file for file, time in found if self._before.get(file) != time}
+
+    def torn(self):
+        """The names of what is half written."""
+        return [name for name, _ in self.seen()]
+
+
+class InStore:
+    """Sees what the server of `tests.s3` writes down.
+
+    Args:
+        log: The server's file, a `pathlib.Path`.
+        folder: The run folder, a text.
+    """
+
+    def __init__(self, log, folder):
+        self._file = open(log)
+        self._file.seek(0, os.SEEK_END)
+        self._start = folder.removeprefix("s3:/")
+        self._begun, self._ended = [], []
+
+    def seen(self):
+        """`{(name, number)}` of the objects that began to be put."""
+        for line in self._file:
+            what, _, path = line.strip().partition(" ")
+            if path.startswith(self._start):
+                noted = self._begun if what == "begun" else self._ended
+                noted.append(path.rpartition("/")[2])
+        return {(name, i) for i, name in enumerate(self._begun)}
+
+    def torn(self):
+        """The names of what was on its way."""
+        self.seen()
+        left = collections.Counter(self._begun)
+        left.subtract(self._ended)
+        return list(left.elements())
+
+
+def fetch(folder, place):
+    """Copies a run folder of a store to this disk.
+
+    Args:
+        folder: The run folder, a text.
+        place: The `pathlib.Path` to write.
+    """
+    # In a child: the store's client starts threads.
+    child = os.fork()
+    if not child:
+        from keras_app import files
+
+        files.path(folder).download(place)
+        os._exit(0)
+    _, state = os.waitpid(child, 0)
+    if state:
+        raise RuntimeError(f"{folder} could not be read")
 
 
 def _temporaries(folder):

@@ -12,11 +12,11 @@ from tests.methods import RUNS
 from tests.methods import SEARCHES
 
 
-def check(folder, names, kills):
+def check(folder, names, kills, *more):
     # A process of its own: this one has threads, and cannot be forked.
     figures = folder / "faults.json"
     arguments = [f"--kills={kills}", f"--json={figures}"]
-    arguments += [f"--backend={BACKEND}", "--methods", *names]
+    arguments += [f"--backend={BACKEND}", *more, "--methods", *names]
     result = subprocess.run(
         [sys.executable, "-m", "tests.faults", *arguments],
         cwd=ROOT,
@@ -35,6 +35,10 @@ def check(folder, names, kills):
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_that_is_killed_ends_like_one_that_was_not(name, tmp_path):
     check(tmp_path, [name], kills=3)
+
+
+def test_a_run_in_a_store_that_is_killed_ends_like_one_that_was_not(tmp_path):
+    check(tmp_path, ["linbreg"], 3, "--s3")
 
 
 @pytest.mark.slow

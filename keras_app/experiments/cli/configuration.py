@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import io
 import logging
 import pathlib
 import re
@@ -9,6 +10,8 @@ import re
 from keras_app import cli
 from keras_app.experiments.cli import gin_files
 from keras_app.experiments.cli import mistakes
+from keras_app.files import is_stored
+from keras_app.files import path as path_of
 
 CONFIG = "config.gin"
 RUNS = "runs"
@@ -33,7 +36,12 @@ def import_gin():
         )
     for folder in gin_files.search_path():
         gin.add_config_file_search_path(str(folder))
+    gin.config.register_file_reader(_open_stored, is_stored)
     return gin
+
+
+def _open_stored(name):
+    return io.StringIO(path_of(name).read_text())
 
 
 def find(name):
@@ -43,6 +51,9 @@ def find(name):
         cli.UsageError: There is no such file.
     """
     places = [folder / name for folder in gin_files.search_path()]
+    if is_stored(name):
+        with cli.usage(ValueError, ImportError):
+            places = [path_of(name)]
     for path in places:
         if path.is_file():
             return path

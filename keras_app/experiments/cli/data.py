@@ -2,12 +2,13 @@
 
 import dataclasses
 import importlib
-import pathlib
 import re
 import zipfile
 
 import keras
 import numpy as np
+
+from keras_app import files
 
 WORDS = (
     "a data set by name, such as cifar10 (images in [0, 1]); arrays.npz with x "
@@ -60,7 +61,7 @@ def read(text):
         OSError: No such file, or data that cannot be downloaded.
     """
     if text.endswith(".npz"):
-        return _from_file(pathlib.Path(text))
+        return _from_file(files.path(text))
     match = _FUNCTION.fullmatch(text)
     if match:
         return _from_function(text, *match.groups())
@@ -75,7 +76,10 @@ def read(text):
 
 def _from_file(path):
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with (
+            path.open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
             found = {name: file[name] for name in file.files}
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"--data: {path} does not load: {error}") from error

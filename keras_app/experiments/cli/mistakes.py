@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import inspect
-import pathlib
 import pkgutil
 import pydoc
 import re
@@ -11,6 +10,7 @@ import sys
 import tokenize
 
 from keras_app import cli
+from keras_app import files
 from keras_app.experiments.cli import gin_files
 
 # What gin, and an experiment before it starts, raise over a configuration.
@@ -73,7 +73,7 @@ def _sentence(gin, where, error):
     # Lists of all places and bindings follow.
     text = re.split(r"\. Searched| in config string:", text)[0].strip('". ')
     # A text on the command line is its own place.
-    if file is not None and pathlib.Path(file).is_file():
+    if file is not None and files.path(file).is_file():
         where = f"{file}, line {line}"
     elif where.startswith("--") and isinstance(error, _UNREADABLE):
         text = f"{text}. {_BINDING}"
@@ -125,7 +125,7 @@ def _symbol(gin, file, name):
         return f" Add the line: from {places[name]} import {name}"
     imported = re.findall(
         r"^ *(?:from +\S+ +)?import +(?:\S+ +as +)?(\w+)",
-        pathlib.Path(file).read_text() if file else "",
+        files.path(file).read_text() if file else "",
         re.MULTILINE,
     )
     return cli.did_you_mean(name, imported or places)

@@ -3,8 +3,6 @@
 import pathlib
 import tempfile
 
-import keras
-
 from keras_app import files
 from keras_app.compression.report import CompressionReport
 from keras_app.experiments.compress.experiment import Compress
@@ -36,7 +34,7 @@ class Compressed:
         Returns:
             The `ExportReport` of the file.
         """
-        path = pathlib.Path(path)
+        path = files.path(path)
         files.check_target(path)
         files.write_bytes(path, self._content)
         values = {**self.exported.to_dict(), "path": str(path)}
@@ -154,11 +152,11 @@ def _run(experiment, run_dir):
         if started and not started[0].trained:
             started[0].discard()
         raise
-    folder = pathlib.Path(run_dir)
+    folder = files.path(run_dir)
     [exported] = export_report.read(folder)
     return Compressed(
-        keras.saving.load_model(folder / MODEL, compile=False),
+        files.load_model(folder / MODEL, compile=False),
         CompressionReport.from_dict(summary),
         exported,
-        pathlib.Path(exported.path).read_bytes(),
+        files.path(exported.path).read_bytes(),
     )

@@ -8,6 +8,7 @@ import http.client
 import os
 import pathlib
 import queue
+import re
 import shutil
 import ssl
 import threading
@@ -18,6 +19,7 @@ import urllib.request
 
 import numpy as np
 
+from keras_app import files
 from keras_app import host
 
 SHIPPED_NAME = "fashion_mnist_mini"
@@ -264,6 +266,8 @@ def _builder(name, data_dir, download):
     else:
         # TFDS reads the variable once, when it is imported.
         data_dir = os.environ.get("TFDS_DATA_DIR") or None
+    if data_dir is not None and files.is_stored(data_dir):
+        data_dir, download = _copied(name, data_dir), False
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
@@ -284,6 +288,22 @@ def _builder(name, data_dir, download):
             raise FileNotFoundError(_not_prepared(builder, "download=False"))
         _prepare(builder)
     return builder
+
+
+def _copied(name, data_dir):
+    """The data folder on this disk that holds what a store has of a data set.
+
+    TensorFlow, which reads the records, knows no S3.
+    """
+    # As in "name/config:version".
+    folder = re.split("[/:]", name)[0]
+    source = files.path(data_dir) / folder
+    if not source.is_dir():
+        raise FileNotFoundError(
+            f"The data set {name!r} is not in {data_dir}: prepare it in a "
+            f"folder on a disk, and copy that folder's {folder}/ there."
+        )
+    return str(files.copy_of(source).parent)
 
 
 def _prepare(builder):

@@ -45,7 +45,7 @@ def write_page(run_dirs, path=None, summaries=None, notes=()):
             left no folder. Defaults to `()`.
 
     Returns:
-        The `pathlib.Path` of the page.
+        The path of the page.
 
     Raises:
         ValueError: There is no run, a folder holds none, or a summary cannot
@@ -59,7 +59,7 @@ def write_page(run_dirs, path=None, summaries=None, notes=()):
     """
     if isinstance(run_dirs, (str, os.PathLike)):
         run_dirs = [run_dirs]
-    folders = [pathlib.Path(folder) for folder in run_dirs]
+    folders = [files.path(folder) for folder in run_dirs]
     if not folders:
         raise ValueError(
             "`run_dirs` must name at least one run folder. "
@@ -75,7 +75,7 @@ def write_page(run_dirs, path=None, summaries=None, notes=()):
             f"{len(summaries)} summaries for {len(folders)} folders"
         )
     runs = runs_lib.load(folders, summaries)
-    path = pathlib.Path(path) if path else default_path(folders)
+    path = files.path(path) if path else default_path(folders)
     files.write_bytes(path, _page(runs, notes).encode("utf-8", "replace"))
     return path
 
@@ -85,7 +85,7 @@ def default_path(folders):
     if len(folders) == 1:
         return folders[0] / PAGE
     parents = [folder.resolve().parent for folder in folders]
-    return pathlib.Path(os.path.commonpath(parents)) / COMPARISON
+    return files.common_folder(parents) / COMPARISON
 
 
 # In the order of the page.

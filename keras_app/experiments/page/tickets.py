@@ -120,7 +120,7 @@ def examples(runs):
         stored = run.path / HARDEST if run.path is not None else None
         if stored is None or not stored.is_file():
             continue
-        with np.load(stored) as file:
+        with stored.open("rb") as opened, np.load(opened) as file:
             images, labels = file["images"], file["labels"]
             told = ", ".join(
                 f"{i} of class {label} ({_times(count)})"

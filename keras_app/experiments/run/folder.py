@@ -2,19 +2,17 @@
 
 Whatever happens to the process, a reader finds either the old or the new
 version of a file, and a checkpoint is used only if its checksum is right.
-Checkpoints are written by a thread, while the training goes on.
+Checkpoints are written by a thread, while the training goes on. The folder may
+be in an object store: `keras_app.files` knows how.
 """
 
 import concurrent.futures
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import io
 import json
-import os
 import pathlib
-import shutil
 import tempfile
 import zipfile
 
@@ -22,6 +20,7 @@ import keras
 import ml_dtypes  # noqa: F401  NumPy then knows bfloat16 by its name
 import numpy as np
 
+from keras_app import claims
 from keras_app import files
 from keras_app import host
 from keras_app.experiments import devices
@@ -31,7 +30,6 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 MODEL = "model.keras"
 CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
 
 
 class RunFolder:
@@ -40,7 +38,7 @@ class RunFolder:
     Of several processes, which see the same folder, only the first one writes.
 
     Args:
-        path: The folder; made by `begin`.
+        path: The folder, on a disk or in an object store; made by `begin`.
         keep: Number of checkpoints to keep, >= 1. The one before the newest
             is the way out when the newest is damaged. Defaults to `2`.
 
@@ -53,12 +51,13 @@ class RunFolder:
     """
 
     def __init__(self, path, keep=2):
-        self.path = pathlib.Path(path)
+        self.path = files.path(path)
         self.keep = keep
         self.writes = devices.is_chief()
         self.before_summary = lambda: None
         self.trained = None
         self._is_new = False
+        self._claim = None
         self._writer = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._written = None  # the future of the last checkpoint
 
@@ -81,41 +80,44 @@ class RunFolder:
                 f"`run_dir` holds files already: {self.path}. Continue that "
                 "run with --resume, or choose another folder."
             )
-        existing = self.path
-        while not existing.exists():
-            existing = existing.parent
-        if not os.access(existing, os.W_OK):
+        try:
+            files.check_writable(self.path)
+        except OSError as error:
             raise ValueError(
-                f"`run_dir` must be writable. Received: run_dir={self.path}"
-            )
+                f"`run_dir` must be writable. Received: run_dir={self.path} "
+                f"({error})"
+            ) from error
 
     def begin(self):
         """Makes the folder; from here on there is something to resume."""
         if self.writes:
             self._is_new = not self.path.exists()
             (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
-            self._lock()
+            self._keep_out()
+
+    def release(self):
+        """Waits for the last checkpoint, and lets other processes in."""
+        try:
+            self.flush()
+        finally:
+            if self._claim is not None:
+                self._claim.finish()
 
     def discard(self):
         """Removes the folder if `begin` made it: nothing was trained."""
         self.flush()
         if self._is_new:
-            shutil.rmtree(self.path)
+            files.remove_folder(self.path)
 
-    def _lock(self):
-        """Keeps other processes out for as long as this one lives."""
-        # Held open: closing it would give the lock back. It is one of the
-        # process, which may start again in the folder where it failed.
-        self._lock_file = open(self.path / LOCK, "a+")
+    def _keep_out(self):
         try:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
+            self._claim = files.claim(self.path)
+        except claims.InUse as error:
+            by = f" ({error})" if str(error) else ""
             raise ValueError(
                 "`run_dir` must not be in use by another process. "
-                f"Received: run_dir={self.path}"
+                f"Received: run_dir={self.path}{by}"
             ) from error
-        except OSError:
-            pass  # a file system without locks
 
     # ---- single files --------------------------------------------------
 
@@ -154,8 +156,7 @@ class RunFolder:
     def log(self, event):
         """Appends one line to the metrics, a dict of plain values."""
         if self.writes:
-            with open(self.path / METRICS, "a") as file:
-                file.write(json.dumps(event) + "\n")
+            files.append_text(self.path / METRICS, json.dumps(event) + "\n")
 
     def write_log(self, events):
         """Replaces the log: what was logged after a checkpoint is forgotten.
@@ -184,6 +185,8 @@ class RunFolder:
         if not self.writes:
             return
         self.flush()
+        if self._claim is not None:
+            self._claim.check()
         # Backends may hand out the very memory that the next step changes.
         arrays = {n: np.array(a, order="C") for n, a in arrays.items()}
         described = _describe(arrays, meta)

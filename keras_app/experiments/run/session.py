@@ -4,6 +4,7 @@ import itertools
 import math
 import time
 
+from keras_app import files
 from keras_app.experiments import devices
 from keras_app.experiments import page
 from keras_app.experiments.run import interruption
@@ -67,7 +68,7 @@ class Session:
         return self
 
     def __exit__(self, kind, *error):
-        self.folder.flush()
+        self.folder.release()
         if kind is interruption.Interrupted:
             # A launcher may end all processes with the first that leaves.
             devices.anywhere(False)
@@ -139,6 +140,9 @@ class Session:
             "seconds": self.seconds,
         }
         self.folder.save_checkpoint(arrays, meta)
+        if self._writer is not None:
+            self._writer.flush()
+            self._events.push()
         # One process alone would leave the others waiting for it.
         if devices.anywhere(interruption.was_asked()):
             interruption.stopping()
@@ -175,11 +179,14 @@ class Session:
         if not self.folder.writes:
             return
         self._close_events()
-        self._writer = Writer(str(self.folder.path / "tensorboard" / method))
+        place = self.folder.path / "tensorboard" / method
+        self._events = files.Mirror(place)
+        self._writer = Writer(str(self._events.local))
 
     def _close_events(self):
         if self._writer is not None:
             self._writer.close()
+            self._events.push()
 
     def scalar(self, name, value, step):
         """Writes one point of a curve to TensorBoard."""

@@ -1,8 +1,8 @@
 """What a sweep folder holds for the page that shows its runs."""
 
 import json
-import pathlib
 
+from keras_app import files
 from keras_app.experiments.page.runs import has_run
 
 SWEEP = "sweep.json"
@@ -21,7 +21,7 @@ def folders_and_notes(sweep_dir):
     Raises:
         ValueError: `sweep.json` cannot be read.
     """
-    sweep_dir = pathlib.Path(sweep_dir)
+    sweep_dir = files.path(sweep_dir)
     try:
         runs = json.loads((sweep_dir / SWEEP).read_text())["runs"]
         told = [(run["label"], run["status"], run["message"]) for run in runs]

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pathlib
 
 import keras
 
@@ -81,12 +80,13 @@ def baseline_of(baseline):
     rule = "`baseline` must be a keras.Model or a .tflite or .keras file"
     if not isinstance(baseline, (str, os.PathLike)):
         raise ValueError(f"{rule}. Received: baseline={baseline!r}")
-    path = pathlib.Path(baseline)
+    path = files.path(baseline)
     if not path.is_file():
         raise ValueError(f"{rule} that exists. Received: baseline={baseline}")
     if path.suffix == ".keras":
         try:
-            return keras.saving.load_model(path, compile=False)
+            with files.local(path) as file:
+                return keras.saving.load_model(file, compile=False)
         except Exception as error:
             raise ValueError(
                 f"{rule}. Received: baseline={baseline}, which does not load: "

@@ -127,7 +127,7 @@ def export_litert(
     )
     ```
     """
-    path = pathlib.Path(path)
+    path = files.path(path)
     if target == "micro":
         # Nothing else runs there.
         quantize, io_dtype = quantize or "int8", "int8"
@@ -190,7 +190,10 @@ def _baseline_file(baseline, data):
     A model becomes a float32 file, for as long as it is needed.
     """
     if not isinstance(baseline, keras.Model):
-        yield baseline if baseline is None else pathlib.Path(baseline)
+        with contextlib.ExitStack() as stack:
+            if baseline is not None:
+                baseline = stack.enter_context(files.local(baseline))
+            yield baseline
         return
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "baseline.tflite"
