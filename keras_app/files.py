@@ -129,8 +129,7 @@ def _put_folder(folder, target, mark):
 def remove_folder(target):
     """Removes a folder with what is in it, if it is there."""
     if is_stored(target):
-        for each in target.rglob("*"):
-            each.unlink(missing_ok=True)
+        target.rmtree()
     elif target.exists():
         shutil.rmtree(target)
 

@@ -6,6 +6,7 @@ TensorFlow Datasets brings, is no help: beside an installed TensorFlow it asks
 TensorFlow's own file system, which knows no S3.
 """
 
+import contextlib
 import fnmatch
 import functools
 import io
@@ -253,6 +254,12 @@ class StorePath(pathlib.PurePosixPath):
         except FileNotFoundError:
             if not missing_ok:
                 raise
+
+    @_told
+    def rmtree(self):
+        """Removes what begins with it; nothing if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            self.file_system.rm(str(self), recursive=True)
 
     def mkdir(self, parents=False, exist_ok=False):
         """Nothing: what is put in a folder makes it."""

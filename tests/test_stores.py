@@ -140,11 +140,9 @@ def test_a_write_that_fails_leaves_the_old_object(place):
 
 def test_an_object_that_arrives_short_is_an_error(on_s3, monkeypatch):
     target = files.path(f"{on_s3}/x.txt")
-    put = type(target.file_system).pipe_file
+    put = target.file_system.pipe_file
     monkeypatch.setattr(
-        type(target.file_system),
-        "pipe_file",
-        lambda self, path, data, **kwargs: put(self, path, data[:2]),
+        target.file_system, "pipe_file", lambda path, data: put(path, data[:2])
     )
     with pytest.raises(OSError, match="2 of 5 bytes have arrived"):
         target.write_bytes(b"whole")
@@ -267,8 +265,7 @@ def test_missing_credentials_are_said_in_one_sentence(on_s3):
         AWS_EC2_METADATA_DISABLED="true",
     )
     last = done.stderr.strip().splitlines()[-1]
-    assert "run_dir=s3://tests/run" in last
-    assert "Unable to locate credentials" in last
+    assert last == "OSError: s3://tests/run: Unable to locate credentials"
 
 
 # ---- who may write ---------------------------------------------------------
