@@ -140,7 +140,7 @@ def main(argv):
 
     def say_stopped():
         how = "it had not begun: start it again"
-        if pathlib.Path(run_dir, CONFIG).exists():
+        if (files.path(run_dir) / CONFIG).exists():
             how = f"go on with --run_dir={run_dir} --resume"
         cli.tell(NAME, f"stopped by SIGTERM; {how}")
 

@@ -58,10 +58,13 @@ def main(folder, *names):
     processes.import_everything()
     place = pathlib.Path(folder)
     whole, wanted = _start(place / "whole"), (0, 3)
-    assert processes.watch(whole, place / "whole").status in wanted
+    assert (
+        processes.watch(whole, processes.OnDisk(place / "whole")).status
+        in wanted
+    )
     found = {name: _interrupted(place, MOMENTS[name]) for name in names}
     run = place / "run"
-    again = processes.watch(_start(run), run)
+    again = processes.watch(_start(run), processes.OnDisk(run))
     differences = [f"ended with {again.status}", *_said(run)]
     if again.status in wanted:
         differences = compare(run, place / "whole")[0]
@@ -77,7 +80,7 @@ def _interrupted(place, moment):
             return {"status": "it never came", "said": _said(run)}
         time.sleep(0.01)
     os.kill(child, signal.SIGTERM)
-    end = processes.watch(child, run)
+    end = processes.watch(child, processes.OnDisk(run))
     now.unlink()
     return {"status": end.status, "seconds": end.seconds, "said": _said(run)}
 
