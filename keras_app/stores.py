@@ -17,7 +17,8 @@ import types
 import uuid
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
-_ALL_EXTRAS = "`pip install 'keras_app[cloud]'`"
+_EXTRA = "`pip install 'keras_app[cloud]'`"
+_OURS = ("s3", "gs", "gcs")
 # What the store finds damaged on arrival is refused: S3 by the checksum that
 # its client sends along, Google Cloud Storage if it is asked to compare.
 _OPTIONS = {
@@ -86,9 +87,11 @@ class StorePath(pathlib.PurePosixPath):
         try:
             fsspec.get_filesystem_class(scheme)
         except ImportError as error:
+            # fsspec says what the stores of others need.
+            how = _EXTRA if scheme in _OURS else _reason(error)
             raise ImportError(
-                f"{scheme}:// needs packages that are not installed: "
-                f"{_ALL_EXTRAS}. Received: {text}"
+                f"{scheme}:// needs packages that are not installed: {how}. "
+                f"Received: {text}"
             ) from error
         except ValueError as error:
             raise ValueError(f"{rule}. Received: {text}") from error
