@@ -10,6 +10,7 @@ import contextlib
 import fnmatch
 import functools
 import io
+import logging
 import pathlib
 import posixpath
 import re
@@ -95,6 +96,8 @@ class StorePath(pathlib.PurePosixPath):
             ) from error
         except ValueError as error:
             raise ValueError(f"{rule}. Received: {text}") from error
+        # It logs each error that it raises, with its traceback.
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
         return path
 
     def __str__(self):
