@@ -83,8 +83,10 @@ def test_probabilities_are_recognized():
     for from_logits in (None, False):
         found = perplexity(model, (FEATURES, LABELS), from_logits)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
-    # They may be logits, too, for who says so: 0.1 and 0.7 are nearly equal.
-    assert 4.5 < perplexity(model, (FEATURES, LABELS), True) < 5.0
+    # They are logits for who says so.
+    found = perplexity(model, (FEATURES, LABELS), True)
+    expected = restated(model, np.ones_like(WEIGHTS))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @once
