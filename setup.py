@@ -33,9 +33,12 @@ LITERT = (
     "ai-edge-litert>=2.3,<2.4; platform_machine in 'aarch64 arm64 AMD64' or "
     "(platform_machine == 'x86_64' and sys_platform == 'linux')"
 )
+# The site of docs/; a test builds it.
+DOCS = ["mkdocs-material>=9.8,<9.9", "mkdocstrings[python]>=1.0,<1.1"]
 TEST = [
     *BACKENDS["jax"],
     *CLOUD,
+    *DOCS,
     *HUB,
     *ONNX,
     *RAY,
@@ -111,6 +114,7 @@ setup(
     extras_require={
         **BACKENDS,
         "cloud": CLOUD,
+        "docs": DOCS,
         "hub": HUB,
         "onnx": ONNX,
         "onnx-jax": [*ONNX, "jax2onnx>=0.17,<0.18"],

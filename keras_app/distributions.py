@@ -4,6 +4,8 @@ import numpy as np
 
 from keras_app.checks import check_sparsity
 
+__all__ = ["erdos_renyi", "uniform"]
+
 
 def uniform(shapes, sparsity, custom=None):
     """Gives every layer the same sparsity.

@@ -31,6 +31,8 @@ from keras_app import gradients
 from keras_app import selection
 from keras_app import split
 
+__all__ = ["score"]
+
 
 def score(
     scorer,

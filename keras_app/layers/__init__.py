@@ -27,6 +27,8 @@ from keras_app.layers.rows import Kernel
 from keras_app.layers.rows import LayerType
 from keras_app.layers.rows import Weight
 
+__all__ = ["BIAS", "CATALOGUE", "Kernel", "LayerType", "Weight"]
+
 # `{class: row}`. A subclass has the row of the nearest class that has one,
 # except for its channels, because it may do anything else in its `call`.
 CATALOGUE = {}

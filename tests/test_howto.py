@@ -1,0 +1,148 @@
+"""The pages of docs/ do what they say: snippets run, commands are accepted."""
+
+import pathlib
+import re
+import shlex
+
+import pytest
+
+from keras_app import cli
+from keras_app import compress
+from keras_app import prune
+from keras_app import sweep
+from keras_app import train
+from keras_app.experiments.cli import configuration
+from keras_app.export import __main__ as export
+from keras_app.report import __main__ as report
+
+# On one backend, for the time that it takes.
+pytestmark = pytest.mark.backend_free
+
+ROOT = pathlib.Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md")])
+
+
+def blocks(path, language):
+    pattern = rf"```{language}\n(.*?)```"
+    return re.findall(pattern, path.read_text(), re.DOTALL)
+
+
+def run_blocks(name, count):
+    """Runs the Python of a page in order; returns the names it leaves."""
+    found = blocks(DOCS / name, "python")
+    assert len(found) == count
+    names = {}
+    for block in found:
+        exec(compile(block, name, "exec"), names)
+    return names
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+# ---- snippets ---------------------------------------------------------------
+
+
+def test_pruning_while_fine_tuning(tmp_path):
+    names = run_blocks("finetuning.md", 5)
+    assert names["pruner"].report.sparsity >= 0.9499
+    summarize = names["ka"].report.summarize
+    for model in ("sparse", "moved", "cut", "again"):
+        assert summarize(names[model]).sparsity >= 0.9499
+    assert summarize(names["dense"]).sparsity == 0
+    assert (tmp_path / "tuned.keras").exists()
+
+
+def test_sparse_from_the_first_step(capsys):
+    run_blocks("sparse_start.md", 4)
+    said = capsys.readouterr().out
+    found = re.findall(r"sparsity (\S+), test accuracy (\S+)", said)
+    assert [sparsity for sparsity, _ in found] == ["0.900"] * 3
+    assert all(float(accuracy) > 0.7 for _, accuracy in found)
+
+
+def test_finding_a_lottery_ticket(tmp_path):
+    names = run_blocks("lottery.md", 2)
+    tickets = names["summary"]["methods"]["vanilla"]["tickets"]
+    assert [ticket["density"] for ticket in tickets] == [1, 0.5, 0.25]
+    assert (tmp_path / "runs" / "tickets" / "report.html").exists()
+    assert names["ka"].report.summarize(names["model"]).sparsity >= 0.899
+
+
+def test_learning_from_a_stream(capsys):
+    run_blocks("stream.md", 1)
+    found = re.findall(r"density (\S+), accuracy", capsys.readouterr().out)
+    # 0.8 to the power of 4.5 at the end, by equal steps of the exponent.
+    assert found == ["0.800", "0.617", "0.475", "0.366"]
+
+
+# ---- commands ---------------------------------------------------------------
+
+PARSERS = {
+    "train": lambda: train.PARSER,
+    "sweep": lambda: sweep.PARSER,
+    "compress": lambda: compress._PARSER,
+    "prune": lambda: prune._PARSER,
+    "export": export._parser,
+    "report": lambda: report._PARSER,
+}
+
+
+def commands(path):
+    """The commands of a page: `[words]`, without what is set before them."""
+    found = []
+    for block in blocks(path, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words.pop(0)
+            while "&&" in words:
+                words = words[words.index("&&") + 1 :]
+            if words:
+                found.append(words)
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_commands_are_accepted(path):
+    for program, *words in commands(path):
+        if not program.endswith("python") or words[0] != "-m":
+            continue
+        package, _, name = words[1].partition(".")
+        if package != "keras_app":
+            continue
+        options = PARSERS[name]().parse_args(words[2:])
+        if name in ("train", "sweep") and not options.list:
+            accepts(options)
+
+
+def accepts(options):
+    """Asks gin, as before a training: every file and binding is there."""
+    gin = configuration.import_gin()
+    # What is in a run folder is there once there is a run.
+    named = [n for n in options.gin_file if not n.startswith("RUN_DIR")]
+    with gin.unlock_config():
+        gin.clear_config()
+    try:
+        paths = [configuration.find(name) for name in named]
+        configuration.parse(gin, paths, options.gin_param)
+        configuration.finish(gin, "the gin files")
+    except cli.UsageError as error:
+        pytest.fail(f"{named}: {error}")
+    finally:
+        gin.clear_config()
+
+
+def test_there_are_commands_to_look_at():
+    said = [words for path in PAGES for words in commands(path)]
+    assert len([words for words in said if "keras_app.train" in words]) >= 15
+
+
+def test_scripts_that_pages_name_exist():
+    text = "\n".join(path.read_text() for path in PAGES)
+    named = set(re.findall(r"\b(?:benchmarks|launch|gin)/[\w/]+\.\w+", text))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
