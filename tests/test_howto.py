@@ -79,6 +79,40 @@ def test_learning_from_a_stream(capsys):
     assert found == ["0.800", "0.617", "0.475", "0.366"]
 
 
+def test_making_a_model_faster(tmp_path):
+    names = run_blocks("compress.md", 2)
+    small, model = names["small"], names["model"]
+    # Not the time, which a busy machine changes.
+    assert small.model.count_params() < model.count_params()
+    for name in ("small.tflite", "small.keras", "trained.keras", "arrays.npz"):
+        assert (tmp_path / name).exists()
+
+
+def test_shipping(tmp_path, done_here):
+    names = run_blocks("export.md", 5)
+    assert names["small"].count_params() < names["model"].count_params() / 2
+    micro = (tmp_path / "micro.tflite").stat().st_size
+    assert micro < (tmp_path / "dense.keras").stat().st_size / 4
+    assert (tmp_path / "served" / "saved_model.pb").exists()
+    assert (tmp_path / "small.onnx").exists()
+
+
+def test_the_first_hour(tmp_path):
+    found = blocks(DOCS / "tutorial.md", "python")
+    assert len(found) == 4
+    names = {}
+    for block in found[:3]:
+        exec(compile(block, "tutorial.md", "exec"), names)
+    assert 0.899 < names["pruner"].report.sparsity <= 0.9
+    # The command of the page, as printed.
+    page = commands(DOCS / "tutorial.md")
+    (words,) = [words for words in page if "keras_app.compress" in words]
+    assert compress.main(words[3:]) == 0
+    exec(compile(found[3], "tutorial.md", "exec"), names)
+    assert names["right"] > 0.6 * len(names["y_val"])
+    assert (tmp_path / "sparse.bin").exists()
+
+
 # ---- commands ---------------------------------------------------------------
 
 PARSERS = {
@@ -124,8 +158,7 @@ def accepts(options):
     gin = configuration.import_gin()
     # What is in a run folder is there once there is a run.
     named = [n for n in options.gin_file if not n.startswith("RUN_DIR")]
-    with gin.unlock_config():
-        gin.clear_config()
+    gin.clear_config()
     try:
         paths = [configuration.find(name) for name in named]
         configuration.parse(gin, paths, options.gin_param)

@@ -131,6 +131,7 @@ def test_nothing_is_loaded_from_elsewhere(site):
         "Sparse from the first step",
         "Find a lottery ticket",
         "Learn from a stream",
+        "Prune a language model",
         "Come from tfmot",
         "Write your own method",
         "Ship to Android, to a microcontroller, to a server",
