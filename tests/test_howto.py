@@ -1,5 +1,6 @@
 """The pages of docs/ do what they say: snippets run, commands are accepted."""
 
+import importlib
 import pathlib
 import re
 import shlex
@@ -7,8 +8,6 @@ import shlex
 import pytest
 
 from keras_app import cli
-from keras_app import compress
-from keras_app import prune
 from keras_app import sweep
 from keras_app import train
 from keras_app.experiments.cli import configuration
@@ -17,6 +16,10 @@ from keras_app.report import __main__ as report
 
 # On one backend, for the time that it takes.
 pytestmark = pytest.mark.backend_free
+
+# The package's names are the functions.
+compress = importlib.import_module("keras_app.compress")
+prune = importlib.import_module("keras_app.prune")
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"
