@@ -2,6 +2,8 @@
 
 import contextlib
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +15,11 @@ from keras_app import host
 from keras_app import oneshot
 from keras_app import shares
 from keras_app.checks import check_model
+from keras_app.hints import Data
+from keras_app.hints import Filters
+from keras_app.hints import Loss
+from keras_app.masks.structures import Structure
+from keras_app.oneshot import Method
 from keras_app.report.sensitivity import Alone
 from keras_app.report.sensitivity import Sensitivity
 
@@ -20,17 +27,17 @@ _SPARSITIES = (0.5, 0.7, 0.9)
 
 
 def sensitivity(
-    model,
-    data,
-    sparsities=_SPARSITIES,
-    method="magnitude",
-    structure=None,
-    loss=None,
-    filters=None,
-    calibration=None,
-    verbose=1,
-    **options,
-):
+    model: keras.Model,
+    data: Data,
+    sparsities: Sequence[float] = _SPARSITIES,
+    method: Method = "magnitude",
+    structure: Structure | None = None,
+    loss: Loss | None = None,
+    filters: Filters = None,
+    calibration: Data | None = None,
+    verbose: bool | int = 1,
+    **options: Any,
+) -> Sensitivity:
     """Measures what pruning one layer alone costs, layer by layer.
 
     Each layer, or with `GraphChannel` and `AttentionHead` each set of layers

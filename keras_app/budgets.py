@@ -18,6 +18,9 @@ from keras_app import graph
 from keras_app import selection
 from keras_app.distributions import check_distribution
 from keras_app.distributions import DISTRIBUTIONS
+from keras_app.hints import Distribution
+from keras_app.hints import Filters
+from keras_app.masks.structures import Structure
 
 # Sparsities are found to a millionth: short enough to copy into a
 # configuration, and not lost in float32.
@@ -25,8 +28,12 @@ _STEPS = 1_000_000
 
 
 def sparsity_for(
-    model, target, filters=None, structure=None, distribution="uniform"
-):
+    model: keras.Model,
+    target: str,
+    filters: Filters = None,
+    structure: Structure | None = None,
+    distribution: Distribution = "uniform",
+) -> float:
     """Returns the smallest sparsity that brings a model within a budget.
 
     Pass it on as the final sparsity of a schedule, with the same `filters`,
@@ -118,7 +125,7 @@ def sparsity_for(
     return step / _STEPS
 
 
-def sparse_bytes(model):
+def sparse_bytes(model: keras.Model) -> int:
     """Counts the bytes of a model whose zeros are not stored.
 
         bytes = sum over weights of min(size b, ceil(size / 8) + nonzeros b)

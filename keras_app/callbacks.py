@@ -18,11 +18,15 @@ callback of `keras_app.pruners` has reached its target:
 
 import inspect
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_app import enforcement
+from keras_app.hints import Arrays
+from keras_app.hints import FilePath
+from keras_app.hints import State
 from keras_app.steering import Placed
 from keras_app.steering import Steering
 from keras_app.steering import steering
@@ -32,7 +36,10 @@ def _shows_arguments(cls):
     """Gives a constructor Keras's signature, for help, completion and gin."""
     theirs = inspect.signature(cls.__bases__[1].__init__)
     own = inspect.Parameter(
-        "pruner", inspect.Parameter.KEYWORD_ONLY, default=None
+        "pruner",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Steering | None,
     )
     cls.__init__.__signature__ = theirs.replace(
         parameters=[*theirs.parameters.values(), own]
@@ -52,7 +59,9 @@ class _AtTarget(Placed):
     # What is lost if no epoch counts.
     _lost = None
 
-    def __init__(self, *args, pruner=None, **kwargs):
+    def __init__(
+        self, *args: Any, pruner: Steering | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if pruner is not None and not isinstance(pruner, Steering):
             raise TypeError(
@@ -117,13 +126,13 @@ class _AtTarget(Placed):
                 "an epoch or more before the training."
             )
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         best = None if self.best is None else float(self.best)
         counts = {"epochs": self._epochs, "counted": self._counted}
         return {"best": best, **counts}, {}
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken, once the training begins."""
         self._restored = plain, arrays
 
@@ -169,7 +178,13 @@ class SparseModelCheckpoint(_AtTarget, keras.callbacks.ModelCheckpoint):
 
     _lost = "nothing was saved"
 
-    def __init__(self, filepath, *args, pruner=None, **kwargs):
+    def __init__(
+        self,
+        filepath: FilePath,
+        *args: Any,
+        pruner: Steering | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(filepath, *args, pruner=pruner, **kwargs)
         if self.save_freq != "epoch":
             raise ValueError(
@@ -217,7 +232,9 @@ class SparseEarlyStopping(_AtTarget, keras.callbacks.EarlyStopping):
 
     _lost = "the weights are those of the last one"
 
-    def __init__(self, *args, pruner=None, **kwargs):
+    def __init__(
+        self, *args: Any, pruner: Steering | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, pruner=pruner, **kwargs)
         self._best_masks = {}
 
@@ -245,7 +262,7 @@ class SparseEarlyStopping(_AtTarget, keras.callbacks.EarlyStopping):
         for each in steering(self):
             each.weights_restored()
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         plain, _ = super().state()
         plain |= {"wait": self.wait, "best_epoch": self.best_epoch}

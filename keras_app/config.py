@@ -1,6 +1,8 @@
 """Configurations read off the signature of the constructor."""
 
 import inspect
+from typing import Any
+from typing import Self
 
 import keras
 
@@ -28,7 +30,7 @@ class Configured(WholeSignature):
     #: Arguments that are no settings, such as data; left out.
     not_configured = ()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, serialized."""
         return {
             name: _serialized(getattr(self, name))
@@ -37,7 +39,7 @@ class Configured(WholeSignature):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Builds the object that `get_config` described."""
         return cls(**{name: _restored(config[name]) for name in config})
 

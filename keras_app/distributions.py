@@ -1,13 +1,18 @@
 """How one target sparsity is spread over the layers of a network."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from keras_app.checks import check_sparsity
+from keras_app.hints import Shapes
 
 __all__ = ["erdos_renyi", "uniform"]
 
 
-def uniform(shapes, sparsity, custom=None):
+def uniform(
+    shapes: Shapes, sparsity: float, custom: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """Gives every layer the same sparsity.
 
     Args:
@@ -28,7 +33,13 @@ def uniform(shapes, sparsity, custom=None):
     return {name: custom.get(name, sparsity) for name in shapes}
 
 
-def erdos_renyi(shapes, sparsity, custom=None, include_kernel=True, power=1.0):
+def erdos_renyi(
+    shapes: Shapes,
+    sparsity: float,
+    custom: Mapping[str, float] | None = None,
+    include_kernel: bool = True,
+    power: float = 1.0,
+) -> dict[str, float]:
     """Keeps more of small layers and less of large ones (ER and ERK).
 
         density_l  proportional to  ((sum of the dimensions of l) / |l|)^power
@@ -93,7 +104,7 @@ def erdos_renyi(shapes, sparsity, custom=None, include_kernel=True, power=1.0):
 DISTRIBUTIONS = {"uniform": uniform, "erk": erdos_renyi}
 
 
-def check_distribution(distribution):
+def check_distribution(distribution: object) -> None:
     """Raises unless it is the name of one, or a callable.
 
     Example:

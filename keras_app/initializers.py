@@ -3,29 +3,33 @@
 import math
 import numbers
 import random
+from typing import get_args
+from typing import Literal
 
+import keras
 import numpy as np
 
 from keras_app import host
 from keras_app.checks import check_int
+from keras_app.hints import Filters
 from keras_app.layers import sum_axes
 from keras_app.selection import owners_of
 from keras_app.selection import select
 
-GROUPS = ("auto", "neuron", None)
+Groups = Literal["auto", "neuron"]
 
 
 def sparsify(
-    model,
-    density,
-    gain=None,
-    seed=None,
-    filters=None,
-    groups="auto",
-    replacement=False,
-    ensure_nonempty=True,
-    bias_gain=None,
-):
+    model: keras.Model,
+    density: float,
+    gain: float | None = None,
+    seed: int | None = None,
+    filters: Filters = None,
+    groups: Groups | None = "auto",
+    replacement: bool = False,
+    ensure_nonempty: bool = True,
+    bias_gain: float | None = None,
+) -> dict[str, float]:
     """Redraws the kernels of a built model, most of their weights zero.
 
     The start of the Bregman optimizers, which then activate what the training
@@ -105,9 +109,10 @@ def sparsify(
         _check_number(
             "bias_gain", bias_gain, ">= 0", lambda r: 0 <= r < math.inf
         )
-    if groups not in GROUPS:
+    if groups not in (None, *get_args(Groups)):
         raise ValueError(
-            f"`groups` must be one of {GROUPS}. Received: groups={groups!r}"
+            f"`groups` must be one of {(*get_args(Groups), None)}. "
+            f"Received: groups={groups!r}"
         )
     seed = (
         random.getrandbits(32) if seed is None else check_int("seed", seed, 0)

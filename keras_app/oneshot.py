@@ -1,7 +1,10 @@
 """Pruning in one call: once, in place, without `fit`."""
 
 import dataclasses
+from typing import Any
+from typing import Literal
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -12,7 +15,15 @@ from keras_app import pruners
 from keras_app import scorers
 from keras_app.checks import check_model
 from keras_app.checks import check_sparsity
+from keras_app.hints import Data
+from keras_app.hints import Filters
+from keras_app.hints import Scope
+from keras_app.masks.structures import Structure
+from keras_app.report.tables import PruningReport
 from keras_app.schedules import OneShot
+
+# See `prune`.
+Method = Literal["wanda", "sparsegpt"] | scorers.Scorer
 
 _PRUNERS = {
     "magnitude": pruners.MagnitudePruner,
@@ -29,15 +40,15 @@ _NOT_KEPT = (
 
 
 def prune(
-    model,
-    sparsity,
-    method="magnitude",
-    data=None,
-    structure=None,
-    scope="layer",
-    filters=None,
-    **options,
-):
+    model: keras.Model,
+    sparsity: float | None,
+    method: Method = "magnitude",
+    data: Data | None = None,
+    structure: Structure | None = None,
+    scope: Scope = "layer",
+    filters: Filters = None,
+    **options: Any,
+) -> PruningReport:
     """Prunes a model once, in place, without training it.
 
     It does what the pruner of the method does at one update. Weights that are

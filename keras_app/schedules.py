@@ -71,7 +71,7 @@ class ConstantSparsity(PruningSchedule):
                 f"end_step={self.end_step}, begin_step={self.begin_step}"
             )
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> tuple[bool, float]:
         due = self._should_prune_in_step(
             step, self.begin_step, self.end_step, self.frequency
         )
@@ -115,7 +115,7 @@ class _Ramp(_Between):
     def _sparsity_at(self, progress):
         """Returns the sparsity at a progress strictly between 0 and 1."""
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> tuple[bool, float]:
         due = self._should_prune_in_step(
             step, self.begin_step, self.end_step, self.frequency
         )
@@ -299,7 +299,7 @@ class PiecewiseConstant(PruningSchedule):
         self.begin_step = self.steps[0]
         self.end_step = self.steps[-1]
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> tuple[bool, float]:
         check_in_steps(self)
         reached = bisect.bisect_right(self.steps, step)
         if reached == 0:
@@ -371,7 +371,7 @@ class CyclicSparsity(_Between):
                 f"end_step={end}, begin_step={begin}, period={period}"
             )
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> tuple[bool, float]:
         check_in_steps(self)
         if step < self.begin_step:
             return False, self.initial_sparsity
@@ -416,7 +416,7 @@ class OneShot(PruningSchedule):
         self._check(check_time, "step", minimum=0)
         self.end_step = self.step
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> tuple[bool, float]:
         check_in_steps(self)
         return step == self.step, self.sparsity
 
@@ -490,7 +490,7 @@ class AnytimeSchedule(PruningSchedule):
             )
         self.end_step = self.num_megabatches - 1
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> tuple[bool, float]:
         inside = 0 <= step < self.num_megabatches
         last = self.num_megabatches - 1
         return inside, 1.0 - self.densities[min(max(step, 0), last)]

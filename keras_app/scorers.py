@@ -22,6 +22,10 @@ import contextlib
 import difflib
 import types
 import warnings
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import Literal
 
 import keras
 import numpy as np
@@ -30,23 +34,35 @@ from keras import ops
 from keras_app import gradients
 from keras_app import selection
 from keras_app import split
+from keras_app.hints import Arrays
+from keras_app.hints import Data
+from keras_app.hints import Loss
+from keras_app.hints import Variables
+
+BatchNormMode = Literal["train", "inference"]
+
+# The name of a scorer, or `(model, variables, data, masks) -> [array]`.
+Scorer = (
+    Literal["magnitude", "random", "snip", "taylor", "grasp", "synflow"]
+    | Callable[..., Sequence[Any]]
+)
 
 __all__ = ["score"]
 
 
 def score(
-    scorer,
-    model,
-    variables,
-    data=None,
-    bn_mode=None,
+    scorer: Scorer,
+    model: keras.Model,
+    variables: Sequence[keras.Variable] | Variables,
+    data: Data | None = None,
+    bn_mode: BatchNormMode | None = None,
     *,
-    masks=None,
-    weights=None,
-    loss=None,
-    compiled=None,
-    **options,
-):
+    masks: Arrays | None = None,
+    weights: Arrays | None = None,
+    loss: Loss | None = None,
+    compiled: dict[Any, Any] | None = None,
+    **options: Any,
+) -> Arrays:
     """Scores the entries of some weights, without changing the model.
 
     Args:
@@ -142,7 +158,7 @@ _OPTIONS = {"seed": None, "samples_per_class": 10, "temperature": 200.0}
 NEEDS_DATA = ("snip", "taylor", "grasp")
 
 
-def check_scores(name, scores, variables):
+def check_scores(name: str, scores: Arrays, variables: Variables) -> None:
     """Raises unless there are scores of its shape for every variable.
 
     Args:
@@ -161,7 +177,7 @@ def check_scores(name, scores, variables):
             )
 
 
-def check_scorer(scorer, bn_mode=None):
+def check_scorer(scorer: Any, bn_mode: Any = None) -> None:
     """Raises unless the scorer is known, or a callable, and so is its mode."""
     if bn_mode not in (None, "train", "inference"):
         raise ValueError(
@@ -178,7 +194,7 @@ def check_scorer(scorer, bn_mode=None):
     )
 
 
-def takes_data(scorer):
+def takes_data(scorer: Scorer) -> bool:
     """Whether a scorer needs data; a callable may.
 
     Example:
@@ -189,7 +205,7 @@ def takes_data(scorer):
     return callable(scorer) or scorer in NEEDS_DATA
 
 
-def check_data(scorer, data):
+def check_data(scorer: Scorer, data: Data | None) -> None:
     """Raises if `scorer` needs data and there is none."""
     if scorer in NEEDS_DATA and data is None:
         raise ValueError(
@@ -198,7 +214,9 @@ def check_data(scorer, data):
         )
 
 
-def check_model(scorer, model, loss=None):
+def check_model(
+    scorer: Scorer, model: keras.Model, loss: Loss | None = None
+) -> None:
     """Raises if `scorer` cannot score such a model, with such a loss.
 
     Args:

@@ -21,7 +21,7 @@ class Placed(keras.callbacks.Callback):
         super().set_model(model)
         self._place = next(_places)
 
-    def comes_after(self, other):
+    def comes_after(self, other: "Placed") -> bool:
         """Whether `other` comes before this one."""
         return self._place > other._place
 
@@ -35,14 +35,14 @@ class Steering(Placed):
         _known.add(self)
 
     @property
-    def is_at_target(self):
+    def is_at_target(self) -> bool:
         """Whether the weights are now as sparse as they are to end."""
         raise NotImplementedError
 
-    def settle(self):
+    def settle(self) -> None:
         """Called at the end of an epoch that is to be judged: a last touch."""
 
-    def weights_restored(self):
+    def weights_restored(self) -> None:
         """Called once weights and masks of an earlier epoch are back."""
 
 

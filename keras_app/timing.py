@@ -4,6 +4,7 @@ import abc
 import copy
 import math
 import numbers
+from typing import Self
 
 from keras_app.checks import check_int
 from keras_app.config import Configured
@@ -39,16 +40,16 @@ class PruningSchedule(Configured, abc.ABC):
     _ends_with = None
 
     @abc.abstractmethod
-    def __call__(self, step):
+    def __call__(self, step: int) -> tuple[bool, float]:
         """Returns `(should_prune, sparsity)` for a step counted from 0."""
 
     @property
-    def shares(self):
+    def shares(self) -> dict[str, float]:
         """`{name: value}` of the arguments that are shares of a training."""
         given = {name: getattr(self, name) for name in self._timed}
         return {name: value for name, value in given.items() if _shared(value)}
 
-    def resolve(self, total_steps, first_step=0):
+    def resolve(self, total_steps: int, first_step: int = 0) -> Self:
         """Returns the schedule in steps: a copy, if it has shares.
 
         A `begin_step`, `end_step`, `step` or entry of `steps` becomes the

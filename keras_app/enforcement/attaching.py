@@ -29,6 +29,7 @@ from keras_app import host
 from keras_app.enforcement.sidecar import FILE_METHODS
 from keras_app.enforcement.sidecar import without_masks
 from keras_app.enforcement.state import MaskState
+from keras_app.hints import Arrays
 from keras_app.selection import paths_of
 
 
@@ -119,7 +120,7 @@ def state_of(model):
     return state if isinstance(state, MaskState) else None
 
 
-def masks_of(model):
+def masks_of(model: keras.Model) -> Arrays:
     """Returns the masks that a model trains under.
 
     Args:

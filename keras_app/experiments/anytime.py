@@ -1,6 +1,8 @@
 """Anytime learning over megabatches: APP, one-shot pruning, and dense."""
 
 import dataclasses
+from typing import Any
+from typing import Self
 
 import keras
 import numpy as np
@@ -11,6 +13,7 @@ from keras_app.experiments import data as data_lib
 from keras_app.experiments import models
 from keras_app.experiments.comparison import Comparison
 from keras_app.experiments.comparison import MethodLearner
+from keras_app.experiments.experiment import Learner
 from keras_app.experiments.experiment import made
 from keras_app.experiments.experiment import Stage
 from keras_app.pruners import AnytimeProgressivePruner
@@ -119,11 +122,11 @@ class Anytime(Comparison):
         AnytimeSchedule(1, self.level, self.base)
 
     @property
-    def data(self):
+    def data(self) -> data_lib.Megabatches:
         """The stream."""
         return self.megabatches
 
-    def resolved(self):
+    def resolved(self) -> Self:
         """Returns the experiment with stream, test set and model made."""
         stream = made("megabatches", self.megabatches, self.seed)
         ready = dataclasses.replace(
@@ -136,15 +139,15 @@ class Anytime(Comparison):
         return ready
 
     @property
-    def total_epochs(self):
+    def total_epochs(self) -> int | None:
         """Epochs of all methods, for the progress bar."""
         return len(self.methods) * len(self.megabatches) * self.epochs
 
-    def learner(self, method):
+    def learner(self, method: str) -> Learner:
         """Returns the learner of a method, at its start."""
         return _Learner(self, method)
 
-    def check(self, learner):
+    def check(self, learner: Learner) -> None:
         """Raises what making the other pruners and selecting raise."""
         rate = learner.model.optimizer.learning_rate
         if not isinstance(rate, keras.Variable):
@@ -159,7 +162,7 @@ class Anytime(Comparison):
             pruner.data = self.megabatches[0].scoring
             pruner.select(learner.model)
 
-    def pruner_for(self, method):
+    def pruner_for(self, method: str) -> AnytimeProgressivePruner | None:
         """The pruner; for the dense network one that is never attached."""
         reference = method == "app_reference"
         pruner = self.pruner(
@@ -181,7 +184,9 @@ class Anytime(Comparison):
 
     # ---- figures -------------------------------------------------------
 
-    def figures(self, learner, events):
+    def figures(
+        self, learner: Learner | None, events: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         """Sums and last values over the megabatches of a method."""
         rows = [e for e in events if e["event"] == "megabatch"]
         wrong = [row["misclassified"] for row in rows]
@@ -209,7 +214,9 @@ class Anytime(Comparison):
             "megabatches": rows,
         }
 
-    def summary(self, learner, figures):
+    def summary(
+        self, learner: Learner, figures: dict[str, Any]
+    ) -> dict[str, Any]:
         """The stream, the level and the main method's CER."""
         return {
             **super().summary(learner, figures),
@@ -221,7 +228,7 @@ class Anytime(Comparison):
         }
 
     @property
-    def title(self):
+    def title(self) -> str:
         """What stands above the closing table."""
         return f"{len(self.megabatches)} megabatches of {self.data.name}"
 

@@ -1,5 +1,8 @@
 """Callbacks that several experiments use, each able to resume."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +11,8 @@ from keras_app import host
 from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.config import Configured
+from keras_app.hints import Arrays
+from keras_app.hints import State
 
 
 def learning_rate_of(model):
@@ -35,12 +40,12 @@ class MilestoneLearningRate(Configured, keras.callbacks.Callback):
 
     def __init__(
         self,
-        learning_rate,
-        milestones=(),
-        warmup_epochs=0,
-        factor=0.1,
-        period=None,
-    ):
+        learning_rate: float,
+        milestones: Sequence[int] = (),
+        warmup_epochs: int = 0,
+        factor: float = 0.1,
+        period: int | None = None,
+    ) -> None:
         super().__init__()
         self.learning_rate = float(learning_rate)
         self.milestones = tuple(milestones)
@@ -95,7 +100,14 @@ class TriangularLearningRate(Configured, keras.callbacks.Callback):
     known.
     """
 
-    def __init__(self, peak, start=0.2, end=0.07, rise=0.23, period=None):
+    def __init__(
+        self,
+        peak: float,
+        start: float = 0.2,
+        end: float = 0.07,
+        rise: float = 0.23,
+        period: int | None = None,
+    ) -> None:
         super().__init__()
         check_number("peak", peak, lambda x: x > 0, "> 0")
         check_number("start", start, lambda x: 0 <= x <= 1, "in [0, 1]")
@@ -167,7 +179,9 @@ class PlateauLearningRate(Configured, keras.callbacks.Callback):
     loss, which weighs a smaller last batch by its size.
     """
 
-    def __init__(self, factor=0.5, patience=5, threshold=0.01):
+    def __init__(
+        self, factor: float = 0.5, patience: int = 5, threshold: float = 0.01
+    ) -> None:
         super().__init__()
         check_number("factor", factor, lambda x: 0 < x < 1, "in (0, 1)")
         check_int("patience", patience, 0)
@@ -190,11 +204,11 @@ class PlateauLearningRate(Configured, keras.callbacks.Callback):
             rate = self.factor * learning_rate_of(self.model)
             self.model.optimizer.learning_rate = rate
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         return {"best": self._best, "bad": self._bad}, {}
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken."""
         self._best, self._bad = plain["best"], plain["bad"]
 

@@ -1,7 +1,10 @@
 """What experiments share that compare several methods from one start."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 
 from keras_app.experiments import devices
@@ -53,7 +56,9 @@ class Comparison(FromScratch):
             )
         object.__setattr__(self, "methods", methods)
 
-    def learning_rate(self, milestones, warmup_epochs):
+    def learning_rate(
+        self, milestones: Sequence[int], warmup_epochs: int
+    ) -> keras.callbacks.Callback:
         """Returns the callback that sets the learning rate of a stage."""
         rate = self.optimizer().get_config()["learning_rate"]
         return rate_schedule(
@@ -61,11 +66,13 @@ class Comparison(FromScratch):
         )
 
     @property
-    def title(self):
+    def title(self) -> str:
         """What stands above the closing table."""
         raise NotImplementedError
 
-    def table(self, figures):
+    def table(
+        self, figures: dict[str, Any]
+    ) -> tuple[str, list[str], list[list[str]]]:
         """Title, columns and rows of the closing table."""
         headings = ("method", *(heading for heading, _, _ in self.columns))
         rows = [

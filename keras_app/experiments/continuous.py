@@ -1,6 +1,7 @@
 """Tickets by continuous sparsification: search, rewind, retrain."""
 
 import dataclasses
+from typing import Self
 
 from keras import ops
 
@@ -109,7 +110,7 @@ class TicketSearch(FromScratch):
     }
     _least = {**FromScratch._least, "rewind_epoch": 0}
 
-    def resolved(self):
+    def resolved(self) -> Self:
         """Returns the training that the search comes down to."""
         ready = super().resolved()
         ready.check_classes()

@@ -8,8 +8,14 @@ epoch and goes on where a killed run stopped.
 
 import contextlib
 import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
+from typing import Self
 
 import keras
+import numpy as np
+import numpy.typing as npt
 
 from keras_app import host
 from keras_app.checks import check_choice
@@ -21,9 +27,12 @@ from keras_app.experiments import models
 from keras_app.experiments.losses import SmoothedCrossentropy
 from keras_app.experiments.models.whitening import wants_whitening
 from keras_app.experiments.run.interruption import StopPoints
+from keras_app.experiments.run.folder import RunFolder
 from keras_app.experiments.run.runner import Runner
 from keras_app.experiments.run.session import open_folder
 from keras_app.experiments.run.session import Session
+from keras_app.hints import FilePath
+from keras_app.hints import Loss
 
 _POLICIES = (None, "float32", "mixed_bfloat16")
 _WHITENED = 5000  # images that a whitening layer is made from
@@ -63,7 +72,14 @@ class Experiment:
         for name, least in self._least.items():
             check_int(name, getattr(self, name), least)
 
-    def run(self, run_dir, resume=False, *, on_start=None, verbose=True):
+    def run(
+        self,
+        run_dir: FilePath,
+        resume: bool = False,
+        *,
+        on_start: Callable[[RunFolder], object] | None = None,
+        verbose: bool = True,
+    ) -> dict[str, Any]:
         """Runs the experiment and writes its run folder.
 
         Args:
@@ -95,27 +111,29 @@ class Experiment:
 
     # ---- what an experiment says ---------------------------------------
 
-    def resolved(self):
+    def resolved(self) -> Self:
         """Returns the experiment with its data and its model made ready."""
         raise NotImplementedError
 
-    def learner(self, method):
+    def learner(self, method: str) -> "Learner":
         """Returns the `Learner` of a method, at its start."""
         raise NotImplementedError
 
-    def check(self, learner):
+    def check(self, learner: "Learner") -> None:
         """Raises what the learners of further methods would raise."""
 
     @property
-    def total_epochs(self):
+    def total_epochs(self) -> int | None:
         """Epochs of all methods, for the progress bar; `None`: unknown."""
         return None
 
-    def beside(self, learner):
+    def beside(self, learner: "Learner") -> dict[str, Any]:
         """Returns `{name: figures}` of what the methods are compared with."""
         return {}
 
-    def figures(self, learner, events):
+    def figures(
+        self, learner: "Learner | None", events: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         """Returns the figures of one method, a dict of plain values.
 
         Args:
@@ -125,19 +143,23 @@ class Experiment:
         """
         raise NotImplementedError
 
-    def summary(self, learner, figures):
+    def summary(
+        self, learner: "Learner", figures: dict[str, Any]
+    ) -> dict[str, Any]:
         """Returns what the summary holds beyond what all of them hold."""
         if self.average_flip:
             return {"averaged_over_flip": ["accuracy"]}
         return {}
 
-    def table(self, figures):
+    def table(
+        self, figures: dict[str, Any]
+    ) -> tuple[str, list[str], list[list[str]]]:
         """Returns title, columns and rows of the closing table."""
         raise NotImplementedError
 
     # ---- shared --------------------------------------------------------
 
-    def settings(self, learner):
+    def settings(self, learner: "Learner") -> dict[str, Any]:
         """Plain values that must be equal for a run to be continued."""
         own = {
             field.name: _plain(getattr(self, field.name))
@@ -206,7 +228,7 @@ class FromScratch(Experiment):
                 f"Received: no_decay={self.no_decay!r}"
             )
 
-    def resolved(self):
+    def resolved(self) -> Self:
         """Returns the experiment with its data and its model made ready."""
         data = made("data", self.data, self.seed)
         model = models.factory(self.model)
@@ -214,7 +236,11 @@ class FromScratch(Experiment):
         ready.check_average_flip()
         return ready
 
-    def build_model(self, loss=None, metrics=("accuracy",)):
+    def build_model(
+        self,
+        loss: Loss | None = None,
+        metrics: Sequence[str | keras.metrics.Metric] = ("accuracy",),
+    ) -> keras.Model:
         """Returns the compiled, built model; equal for equal seeds."""
         keras.utils.set_random_seed(self.seed)
         with _policy(self.dtype_policy):
@@ -259,10 +285,12 @@ class FromScratch(Experiment):
             )
         optimizer.exclude_from_weight_decay(var_names=list(self.no_decay))
 
-    def prepare_weights(self, model):
+    def prepare_weights(self, model: keras.Model) -> None:
         """Changes the initial weights."""
 
-    def test_outputs(self, model, inputs):
+    def test_outputs(
+        self, model: keras.Model, inputs: npt.ArrayLike
+    ) -> np.ndarray:
         """Returns what a model gives of test inputs, a NumPy array."""
         how = {"batch_size": 256, "verbose": 0, "callbacks": [StopPoints()]}
         outputs = devices.predict(model, inputs, **how)
@@ -272,7 +300,7 @@ class FromScratch(Experiment):
         outputs += devices.predict(model, mirrored, **how)
         return outputs / 2
 
-    def check_average_flip(self):
+    def check_average_flip(self) -> None:
         """Raises unless the data are images with classes, if it is asked."""
         if not self.average_flip:
             return
@@ -288,7 +316,7 @@ class FromScratch(Experiment):
                 f"{tuple(self.data.image_shape)}"
             )
 
-    def check_classes(self):
+    def check_classes(self) -> None:
         """Raises unless the data have classes."""
         if self.data.num_classes is None:
             raise ValueError(

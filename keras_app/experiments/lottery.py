@@ -1,13 +1,17 @@
 """Lottery tickets by iterative pruning, on all data or on PrAC sets."""
 
 import dataclasses
+from typing import Any
+from typing import Self
 
 import numpy as np
 
 from keras_app import lottery as lottery_lib
 from keras_app.checks import check_number
 from keras_app.experiments.comparison import Comparison
+from keras_app.experiments.experiment import Learner
 from keras_app.experiments.lottery_search import Search
+from keras_app.lottery import MaskDistanceStop
 from keras_app.pruners import MagnitudePruner
 
 
@@ -188,7 +192,7 @@ class Lottery(Comparison):
             )
         object.__setattr__(self, "evaluate", evaluate)
 
-    def stop_rule(self, warmup_epochs=0):
+    def stop_rule(self, warmup_epochs: int = 0) -> MaskDistanceStop:
         """When a round on PrAC sets ends early."""
         return lottery_lib.MaskDistanceStop(
             self.eps,
@@ -197,7 +201,7 @@ class Lottery(Comparison):
             self.require_first_exceed,
         )
 
-    def resolved(self):
+    def resolved(self) -> Self:
         """Returns the experiment with data, model and sets made ready."""
         ready = super().resolved()
         ready.check_classes()
@@ -207,13 +211,15 @@ class Lottery(Comparison):
         sets.check(ready.data.fingerprint, ready.data.train_ids)
         return dataclasses.replace(ready, sets=sets)
 
-    def learner(self, method):
+    def learner(self, method: str) -> Learner:
         """Returns the learner of a method, at its start."""
         return Search(self, method)
 
     # ---- figures -------------------------------------------------------
 
-    def figures(self, learner, events):
+    def figures(
+        self, learner: Learner | None, events: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         """Rounds, tickets, and what they cost to find."""
         rounds = [e for e in events if e["event"] == "round"]
         runs = [e for e in events if e["event"] == "ticket"]
@@ -241,7 +247,9 @@ class Lottery(Comparison):
             "tickets": tickets,
         }
 
-    def summary(self, learner, figures):
+    def summary(
+        self, learner: Learner, figures: dict[str, Any]
+    ) -> dict[str, Any]:
         """The number of rounds and of test examples."""
         examples = len(self.data.test[0])
         return {
@@ -251,7 +259,7 @@ class Lottery(Comparison):
         }
 
     @property
-    def title(self):
+    def title(self) -> str:
         """What stands above the closing table."""
         return f"lottery tickets on {self.data.name}"
 

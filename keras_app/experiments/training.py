@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from typing import Any
+from typing import Self
 
 import keras
 import numpy as np
@@ -116,11 +118,11 @@ class Train(FromScratch):
                 )
 
     @property
-    def total_epochs(self):
+    def total_epochs(self) -> int | None:
         """Epochs of all methods, for the progress bar."""
         return self.epochs
 
-    def resolved(self):
+    def resolved(self) -> Self:
         """Returns the experiment with its data and its model made ready."""
         ready = super().resolved()
         if self.label_smoothing and ready.data.num_classes is None:
@@ -130,20 +132,24 @@ class Train(FromScratch):
             )
         return ready
 
-    def prepare_weights(self, model):
+    def prepare_weights(self, model: keras.Model) -> None:
         """Changes the initial weights."""
         if self.sparsify is not None:
             self.sparsify(model, seed=self.seed)
 
-    def learner(self, method):
+    def learner(self, method: str) -> Learner:
         """Returns the learner."""
         return _Learner(self)
 
-    def figures(self, learner, events):
+    def figures(
+        self, learner: Learner | None, events: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         """What the trained network is worth, and what it cost."""
         return learner.figures
 
-    def summary(self, learner, figures):
+    def summary(
+        self, learner: Learner, figures: dict[str, Any]
+    ) -> dict[str, Any]:
         """Test examples, and what `discover` finds in the model."""
         found = self.discover(learner.model) if self.discover else {}
         return {
@@ -152,7 +158,9 @@ class Train(FromScratch):
             **found,
         }
 
-    def table(self, figures):
+    def table(
+        self, figures: dict[str, Any]
+    ) -> tuple[str, list[str], list[list[str]]]:
         """Title, columns and rows of the closing table."""
         ((label, figures),) = figures.items()
         rows = [

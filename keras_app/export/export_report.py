@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
+from typing import Self
 
 import zstandard
 
@@ -109,12 +112,12 @@ class ExportReport:
     original: dict | None = None
     dense_twin: str | None = None
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns everything as plain Python values, ready for JSON."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Builds the report that `to_dict` described, of this version or not.
 
         What an earlier version did not say is `None` or empty, and what only
@@ -128,11 +131,11 @@ class ExportReport:
         return cls(**{**values, **lists})
 
     @property
-    def name(self):
+    def name(self) -> str:
         """Name of the file, without its folder."""
         return pathlib.PurePath(self.path).name
 
-    def rows(self):
+    def rows(self) -> list[tuple[str, str]]:
         """Returns `[(what, value)]` as text, alike for all reports."""
         kind = f"{self.format}, {self.precision}"
         if self.target:
@@ -233,7 +236,7 @@ class ExportReport:
         title = f"Export: {self.path}"
         return printed([title, table, *self.remarks()], width=100)
 
-    def remarks(self):
+    def remarks(self) -> list[str]:
         """Returns repairs, weights left dense, notes and more, as sentences.
 
         Long lists are shortened; the attributes hold them whole.
@@ -249,7 +252,7 @@ class ExportReport:
             *([f"dense twin: {self.dense_twin}"] if self.dense_twin else []),
         ]
 
-    def write(self):
+    def write(self) -> Self:
         """Writes the report beside the file, and returns it."""
         target = files.path(f"{self.path}{_SUFFIX}")
         text = json.dumps(self.to_dict(), indent=2) + "\n"

@@ -20,7 +20,10 @@ from keras_app.export import saved_model
 from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
+from keras_app.export.export_report import ExportReport
 from keras_app.export.export_report import write_report
+from keras_app.hints import FilePath
+from keras_app.hints import Inputs
 
 # What Keras converts with, and the extra that brings it.
 _CONVERTERS = {
@@ -34,7 +37,9 @@ _NODE = re.compile(r'In Node, \("([^"]*)", (\w+),')
 _TYPES = {"float": "float32", "double": "float64", "string": "object"}
 
 
-def export_onnx(model, path, data=None):
+def export_onnx(
+    model: keras.Model, path: FilePath, data: Inputs | None = None
+) -> ExportReport:
     """Writes an ONNX file with Keras's exporter, and compares it.
 
     ONNX has no sparse weights that runtimes compute with: cut dead channels

@@ -3,14 +3,19 @@
 import json
 import os
 import zipfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from keras_app import files
 from keras_app.export import export_report
+from keras_app.export.export_report import ExportReport
 from keras_app.export.formats import checked
 from keras_app.export.formats import FORMATS
 from keras_app.export.shrink import shrink as shrink_model
+from keras_app.hints import FilePath
+from keras_app.hints import Inputs
 
 _MODEL = "model.keras"
 _SUMMARY = "summary.json"
@@ -18,15 +23,15 @@ _SAMPLES = 200
 
 
 def export_run(
-    source,
-    formats=("litert",),
-    output=None,
-    data=None,
-    shrink=False,
-    multiple_of=1,
-    resume=False,
-    **options,
-):
+    source: FilePath,
+    formats: Sequence[str] = ("litert",),
+    output: FilePath | None = None,
+    data: Inputs | FilePath | None = None,
+    shrink: bool = False,
+    multiple_of: int = 1,
+    resume: bool = False,
+    **options: Any,
+) -> list[ExportReport]:
     """Exports the model of a run folder or of a `.keras` file.
 
     In a run folder the files go to `exports/`, and the run page shows them.

@@ -4,6 +4,7 @@ import collections
 import math
 import tempfile
 
+import keras
 import numpy as np
 from keras import tree
 
@@ -18,14 +19,19 @@ from keras_app.export import portable
 from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
+from keras_app.export.export_report import ExportReport
 from keras_app.export.export_report import write_report
+from keras_app.hints import FilePath
+from keras_app.hints import Inputs
 
 _SIGNATURE = "serving_default"
 _MARK = "saved_model.pb"  # what makes a folder a SavedModel
 _SAMPLES = 32
 
 
-def export_saved_model(model, path, data=None):
+def export_saved_model(
+    model: keras.Model, path: FilePath, data: Inputs | None = None
+) -> ExportReport:
     """Writes a TensorFlow SavedModel, verified, with one copy of each weight.
 
     `model.export` of Keras stores every weight twice. This stores the values

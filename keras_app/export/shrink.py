@@ -15,9 +15,12 @@ from keras_app.export import original
 from keras_app.export import signature
 from keras_app.export import strip
 from keras_app.export import verification
+from keras_app.hints import Inputs
 
 
-def shrink(model, data=None, multiple_of=1):
+def shrink(
+    model: keras.Model, data: Inputs | None = None, multiple_of: int = 1
+) -> keras.Model:
     """Returns a smaller, ordinary model with the same outputs.
 
     A masked model is as slow as a dense one. This cuts out of the weights what

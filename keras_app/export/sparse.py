@@ -29,9 +29,12 @@ from keras_app.export import copies
 from keras_app.export import original
 from keras_app.export import sparse_file
 from keras_app.export.export_report import write_report
+from keras_app.hints import FilePath
 
 
-def save_sparse(model, path, optimizer=True):
+def save_sparse(
+    model: keras.Model, path: FilePath, optimizer: bool = True
+) -> None:
     """Writes a model to a compressed checkpoint, atomically.
 
     Per array, with b = 1 where an entry has a bit that is set (-0.0 has one):
@@ -101,7 +104,7 @@ def save_sparse(model, path, optimizer=True):
         _check_readable(model, temporary, keep)
 
 
-def load_sparse(path, safe_mode=True):
+def load_sparse(path: FilePath, safe_mode: bool = True) -> keras.Model:
     """Returns the model that `save_sparse` wrote, ready to train on.
 
     Args:

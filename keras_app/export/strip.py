@@ -13,7 +13,7 @@ from keras_app.export import original
 _PACKAGE = __name__.partition(".")[0] + "."
 
 
-def strip_pruning(model):
+def strip_pruning(model: keras.Model) -> keras.Model:
     """Returns an ordinary, uncompiled copy of a pruned model.
 
     The copy has the model's architecture, weights and zeros, and what its
@@ -83,7 +83,7 @@ def zero_pruned(model):
         )
 
 
-def merge_lora(model):
+def merge_lora(model: keras.Model) -> keras.Model:
     """Returns an uncompiled copy with LoRA merged into the zeros of pruning.
 
     `layer.enable_lora` of Keras adds the product of two adapters A and B to a

@@ -10,7 +10,7 @@ from keras_app import shares
 from keras_app.graph import walking
 
 
-def flops_per_sample(model):
+def flops_per_sample(model: keras.Model) -> dict[int, int]:
     """`{id(kernel): forward FLOPs}` of the kernels whose uses are all known.
 
     Every call in the graph of the model counts, also those in nested models,

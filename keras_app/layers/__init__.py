@@ -243,7 +243,7 @@ _UNKNOWN = LayerType(positions=products.at_outputs_of_a_convolution)
 # ---- how the rows are read --------------------------------------------------
 
 
-def row_of(layer):
+def row_of(layer: object) -> LayerType:
     """The row of the type of a layer, or of the nearest type it derives from.
 
     Args:
@@ -253,7 +253,7 @@ def row_of(layer):
     return next(filter(None, rows), _UNKNOWN)
 
 
-def exact_row_of(layer):
+def exact_row_of(layer: object) -> LayerType:
     """The row of exactly this type of a layer or operation of `keras.ops`."""
     kind = type(layer)
     if isinstance(layer, keras.Layer):
@@ -264,7 +264,9 @@ def exact_row_of(layer):
     return _OPERATIONS.get(kind.__name__, unknown)
 
 
-def kernel_of(layer, attribute):
+def kernel_of(
+    layer: keras.layers.Layer | None, attribute: str
+) -> Kernel | None:
     """The `Kernel` that an attribute of a layer is, or `None`.
 
     Args:
@@ -275,7 +277,9 @@ def kernel_of(layer, attribute):
     return kernels.get(attribute)
 
 
-def contracted_axes(layer, attribute, rank):
+def contracted_axes(
+    layer: keras.layers.Layer | None, attribute: str, rank: int
+) -> tuple[int, ...] | None:
     """Returns the axes of a kernel that its layer sums over.
 
     Args:
@@ -292,7 +296,9 @@ def contracted_axes(layer, attribute, rank):
     return None if kernel is None else kernel.contracted_axes(layer, rank)
 
 
-def sum_axes(layer, attribute, rank):
+def sum_axes(
+    layer: keras.layers.Layer | None, attribute: str, rank: int
+) -> tuple[int, ...]:
     """The axes of a kernel that are summed over to make one output.
 
     In an unknown layer they are those of a layer of Keras whose kernel has
@@ -303,7 +309,7 @@ def sum_axes(layer, attribute, rank):
     return kernel.sum_axes(layer, rank)
 
 
-def variable_of(layer, name):
+def variable_of(layer: keras.layers.Layer, name: str) -> keras.Variable | None:
     """The variable itself, which Keras hides where LoRA adds to it."""
     held = vars(layer)
     return held.get(f"_{name}", held.get(name))

@@ -1,11 +1,21 @@
 """How long a round trains, and what a ticket costs."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 
 from keras_app.checks import check_whole
+from keras_app.hints import Arrays
 
 
-def scale_schedule(set_size, num_train, epochs, milestones, warmup_epochs):
+def scale_schedule(
+    set_size: int,
+    num_train: int,
+    epochs: int,
+    milestones: Sequence[int],
+    warmup_epochs: int,
+) -> tuple[int, Sequence[int], int]:
     """Shortens a training schedule in proportion to the data.
 
         E' = max(1, int(E |D| / n)),  and the same for each epoch it names
@@ -59,8 +69,12 @@ def scale_schedule(set_size, num_train, epochs, milestones, warmup_epochs):
 
 
 def iteration_account(
-    set_sizes, epochs_run, batch_size, num_train, base_epochs
-):
+    set_sizes: npt.ArrayLike,
+    epochs_run: npt.ArrayLike,
+    batch_size: int,
+    num_train: int,
+    base_epochs: int,
+) -> Arrays:
     """Adds up training steps, and compares them with ordinary pruning rounds.
 
         N_r = epochs_run_r * ceil(|D_r| / batch_size)

@@ -4,7 +4,10 @@ Pure functions on NumPy arrays. An example is known by its id, a non-negative
 integer that never changes: its position in the source, in stored order.
 """
 
+from typing import Literal
+
 import numpy as np
+import numpy.typing as npt
 
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
@@ -15,7 +18,7 @@ ABSENT = -1
 NEVER_RIGHT = 200_000
 
 
-def forgetting_counts(history):
+def forgetting_counts(history: npt.ArrayLike) -> np.ndarray:
     """Counts how often each example was forgotten.
 
         count_i = number of epochs e with  c_i,e-1 = 1  and  c_i,e = 0
@@ -66,7 +69,9 @@ def forgetting_counts(history):
     return counts
 
 
-def critical_for_training(counts, threshold=0):
+def critical_for_training(
+    counts: npt.ArrayLike, threshold: float = 0
+) -> np.ndarray:
     """Selects the examples that were forgotten more than `threshold` times.
 
     Args:
@@ -93,7 +98,7 @@ def critical_for_training(counts, threshold=0):
     return np.flatnonzero(counts > threshold).astype("int64")
 
 
-def hardest_examples(counts, num_examples):
+def hardest_examples(counts: npt.ArrayLike, num_examples: int) -> np.ndarray:
     """Selects a fixed number of examples, those forgotten most often.
 
     The alternative to a threshold. Among equal counts the higher ids are
@@ -132,7 +137,9 @@ def hardest_examples(counts, num_examples):
     return np.sort(hardest_last[-num_examples:]).astype("int64")
 
 
-def critical_for_pruning(dense_predictions, sparse_predictions):
+def critical_for_pruning(
+    dense_predictions: npt.ArrayLike, sparse_predictions: npt.ArrayLike
+) -> np.ndarray:
     """Finds the examples on which a dense and a sparse model disagree.
 
     Labels play no role: what counts is that pruning changed the prediction.
@@ -169,8 +176,12 @@ def critical_for_pruning(dense_predictions, sparse_predictions):
 
 
 def prac_set(
-    training_ids, pruning_ids, on_empty="raise", current_ids=None, within=None
-):
+    training_ids: npt.ArrayLike,
+    pruning_ids: npt.ArrayLike,
+    on_empty: Literal["raise", "keep"] = "raise",
+    current_ids: npt.ArrayLike | None = None,
+    within: npt.ArrayLike | None = None,
+) -> np.ndarray:
     """Joins what is critical for training and what is critical for pruning.
 
         D_r+1 = CET_r  union  CEP_r
@@ -224,7 +235,9 @@ def prac_set(
     return check_ids("current_ids", current_ids, within)
 
 
-def overlap_rate(training_ids, pruning_ids):
+def overlap_rate(
+    training_ids: npt.ArrayLike, pruning_ids: npt.ArrayLike
+) -> float:
     """Share of the ids critical for pruning that training finds critical too.
 
         |CEP and CET| / |CEP|
@@ -253,7 +266,9 @@ def overlap_rate(training_ids, pruning_ids):
     return float(np.isin(pruning_ids, training_ids).mean())
 
 
-def check_ids(name, ids, within=None):
+def check_ids(
+    name: str, ids: npt.ArrayLike, within: npt.ArrayLike | None = None
+) -> np.ndarray:
     """Returns ids in ascending order, or raises.
 
     Args:

@@ -1,14 +1,16 @@
 """Take a model back to the weights it had."""
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_app import enforcement
 from keras_app import host
+from keras_app.hints import Arrays
 from keras_app.selection import paths_of
 
 
-def snapshot(model):
+def snapshot(model: keras.Model) -> Arrays:
     """Copies the weights and moving statistics of a model, to rewind to.
 
     Not the optimizer, whose momentum is left behind at a rewind, and not the
@@ -35,7 +37,7 @@ def snapshot(model):
     }
 
 
-def rewind(model, snapshot):
+def rewind(model: keras.Model, snapshot: Arrays) -> None:
     """Returns a model to a `snapshot`: weights and moving statistics.
 
     All layers return, prunable or not. Weights that the model's own masks

@@ -2,10 +2,15 @@
 
 import dataclasses
 import json
+import pathlib
+from typing import Literal
+from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_app import files
+from keras_app.hints import FilePath
 from keras_app.lottery.prac import check_ids
 
 _FORMAT = 1
@@ -42,7 +47,9 @@ class PracSets:
     pruning_ids: list
     settings: dict
 
-    def for_round(self, number, mode="per_round"):
+    def for_round(
+        self, number: int, mode: Literal["per_round", "final"] = "per_round"
+    ) -> np.ndarray:
         """Returns the ids for round `number` of another search.
 
         Args:
@@ -60,7 +67,7 @@ class PracSets:
         last = len(self.ids) - 1
         return self.ids[last if mode == "final" else min(number, last)]
 
-    def check(self, fingerprint, train_ids):
+    def check(self, fingerprint: str, train_ids: npt.ArrayLike) -> None:
         """Raises unless the sets are of this data and within its ids.
 
         Args:
@@ -76,7 +83,7 @@ class PracSets:
         for ids in self.ids:
             check_ids("ids of the sets", ids, within=train_ids)
 
-    def save(self, path):
+    def save(self, path: FilePath) -> None:
         """Writes an `.npz` file, in one step."""
         path = files.path(path)
         arrays = {"train_ids": self.train_ids}
@@ -95,7 +102,7 @@ class PracSets:
                 np.savez_compressed(file, **arrays)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: FilePath) -> Self:
         """Reads what `save` wrote.
 
         Raises:

@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import math
 import threading
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,6 +18,8 @@ from keras_app import host
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
 from keras_app.config import Configured
+from keras_app.hints import Arrays
+from keras_app.hints import State
 from keras_app.lottery.prac import ABSENT
 from keras_app.lottery.prac import forgetting_counts
 
@@ -83,7 +86,9 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
     in [Toneva et al., 2019](https://arxiv.org/abs/1812.05159).
     """
 
-    def __init__(self, num_examples, threshold=None):
+    def __init__(
+        self, num_examples: int, threshold: float | None = None
+    ) -> None:
         super().__init__()
         self.num_examples = check_whole("num_examples", num_examples, 1)
         if threshold is not None:
@@ -94,12 +99,12 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
         self._recorder = None
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Forgets all epochs: a new round begins."""
         self.history = np.empty((self.num_examples, 0), "int8")
 
     @property
-    def counts(self):
+    def counts(self) -> np.ndarray:
         """The `forgetting_counts` of the history."""
         return forgetting_counts(self.history)
 
@@ -152,7 +157,7 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
         """Takes the recorder off the model."""
         self.detach()
 
-    def detach(self):
+    def detach(self) -> None:
         """Takes the recorder off the model, at the end of every `fit`.
 
         To be called by hand only where a `fit` was interrupted and the next
@@ -173,7 +178,7 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
 
     # ---- configuration and state ---------------------------------------
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs.
 
         Two bits for each example and epoch.
@@ -184,7 +189,7 @@ class ForgettingTracker(Configured, keras.callbacks.Callback):
             "history": bits
         }
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken.
 
         Raises:

@@ -1,6 +1,7 @@
 """Prune what remains on trial, and see when the mask has settled."""
 
 import collections
+from typing import Any
 
 import keras
 import numpy as np
@@ -9,12 +10,15 @@ from keras import ops
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
 from keras_app.config import Configured
+from keras_app.hints import Arrays
+from keras_app.hints import State
 from keras_app.masks import mask_from_scores
+from keras_app.masks.structures import ArraysOf
 from keras_app.masks.structures import by_name
 from keras_app.masks.structures import in_container
 
 
-def mask_distance(a, b, remaining):
+def mask_distance(a: ArraysOf, b: ArraysOf, remaining: int) -> float:
     """Share of the remaining weights on which two masks differ.
 
         d = (number of entries where a and b differ) / P
@@ -92,11 +96,11 @@ class MaskDistanceStop(Configured):
 
     def __init__(
         self,
-        eps=0.08,
-        queue_length=5,
-        warmup_epochs=0,
-        require_first_exceed=True,
-    ):
+        eps: float = 0.08,
+        queue_length: int = 5,
+        warmup_epochs: int = 0,
+        require_first_exceed: bool = True,
+    ) -> None:
         # The queue starts with ones: above 1 it would stop at once.
         self.eps = check_number("eps", eps, lambda x: 0 < x <= 1, "in (0, 1]")
         self.queue_length = check_whole("queue_length", queue_length, 1)
@@ -104,7 +108,7 @@ class MaskDistanceStop(Configured):
         self.require_first_exceed = bool(require_first_exceed)
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         """Starts a new round."""
         self._epoch = 0
         self.recording = not self.require_first_exceed
@@ -112,7 +116,7 @@ class MaskDistanceStop(Configured):
             [1.0] * self.queue_length, maxlen=self.queue_length
         )
 
-    def update(self, distance):
+    def update(self, distance: float) -> bool:
         """Takes an epoch's distance; returns whether to stop after it.
 
         Args:
@@ -128,7 +132,7 @@ class MaskDistanceStop(Configured):
             self.queue.appendleft(distance)
         return max(self.queue) < self.eps
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         plain = {
             "epoch": self._epoch,
@@ -137,14 +141,14 @@ class MaskDistanceStop(Configured):
         }
         return plain, {}
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken."""
         self._epoch = plain["epoch"]
         self.recording = plain["recording"]
         self.queue = collections.deque(plain["queue"], maxlen=self.queue_length)
 
 
-def prune_remaining(weights, masks, rate):
+def prune_remaining(weights: ArraysOf, masks: ArraysOf, rate: float) -> Any:
     """Prunes the smallest magnitudes among the weights that are kept.
 
         k = round(rate * remaining)

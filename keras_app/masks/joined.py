@@ -12,6 +12,7 @@ from keras_app.masks.structures import Structure
 from keras_app.masks.structures import sum_over
 from keras_app.masks.structures import Units
 from keras_app.masks.structures import Unstructured
+from keras_app.selection import Selection
 
 
 class _Joined(Structure):
@@ -25,7 +26,7 @@ class _Joined(Structure):
     #: Why a weight has no units, where nothing else is known.
     unseen: str
 
-    def check(self, pruner):
+    def check(self, pruner: keras.callbacks.Callback) -> None:
         """Raises unless the pruner leaves dead what is dead."""
         if pruner.revives:
             raise ValueError(
@@ -42,7 +43,7 @@ class _Joined(Structure):
                 f"structure={self!r}"
             )
 
-    def units(self, model, chosen):
+    def units(self, model: keras.Model, chosen: Selection) -> Units:
         """Returns the channels, or heads, that the graph joins."""
         return GraphUnits(self, model, chosen)
 

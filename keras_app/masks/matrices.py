@@ -6,6 +6,8 @@ the inputs, or the outputs, of that matrix.
 """
 
 import math
+from typing import get_args
+from typing import Literal
 
 import keras
 import numpy as np
@@ -14,9 +16,11 @@ from keras_app import layers
 from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.masks.structures import Block
+from keras_app.masks.structures import Pooling
 from keras_app.masks.structures import Structure
 from keras_app.masks.structures import Units
 from keras_app.masks.structures import Unstructured
+from keras_app.selection import Selection
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -56,13 +60,15 @@ class TargetBlock(Structure):
 
     is_of_arrays = False
 
-    def __init__(self, target, pooling="avg"):
+    def __init__(
+        self, target: Literal["litert", "litert_int8"], pooling: Pooling = "avg"
+    ) -> None:
         check_choice("target", target, tuple(_TARGETS))
-        check_choice("pooling", pooling, ("avg", "max"))
+        check_choice("pooling", pooling, get_args(Pooling))
         self.target = target
         self.pooling = pooling
 
-    def units(self, model, chosen):
+    def units(self, model: keras.Model, chosen: Selection) -> Units:
         """Returns the blocks; every weight is a set."""
         rows, blocks = {}, {}
         for path, (layer, name, kernel) in _owned(model, chosen).items():

@@ -1,12 +1,16 @@
 """n of every m consecutive weights."""
 
 import functools
+from collections.abc import Sequence
+from typing import Literal
 
 import keras
 import numpy as np
 
 from keras_app import selection
 from keras_app.checks import check_int
+from keras_app.hints import Shape
+from keras_app.hints import Ties
 from keras_app.masks import exact_k
 from keras_app.masks.matrices import contracted
 from keras_app.masks.matrices import MatrixUnits
@@ -14,6 +18,7 @@ from keras_app.masks.structures import check_axis
 from keras_app.masks.structures import check_rank
 from keras_app.masks.structures import Structure
 from keras_app.masks.structures import Units
+from keras_app.selection import Selection
 
 # The axis of `NM` that depends on the layer.
 INPUTS = "inputs"
@@ -72,7 +77,13 @@ class NM(Structure):
 
     fixes_sparsity = True
 
-    def __init__(self, n, m, axis=-1, transposable=False):
+    def __init__(
+        self,
+        n: int,
+        m: int,
+        axis: int | Literal["inputs"] = -1,
+        transposable: bool = False,
+    ) -> None:
         self.m = check_int("m", m, 1)
         self.n = check_int("n", n, 1)
         if self.n > self.m:
@@ -101,11 +112,11 @@ class NM(Structure):
         self.transposable = transposable
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """The share that is pruned of every whole group."""
         return 1.0 - self.n / self.m
 
-    def check(self, pruner):
+    def check(self, pruner: keras.callbacks.Callback) -> None:
         """Raises where a sparsity is asked for: the ratio is one."""
         custom = pruner.custom_sparsity or {}
         if any(sparsity != 0 for sparsity in custom.values()):
@@ -122,7 +133,7 @@ class NM(Structure):
                 f"Received: distribution={pruner.distribution!r}"
             )
 
-    def check_shape(self, shape, path="a weight"):
+    def check_shape(self, shape: Shape, path: str = "a weight") -> None:
         """Raises unless a weight of this shape has the structure's axes."""
         if self.axis == INPUTS:
             raise ValueError(
@@ -133,7 +144,7 @@ class NM(Structure):
             )
         super().check_shape(shape, path)
 
-    def sparsity_of(self, shape):
+    def sparsity_of(self, shape: Shape) -> float:
         """Returns the sparsity that n:m gives a weight of this shape."""
         self.check_shape(shape)
         if self.transposable:
@@ -146,11 +157,17 @@ class NM(Structure):
         full, rest = divmod(length, self.m)
         return 1.0 - (full * self.n + min(rest, self.n)) / length
 
-    def pool_mask(self, mask):
+    def pool_mask(self, mask: np.ndarray) -> np.ndarray:
         """Returns the mask: n:m is counted by single weights."""
         return mask
 
-    def prune(self, arrays, sparsity, ties, previous):
+    def prune(
+        self,
+        arrays: list[np.ndarray],
+        sparsity: float,
+        ties: Ties,
+        previous: Sequence[np.ndarray | None],
+    ) -> list[np.ndarray]:
         """Returns the n:m mask of each array by itself; 0 keeps all."""
         for array in arrays:
             self.check_shape(array.shape)
@@ -159,7 +176,7 @@ class NM(Structure):
         mask = self._transposable_mask if self.transposable else self._mask
         return [mask(array, old) for array, old in zip(arrays, previous)]
 
-    def units(self, model, chosen):
+    def units(self, model: keras.Model, chosen: Selection) -> Units:
         """Returns the groups of n:m, of kernels or of their matrices."""
         axes_of = contracted(model, chosen)
         if self.axis == INPUTS:

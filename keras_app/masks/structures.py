@@ -5,9 +5,15 @@ which pruners it goes with.
 """
 
 import numbers
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+from typing import get_args
+from typing import Literal
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_app import split
 from keras_app.checks import check_choice
@@ -16,11 +22,25 @@ from keras_app.checks import check_sparsity
 from keras_app.config import Configured
 from keras_app.masks import exact_k
 from keras_app.masks import on_devices
+from keras_app.hints import Shape
+from keras_app.hints import Ties
+from keras_app.masks.exact_k import as_scores
+from keras_app.masks.exact_k import prune_smallest
+from keras_app.selection import Selection
+
+Pooling = Literal["avg", "max"]
+
+# Of one tensor, or of several in a dict or a list.
+ArraysOf = npt.ArrayLike | Mapping[Any, npt.ArrayLike] | Sequence[npt.ArrayLike]
 
 
 def mask_from_scores(
-    scores, sparsity, structure=None, ties="exact", previous=None
-):
+    scores: ArraysOf,
+    sparsity: float,
+    structure: "Structure | None" = None,
+    ties: Ties = "exact",
+    previous: ArraysOf | None = None,
+) -> Any:
     """Prunes the `int(sparsity * N)` entries with the smallest scores.
 
     One tensor, or several with one threshold for all of them. A mask is a bool
@@ -57,7 +77,7 @@ def mask_from_scores(
     array([ True, False, False,  True])
     """
     sparsity = check_sparsity("sparsity", sparsity, allow_one=True)
-    check_choice("ties", ties, ("exact", "le"))
+    check_choice("ties", ties, get_args(Ties))
     structure = Unstructured() if structure is None else structure
     if not isinstance(structure, Structure) or not structure.is_of_arrays:
         raise TypeError(
@@ -170,10 +190,10 @@ class Structure(Configured):
     #: Whether it fixes the sparsity of what it prunes, whatever is asked.
     fixes_sparsity = False
 
-    def check(self, pruner):
+    def check(self, pruner: keras.callbacks.Callback) -> None:
         """Raises unless it goes with a pruner and with its other arguments."""
 
-    def check_shape(self, shape, path="a weight"):
+    def check_shape(self, shape: Shape, path: str = "a weight") -> None:
         """Raises unless a weight of this shape has the structure's axis."""
         axis = getattr(self, "axis", -1)
         if not -len(shape) <= axis < len(shape):
@@ -183,11 +203,17 @@ class Structure(Configured):
                 f"which has {len(shape)} axes"
             )
 
-    def pool_mask(self, mask):
+    def pool_mask(self, mask: np.ndarray) -> np.ndarray:
         """Returns which units still keep anything."""
         return self.pool(mask.astype("float32")) > 0
 
-    def prune(self, arrays, sparsity, ties, previous):
+    def prune(
+        self,
+        arrays: list[np.ndarray],
+        sparsity: float,
+        ties: Ties,
+        previous: Sequence[np.ndarray | None],
+    ) -> list[np.ndarray]:
         """Returns masks of arrays of scores that share one threshold.
 
         Args:
@@ -208,7 +234,7 @@ class Structure(Configured):
             for mask, array in zip(unit_masks, arrays)
         ]
 
-    def units(self, model, chosen):
+    def units(self, model: keras.Model, chosen: Selection) -> "Units":
         """Returns the `Units` of what is to be pruned in a model.
 
         Args:
@@ -308,15 +334,15 @@ class Units:
 class Unstructured(Structure):
     """Every weight by itself."""
 
-    def pool(self, scores):
+    def pool(self, scores: np.ndarray) -> np.ndarray:
         """Returns the score of each unit: here each entry's own."""
         return scores
 
-    def pool_mask(self, mask):
+    def pool_mask(self, mask: np.ndarray) -> np.ndarray:
         """Returns which units still keep anything."""
         return mask
 
-    def expand(self, unit_mask, shape):
+    def expand(self, unit_mask: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns the mask of shape `shape` for the units that are kept."""
         return unit_mask
 
@@ -340,17 +366,17 @@ class Channel(Structure):
            [False,  True,  True]])
     """
 
-    def __init__(self, axis=-1):
+    def __init__(self, axis: int = -1) -> None:
         self.axis = check_axis(axis)
 
-    def pool(self, scores):
+    def pool(self, scores: np.ndarray) -> np.ndarray:
         """Returns the sum of the scores over each channel."""
         self.check_shape(scores.shape)
         # Accumulated in double: the order of a float32 sum differs between
         # platforms and would move the threshold.
         return sum_over(scores, self.axis)
 
-    def expand(self, unit_mask, shape):
+    def expand(self, unit_mask: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns the mask of shape `shape` for the channels kept."""
         return np.broadcast_to(
             along(unit_mask, self.axis, len(shape)), shape
@@ -378,7 +404,9 @@ class Block(Structure):
            [False, False,  True]])
     """
 
-    def __init__(self, block_shape, pooling="avg"):
+    def __init__(
+        self, block_shape: tuple[int, int], pooling: Pooling = "avg"
+    ) -> None:
         if np.shape(block_shape) != (2,):
             raise ValueError(
                 "`block_shape` must be two integers. "
@@ -387,10 +415,10 @@ class Block(Structure):
         self.block_shape = tuple(
             check_int("block_shape", size, 1) for size in block_shape
         )
-        check_choice("pooling", pooling, ("avg", "max"))
+        check_choice("pooling", pooling, get_args(Pooling))
         self.pooling = pooling
 
-    def pool(self, scores):
+    def pool(self, scores: np.ndarray) -> np.ndarray:
         """Returns the pooled score of each block."""
         check_rank("Block", scores.shape)
         starts = [
@@ -410,7 +438,7 @@ class Block(Structure):
             pooled = pooled / np.outer(height, width)
         return pooled
 
-    def expand(self, unit_mask, shape):
+    def expand(self, unit_mask: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns the mask of shape `shape` for the blocks kept."""
         rows, columns = self.block_shape
         mask = np.repeat(unit_mask, rows, axis=-2)[..., : shape[-2], :]

@@ -1,15 +1,22 @@
 """AdaBreg: Bregman iterations with Adam's step."""
 
 import math
+from typing import get_args
+from typing import Literal
+from typing import Unpack
 
 import keras
 from keras import ops
 
 from keras_app.checks import check_choice
 from keras_app.checks import check_number
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
+from keras_app.optimizers.base import BaseArguments
 from keras_app.optimizers.bregman import BregmanOptimizer
+from keras_app.optimizers.regularized import Regularizers
 
-BIAS_CORRECTIONS = ("full", "second_only")
+BiasCorrection = Literal["full", "second_only"]
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -57,21 +64,23 @@ class AdaBreg(BregmanOptimizer):
 
     def __init__(
         self,
-        learning_rate=1e-3,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        delta=1.0,
-        regularizers=None,
-        l2=0.0,
-        bias_correction="full",
-        name="adabreg",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 1e-3,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        delta: float = 1.0,
+        regularizers: Regularizers = None,
+        l2: float = 0.0,
+        bias_correction: BiasCorrection = "full",
+        name: str = "adabreg",
+        **kwargs: Unpack[BaseArguments],
+    ) -> None:
         for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             check_number(argument, value, lambda x: 0 <= x < 1, "in [0, 1)")
         check_number("epsilon", epsilon, lambda x: x > 0, "> 0")
-        check_choice("bias_correction", bias_correction, BIAS_CORRECTIONS)
+        check_choice(
+            "bias_correction", bias_correction, get_args(BiasCorrection)
+        )
         super().__init__(
             learning_rate, delta, regularizers, l2, name=name, **kwargs
         )
@@ -82,7 +91,9 @@ class AdaBreg(BregmanOptimizer):
 
     slot_names = ("first_moment", "second_moment")
 
-    def step(self, gradient, learning_rate, m, q):
+    def step(
+        self, gradient: Tensor, learning_rate: Tensor, m: Tensor, q: Tensor
+    ) -> tuple[Tensor, ...]:
         """Returns Adam's step and both moments."""
         g = gradient
         t = ops.cast(self.iterations + 1, g.dtype)

@@ -2,6 +2,7 @@
 
 import abc
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,10 +13,14 @@ from keras_app import host
 from keras_app import split
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
+from keras_app.hints import Arrays
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
 from keras_app.optimizers import latent
+from keras_app.optimizers.regularized import OnChange
 from keras_app.optimizers.regularized import RegularizedOptimizer
-
-ON_CHANGE = ("reset", "rescale", "keep")
+from keras_app.optimizers.regularized import Regularizers
+from keras_app.regularizers import SparsityRegularizer
 
 _PENALTIES_OF_KERAS = (
     keras.regularizers.L1,
@@ -51,13 +56,13 @@ class BregmanOptimizer(RegularizedOptimizer):
 
     def __init__(
         self,
-        learning_rate,
-        delta,
-        regularizers,
-        l2,
-        support_update_freq=1,
-        **kwargs,
-    ):
+        learning_rate: LearningRate,
+        delta: float,
+        regularizers: Regularizers,
+        l2: float,
+        support_update_freq: int = 1,
+        **kwargs: Any,
+    ) -> None:
         delta = check_number("delta", delta, lambda x: x > 0, "> 0")
         l2 = check_number("l2", l2, lambda x: x >= 0)
         check_whole("support_update_freq", support_update_freq, 1)
@@ -73,7 +78,9 @@ class BregmanOptimizer(RegularizedOptimizer):
     slot_names = ()
 
     @abc.abstractmethod
-    def step(self, gradient, learning_rate, *slots):
+    def step(
+        self, gradient: Tensor, learning_rate: Tensor, *slots: Tensor
+    ) -> tuple[Tensor, ...]:
         """Returns what is subtracted from v, and the new slots: a tuple.
 
         A rule for single entries: it is also given pieces of a variable.
@@ -107,7 +114,7 @@ class BregmanOptimizer(RegularizedOptimizer):
         self.reset_subgradients()
 
     @property
-    def subgradients(self):
+    def subgradients(self) -> Arrays:
         """The dual variables, `{variable.path: float array}`."""
         if not self.built:
             return {}
@@ -116,7 +123,7 @@ class BregmanOptimizer(RegularizedOptimizer):
             for index, variable in self._regularized()
         }
 
-    def reset_subgradients(self):
+    def reset_subgradients(self) -> None:
         """Makes the dual variables again from the weights as they are.
 
         A step does it by itself where weights were replaced; call it to look
@@ -139,7 +146,12 @@ class BregmanOptimizer(RegularizedOptimizer):
                 self._duals[index].assign(self._consistent(index, allowed))
                 self._watch.remember(index, variable)
 
-    def set_strength(self, regularizer, lam, on_change="reset"):
+    def set_strength(
+        self,
+        regularizer: SparsityRegularizer,
+        lam: float,
+        on_change: OnChange = "reset",
+    ) -> None:
         """Sets `regularizer.lam` without moving its weights.
 
         Args:
@@ -211,21 +223,21 @@ class BregmanOptimizer(RegularizedOptimizer):
             g = g + self.l2 * theta
         return self.step(g, tau, *slots)
 
-    def refresh(self, index, variable):
+    def refresh(self, index: int, variable: keras.Variable) -> None:
         """Makes v again if the weight was replaced."""
         theta = ops.stop_gradient(host.float32_or_more(variable))
         self._duals[index].assign(self._dual(index, variable, theta))
 
-    def point(self, index):
+    def point(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns `(delta v, delta)`."""
         v = host.as_tensor(self._duals[index])
         return (v if self.delta == 1 else self.delta * v), self.delta
 
-    def latent(self, index):
+    def latent(self, index: int) -> keras.Variable:
         """Returns v."""
         return self._duals[index]
 
-    def after_write(self, index, variable):
+    def after_write(self, index: int, variable: keras.Variable) -> None:
         """Notices that the weight is its own."""
         if host.updates(self) == 0:
             # The first step makes v again: here too, on every backend.

@@ -1,6 +1,9 @@
 """Continuous sparsification: which weights to keep, learned by descent."""
 
 import math
+from typing import get_args
+from typing import Literal
+from typing import Unpack
 
 import keras
 import numpy as np
@@ -11,7 +14,15 @@ from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_choice
 from keras_app.checks import check_number
+from keras_app.hints import Arrays
+from keras_app.hints import Filters
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
+from keras_app.optimizers.base import BaseArguments
 from keras_app.optimizers.learned import LearnedSparsity
+
+PenaltyOn = Literal["scaled", "sigmoid"]
+DecayOn = Literal["all", "kernels"]
 
 # The rule between rounds multiplies logits again and again; far below zero
 # they need not grow until float32 overflows.
@@ -93,18 +104,18 @@ class ContinuousSparsification(LearnedSparsity):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=1e-4,
-        lam=1e-8,
-        s_init=0.0,
-        filters=None,
-        penalty_on="scaled",
-        decay_on="all",
-        strict=False,
-        name="continuous_sparsification",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        lam: float = 1e-8,
+        s_init: float = 0.0,
+        filters: Filters = None,
+        penalty_on: PenaltyOn = "scaled",
+        decay_on: DecayOn = "all",
+        strict: bool = False,
+        name: str = "continuous_sparsification",
+        **kwargs: Unpack[BaseArguments],
+    ) -> None:
         super().__init__(
             learning_rate,
             momentum,
@@ -118,8 +129,8 @@ class ContinuousSparsification(LearnedSparsity):
         s_init = check_number(
             "s_init", s_init, lambda x: abs(x) <= 10, "in [-10, 10]"
         )
-        check_choice("penalty_on", penalty_on, ("scaled", "sigmoid"))
-        check_choice("decay_on", decay_on, ("all", "kernels"))
+        check_choice("penalty_on", penalty_on, get_args(PenaltyOn))
+        check_choice("decay_on", decay_on, get_args(DecayOn))
         self.lam = lam
         self.s_init = s_init
         self.penalty_on = penalty_on
@@ -139,7 +150,7 @@ class ContinuousSparsification(LearnedSparsity):
                 self._temperature.assign(self._first_temperature)
                 self._write_kernels()
 
-    def add_state(self, variables):
+    def add_state(self, variables: list[keras.Variable]) -> None:
         """Adds w, s, their momenta, the temperature and whether m is a step."""
         self._weights = self.slots("weight", variables, self._masked)
         self._logits = self.slots("logit", variables, self._masked)
@@ -155,7 +166,7 @@ class ContinuousSparsification(LearnedSparsity):
                 (), initializer="zeros", dtype="bool", name="hard"
             )
 
-    def start(self, index, variable):
+    def start(self, index: int, variable: keras.Variable) -> None:
         """Begins with w at the weight, and s at `s_init`."""
         # A copy: JAX would make both one buffer and donate it twice.
         self._weights[index].assign(ops.copy(variable))
@@ -165,7 +176,7 @@ class ContinuousSparsification(LearnedSparsity):
     # ---- what users look at and move -----------------------------------
 
     @property
-    def weights_and_logits(self):
+    def weights_and_logits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """`{variable.path: (w, s)}`, arrays of the variable's shape."""
         array = ops.convert_to_numpy
         return {
@@ -174,32 +185,32 @@ class ContinuousSparsification(LearnedSparsity):
         }
 
     @property
-    def masks(self):
+    def masks(self) -> Arrays:
         """`{variable.path: bool array}`: `True` where s > 0, strictly."""
         return {path: s > 0 for path, (_, s) in self.weights_and_logits.items()}
 
     @property
-    def soft_density(self):
+    def soft_density(self) -> float:
         """Mean of sigmoid(beta s) over the masked weights, in [0, 1]."""
         logits = [s.ravel() for _, s in self.weights_and_logits.values()]
         x = self.temperature * np.concatenate(logits)
         return float(np.mean(ops.convert_to_numpy(ops.sigmoid(x))))
 
     @property
-    def is_hard(self):
+    def is_hard(self) -> bool:
         """Whether the mask is a step, and only w is trained."""
         self.members()
         return bool(ops.convert_to_numpy(self._hard))
 
     @property
-    def temperature(self):
+    def temperature(self) -> float:
         """beta, a float >= 1. Setting it rewrites the kernels."""
         if not self.built:
             return self._first_temperature
         return float(ops.convert_to_numpy(self._temperature))
 
     @temperature.setter
-    def temperature(self, value):
+    def temperature(self, value: float) -> None:
         value = check_number("temperature", value, lambda x: x >= 1, ">= 1")
         if not self.built:
             self._first_temperature = value
@@ -209,11 +220,11 @@ class ContinuousSparsification(LearnedSparsity):
         # Otherwise the next gradient is taken at the old product.
         self._write_kernels()
 
-    def harden(self):
+    def harden(self) -> None:
         """Makes the mask a step: kernels become c w 1[s > 0]."""
         self._set_hard(True)
 
-    def soften(self):
+    def soften(self) -> None:
         """Makes the mask a sigmoid again, and trains it."""
         self._set_hard(False)
 
@@ -222,7 +233,7 @@ class ContinuousSparsification(LearnedSparsity):
         self._hard.assign(hard)
         self._write_kernels()
 
-    def prune_logits(self):
+    def prune_logits(self) -> None:
         """The rule between rounds: s <- min(temperature s, s_init).
 
         What the round decided to drop starts the next one far below zero, and
@@ -236,7 +247,7 @@ class ContinuousSparsification(LearnedSparsity):
             s.assign(ops.maximum(scaled, _LOWEST_LOGIT))
         self._write_kernels()
 
-    def keep_at_least(self, min_density):
+    def keep_at_least(self, min_density: float) -> None:
         """Lifts the largest logits of each emptied weight just above zero.
 
         Args:
@@ -254,7 +265,7 @@ class ContinuousSparsification(LearnedSparsity):
             self._logits[index].assign(lifted.reshape(s.shape))
         self._write_kernels()
 
-    def rewind(self, weights):
+    def rewind(self, weights: Arrays) -> None:
         """Sets w and forgets the momenta; the logits stay.
 
         Args:
@@ -265,7 +276,7 @@ class ContinuousSparsification(LearnedSparsity):
         self._write_kernels()
         self.reset_momentum()
 
-    def reset_momentum(self):
+    def reset_momentum(self) -> None:
         """Sets every momentum to zero."""
         self.members()
         for slot in (*self._weight_momenta, *self._logit_momenta):
@@ -365,7 +376,7 @@ class ContinuousSparsification(LearnedSparsity):
         beta = ops.cast(self._temperature, s.dtype)
         return self.scale * self._gate(s, ops.sigmoid(beta * s))
 
-    def consistent(self, index, variable):
+    def consistent(self, index: int, variable: keras.Variable) -> Tensor | None:
         """Returns theta / m where m > 1e-6, and w elsewhere."""
         w = ops.convert_to_tensor(self._weights[index])
         theta = ops.stop_gradient(ops.cast(variable, w.dtype))

@@ -1,6 +1,9 @@
 """Drives continuous sparsification: temperature, rounds, hardening."""
 
 import warnings
+from typing import Any
+from typing import get_args
+from typing import Literal
 
 import keras
 from keras import ops
@@ -14,12 +17,16 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.config import Configured
+from keras_app.hints import Arrays
+from keras_app.hints import Data
+from keras_app.hints import State
 from keras_app.optimizers.continuous_sparsification import (
     ContinuousSparsification,
 )
+from keras_app.report.tables import PruningReport
 from keras_app.steering import Steering
 
-GRANULARITIES = ("epoch", "step")
+Granularity = Literal["epoch", "step"]
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -90,19 +97,19 @@ class ContinuousSparsifier(Configured, Steering):
 
     def __init__(
         self,
-        final_temperature=200.0,
-        rounds=1,
-        retrain_epochs=0,
-        ticket=False,
-        rewind_epoch=None,
-        rewind_between_rounds=False,
-        granularity="epoch",
-        reference_code_prune=False,
-        reset_momentum_between_rounds=False,
-        min_density=0.0,
-        batch_norm_data=None,
-        validation_data=None,
-    ):
+        final_temperature: float = 200.0,
+        rounds: int = 1,
+        retrain_epochs: int = 0,
+        ticket: bool = False,
+        rewind_epoch: int | None = None,
+        rewind_between_rounds: bool = False,
+        granularity: Granularity = "epoch",
+        reference_code_prune: bool = False,
+        reset_momentum_between_rounds: bool = False,
+        min_density: float = 0.0,
+        batch_norm_data: Data | None = None,
+        validation_data: Data | None = None,
+    ) -> None:
         super().__init__()
         self.final_temperature = check_number(
             "final_temperature", final_temperature, lambda x: x >= 1, ">= 1"
@@ -119,7 +126,7 @@ class ContinuousSparsifier(Configured, Steering):
                 "`rewind_between_rounds` go back to. "
                 "Received: rewind_epoch=None"
             )
-        check_choice("granularity", granularity, GRANULARITIES)
+        check_choice("granularity", granularity, get_args(Granularity))
         self.rewind_between_rounds = rewind_between_rounds
         self.granularity = granularity
         self.reference_code_prune = reference_code_prune
@@ -138,13 +145,13 @@ class ContinuousSparsifier(Configured, Steering):
     # ---- results -------------------------------------------------------
 
     @property
-    def masks(self):
+    def masks(self) -> Arrays:
         """`{path: bool array}`, `True` where s > 0; empty before a `fit`."""
         optimizer = self._optimizer()
         return optimizer.masks if getattr(optimizer, "built", False) else {}
 
     @property
-    def report(self):
+    def report(self) -> PruningReport:
         """A `PruningReport`: zeros achieved, what carries no mask and why."""
         if self._optimizer() is None:
             raise ValueError(
@@ -163,7 +170,7 @@ class ContinuousSparsifier(Configured, Steering):
         }
         return selection.Selection(masked, skipped)
 
-    def epochs_per_round(self, epochs):
+    def epochs_per_round(self, epochs: int) -> int:
         """Returns E for a `fit` of so many epochs, or raises."""
         searched = epochs - self.retrain_epochs
         if searched < self.rounds or searched % self.rounds:
@@ -187,7 +194,7 @@ class ContinuousSparsifier(Configured, Steering):
         return length
 
     @property
-    def is_at_target(self):
+    def is_at_target(self) -> bool:
         """Whether the mask is final: before, nothing is zero."""
         return self._optimizer().is_hard
 
@@ -348,7 +355,7 @@ class ContinuousSparsifier(Configured, Steering):
 
     # ---- the weights to go back to -------------------------------------
 
-    def rewind(self):
+    def rewind(self) -> None:
         """Takes weights and moving statistics of `rewind_epoch`; keeps s.
 
         Call it after `fit` to retrain the ticket in a `fit` of its own,
@@ -381,11 +388,11 @@ class ContinuousSparsifier(Configured, Steering):
 
     # ---- resuming ------------------------------------------------------
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         return {"history": self.history}, dict(self._checkpoint)
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken."""
         self.history = list(plain["history"])
         self._checkpoint = dict(arrays)

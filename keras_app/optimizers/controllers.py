@@ -1,6 +1,8 @@
 """Controllers: they steer a Bregman regularizer toward a target density."""
 
 import abc
+from typing import Any
+from typing import get_args
 
 import keras
 
@@ -10,7 +12,9 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_number
 from keras_app.checks import check_whole
 from keras_app.config import Configured
-from keras_app.optimizers.bregman import ON_CHANGE
+from keras_app.hints import Arrays
+from keras_app.hints import State
+from keras_app.optimizers.regularized import OnChange
 from keras_app.regularizers import SparsityRegularizer
 from keras_app.steering import Steering
 
@@ -30,14 +34,20 @@ class StrengthController(Configured, Steering, abc.ABC):
     # What moves while a controller runs, each an attribute with an underscore.
     moving = ()
 
-    def __init__(self, regularizer, target_density, on_change, name=None):
+    def __init__(
+        self,
+        regularizer: SparsityRegularizer,
+        target_density: float,
+        on_change: OnChange,
+        name: str | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(regularizer, SparsityRegularizer):
             raise ValueError(
                 "`regularizer` must be one of keras_app.regularizers. "
                 f"Received: regularizer={regularizer!r}"
             )
-        check_choice("on_change", on_change, ON_CHANGE)
+        check_choice("on_change", on_change, get_args(OnChange))
         self.regularizer = regularizer
         self.target_density = check_number(
             "target_density", target_density, lambda x: 0 <= x <= 1, "in [0, 1]"
@@ -48,14 +58,14 @@ class StrengthController(Configured, Steering, abc.ABC):
     # ---- what a controller says ----------------------------------------
 
     @abc.abstractmethod
-    def update(self, density):
+    def update(self, density: float) -> None:
         """Moves `lam` once, given the density of the weights in [0, 1]."""
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         return {name: getattr(self, f"_{name}") for name in self.moving}, {}
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken."""
         for name, value in plain.items():
             setattr(self, f"_{name}", value)
@@ -84,16 +94,16 @@ class StrengthController(Configured, Steering, abc.ABC):
             logs[f"density{end}"] = self.density()
             shares.add_to_logs(logs, self.model)
 
-    def density(self):
+    def density(self) -> float:
         """Returns the density of the regularizer's weights now."""
         return self._optimizer().density_of(self.regularizer)
 
     @property
-    def is_at_target(self):
+    def is_at_target(self) -> bool:
         """Whether the density is now at most the target's."""
         return self.density() <= self.target_density
 
-    def set_lam(self, lam):
+    def set_lam(self, lam: float) -> None:
         """Sets the strength in every optimizer that has the regularizer."""
         optimizers = list(self.regularizer.optimizers)
         if self.model is not None:
@@ -159,14 +169,14 @@ class LambdaController(StrengthController):
 
     def __init__(
         self,
-        regularizer,
-        target_density=1.0,
-        increment=0.05,
-        warmup=0,
-        cooldown=0,
-        on_change="reset",
-        **kwargs,
-    ):
+        regularizer: SparsityRegularizer,
+        target_density: float = 1.0,
+        increment: float = 0.05,
+        warmup: int = 0,
+        cooldown: int = 0,
+        on_change: OnChange = "reset",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(regularizer, target_density, on_change, **kwargs)
         self.warmup = self._warmup = check_whole("warmup", warmup, 0)
         self.cooldown = self._cooldown = check_whole("cooldown", cooldown, 0)
@@ -174,7 +184,7 @@ class LambdaController(StrengthController):
             "increment", increment, lambda x: x > 0, "> 0"
         )
 
-    def update(self, density):
+    def update(self, density: float) -> None:
         """Moves `lam` once, given the density of the weights in [0, 1]."""
         if self._warmup >= 0:
             # One call more than asked for, as in the reference.
@@ -236,14 +246,14 @@ class DensityController(StrengthController):
 
     def __init__(
         self,
-        regularizer,
-        target_density,
-        frequency=100,
-        gain=1.0,
-        decay=0.95,
-        on_change="rescale",
-        **kwargs,
-    ):
+        regularizer: SparsityRegularizer,
+        target_density: float,
+        frequency: int = 100,
+        gain: float = 1.0,
+        decay: float = 0.95,
+        on_change: OnChange = "rescale",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(regularizer, target_density, on_change, **kwargs)
         if regularizer.lam == 0:
             raise ValueError(
@@ -260,7 +270,7 @@ class DensityController(StrengthController):
         self._steps = 0
         self._stride = 1
 
-    def update(self, density):
+    def update(self, density: float) -> None:
         """Moves `lam` once, given the density of the weights in [0, 1]."""
         gap = density - self.target_density  # as sparsities the other way
         sign = (gap > 0) - (gap < 0)

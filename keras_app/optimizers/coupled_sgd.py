@@ -1,8 +1,12 @@
 """SGD as the papers write it."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
+from keras_app.hints import LearningRate
+from keras_app.optimizers.base import AverageArguments
 from keras_app.optimizers.base import ConfiguredOptimizer
 
 
@@ -38,12 +42,12 @@ class CoupledSGD(ConfiguredOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=1e-4,
-        name="coupled_sgd",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        name: str = "coupled_sgd",
+        **kwargs: Unpack[AverageArguments],
+    ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(
                 f"`momentum` must be in [0, 1). Received: momentum={momentum}"

@@ -2,6 +2,8 @@
 
 import abc
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,6 +12,11 @@ from keras_app import enforcement
 from keras_app import host
 from keras_app import selection
 from keras_app.checks import check_number
+from keras_app.hints import Arrays
+from keras_app.hints import Filters
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
+from keras_app.hints import Variables
 from keras_app.optimizers import latent
 from keras_app.optimizers.base import ConfiguredOptimizer
 
@@ -34,13 +41,13 @@ class LearnedSparsity(ConfiguredOptimizer, abc.ABC):
 
     def __init__(
         self,
-        learning_rate,
-        momentum,
-        weight_decay,
-        filters=None,
-        strict=False,
-        **kwargs,
-    ):
+        learning_rate: LearningRate,
+        momentum: float,
+        weight_decay: float,
+        filters: Filters = None,
+        strict: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(learning_rate, (int, float)):
             learning_rate = check_number(
                 "learning_rate", learning_rate, lambda x: x > 0, "> 0"
@@ -61,15 +68,15 @@ class LearnedSparsity(ConfiguredOptimizer, abc.ABC):
     # ---- what a method says --------------------------------------------
 
     @abc.abstractmethod
-    def add_state(self, variables):
+    def add_state(self, variables: list[keras.Variable]) -> None:
         """Adds the latent state; `_weights` holds w, or `None`, of each."""
 
     @abc.abstractmethod
-    def start(self, index, variable):
+    def start(self, index: int, variable: keras.Variable) -> None:
         """Sets the latent state of a weight at the beginning."""
 
     @abc.abstractmethod
-    def consistent(self, index, variable):
+    def consistent(self, index: int, variable: keras.Variable) -> Tensor | None:
         """Returns the w, a tensor, that a weight as it is now is the image of.
 
         Where it does not say, w stays.
@@ -77,11 +84,11 @@ class LearnedSparsity(ConfiguredOptimizer, abc.ABC):
 
     @property
     @abc.abstractmethod
-    def masks(self):
+    def masks(self) -> Arrays:
         """`{variable.path: bool array}`: `True` where a weight is kept."""
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Share of the weights with a mask that are kept, in [0, 1]."""
         kept = [mask.ravel() for mask in self.masks.values()]
         return float(np.mean(np.concatenate(kept)))
@@ -104,7 +111,13 @@ class LearnedSparsity(ConfiguredOptimizer, abc.ABC):
                 self.start(index, variable)
                 self.watch.remember(index, variable)
 
-    def slots(self, name, variables, chosen=None, **kwargs):
+    def slots(
+        self,
+        name: str,
+        variables: list[keras.Variable],
+        chosen: Sequence[bool] | None = None,
+        **kwargs: Any,
+    ) -> list[keras.Variable | None]:
         """Adds a variable for each of `variables`.
 
         Args:
@@ -153,7 +166,7 @@ class LearnedSparsity(ConfiguredOptimizer, abc.ABC):
             raise ValueError(f"{text} Received: strict=True")
         warnings.warn(text)
 
-    def members(self):
+    def members(self) -> list[tuple[int, keras.Variable]]:
         """`[(index, variable)]` of the weights that may become zero."""
         if not self.built:
             raise RuntimeError(
@@ -167,11 +180,11 @@ class LearnedSparsity(ConfiguredOptimizer, abc.ABC):
         ]
 
     @property
-    def masked_variables(self):
+    def masked_variables(self) -> Variables:
         """`{path: variable}` of the weights that have a mask."""
         return selection.paths_of([v for _, v in self.members()])
 
-    def sync_from_model(self):
+    def sync_from_model(self) -> None:
         """Makes w again, after weights were set from outside.
 
         A training step does it by itself where it notices; call it to look at

@@ -1,9 +1,15 @@
 """Linearized Bregman iterations (LinBreg), with momentum."""
 
+from typing import Unpack
+
 import keras
 
 from keras_app.checks import check_number
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
+from keras_app.optimizers.base import BaseArguments
 from keras_app.optimizers.bregman import BregmanOptimizer
+from keras_app.optimizers.regularized import Regularizers
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -61,14 +67,14 @@ class LinBreg(BregmanOptimizer):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.0,
-        delta=1.0,
-        regularizers=None,
-        l2=0.0,
-        name="linbreg",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.1,
+        momentum: float = 0.0,
+        delta: float = 1.0,
+        regularizers: Regularizers = None,
+        l2: float = 0.0,
+        name: str = "linbreg",
+        **kwargs: Unpack[BaseArguments],
+    ) -> None:
         beta = check_number(
             "momentum", momentum, lambda x: 0 <= x < 1, "in [0, 1)"
         )
@@ -78,11 +84,13 @@ class LinBreg(BregmanOptimizer):
         self.momentum = beta
 
     @property
-    def slot_names(self):
+    def slot_names(self) -> tuple[str, ...]:
         """Names of the arrays kept for each variable."""
         return ("momentum",) if self.momentum else ()
 
-    def step(self, gradient, learning_rate, *slots):
+    def step(
+        self, gradient: Tensor, learning_rate: Tensor, *slots: Tensor
+    ) -> tuple[Tensor, ...]:
         """Returns tau g, or the momentum buffer."""
         if not self.momentum:
             return (learning_rate * gradient,)

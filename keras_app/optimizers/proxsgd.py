@@ -1,12 +1,18 @@
 """Proximal gradient descent, the baseline of the Bregman optimizers."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_app import enforcement
 from keras_app import host
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
 from keras_app.optimizers import latent
+from keras_app.optimizers.base import BaseArguments
 from keras_app.optimizers.regularized import RegularizedOptimizer
+from keras_app.optimizers.regularized import Regularizers
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -40,8 +46,12 @@ class ProxSGD(RegularizedOptimizer):
     """
 
     def __init__(
-        self, learning_rate=0.1, regularizers=None, name="proxsgd", **kwargs
-    ):
+        self,
+        learning_rate: LearningRate = 0.1,
+        regularizers: Regularizers = None,
+        name: str = "proxsgd",
+        **kwargs: Unpack[BaseArguments],
+    ) -> None:
         super().__init__(learning_rate, regularizers, name=name, **kwargs)
 
     def build(self, variables):
@@ -74,7 +84,7 @@ class ProxSGD(RegularizedOptimizer):
         if regularizer is not None:
             self._watch.remember(index, variable)
 
-    def refresh(self, index, variable):
+    def refresh(self, index: int, variable: keras.Variable) -> None:
         """Starts from the weight if it was replaced, and at first."""
         theta = ops.stop_gradient(host.float32_or_more(variable))
         point = self._watch.kept(
@@ -86,16 +96,16 @@ class ProxSGD(RegularizedOptimizer):
         )
         self._points[index].assign(point)
 
-    def point(self, index):
+    def point(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns `(theta - tau g, tau)` of the last step."""
         tau = float(ops.convert_to_numpy(self.learning_rate))
         return host.as_tensor(self._points[index]), tau
 
-    def latent(self, index):
+    def latent(self, index: int) -> keras.Variable:
         """Returns `theta - tau g`."""
         return self._points[index]
 
-    def after_write(self, index, variable):
+    def after_write(self, index: int, variable: keras.Variable) -> None:
         """Notices that the weight is its own."""
         if host.updates(self) == 0:
             self._points[index].assign(host.float32_or_more(variable))

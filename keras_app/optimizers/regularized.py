@@ -3,6 +3,10 @@
 import abc
 import math
 import re
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import Literal
 
 import keras
 import numpy as np
@@ -12,10 +16,22 @@ from keras_app import host
 from keras_app import selection
 from keras_app import split
 from keras_app.checks import check_number
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
 from keras_app.masks.exact_k import as_scores
 from keras_app.masks.exact_k import prune_smallest
 from keras_app.optimizers.base import ConfiguredOptimizer
 from keras_app.regularizers import SparsityRegularizer
+
+OnChange = Literal["reset", "rescale", "keep"]
+
+# See `LinBreg`. A layer stands for its kernels.
+Regularizers = (
+    SparsityRegularizer
+    | Mapping[Any, SparsityRegularizer]
+    | Callable[[keras.Variable], SparsityRegularizer | None]
+    | None
+)
 
 # Further than rounding moves a number, and no more than it may matter.
 _NUDGE = 1 + 2**-20
@@ -40,7 +56,12 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
 
     not_configured = ("regularizers",)
 
-    def __init__(self, learning_rate, regularizers, **kwargs):
+    def __init__(
+        self,
+        learning_rate: LearningRate,
+        regularizers: Regularizers,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(learning_rate, (int, float)):
             check_number("learning_rate", learning_rate, lambda x: x >= 0)
             learning_rate = float(learning_rate)
@@ -77,11 +98,11 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
         self._strengths = strengths
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Share of the regularized weights that are not zero, in [0, 1]."""
         return self.density_of(None)
 
-    def density_of(self, regularizer):
+    def density_of(self, regularizer: SparsityRegularizer | None) -> float:
         """Share of one regularizer's weights that are not zero.
 
         Args:
@@ -94,7 +115,9 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
         kept = sum(split.count(split.read(v)) for _, v in members)
         return kept / sum(math.prod(v.shape) for _, v in members)
 
-    def members(self, regularizer):
+    def members(
+        self, regularizer: SparsityRegularizer | None
+    ) -> list[tuple[int, keras.Variable]]:
         """`[(index, variable)]` of a regularizer; of all for `None`."""
         if not self.built:
             raise RuntimeError(
@@ -115,7 +138,7 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             )
         return found
 
-    def regularizer_of(self, index):
+    def regularizer_of(self, index: int) -> SparsityRegularizer | None:
         """The regularizer of the trainable variable at an index, or `None`."""
         return self._regularizer_of[index]
 
@@ -126,7 +149,12 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             if self._regularizer_of[index] is not None
         ]
 
-    def set_strength(self, regularizer, lam, on_change="reset"):
+    def set_strength(
+        self,
+        regularizer: SparsityRegularizer,
+        lam: float,
+        on_change: OnChange = "reset",
+    ) -> None:
         """Sets `regularizer.lam`; optimizers with a dual variable mind it."""
         self.members(regularizer)
         regularizer.lam = lam
@@ -134,21 +162,23 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
     # ---- exact sparsity ------------------------------------------------
 
     @abc.abstractmethod
-    def refresh(self, index, variable):
+    def refresh(self, index: int, variable: keras.Variable) -> None:
         """Makes the latent state again if the weight was replaced."""
 
     @abc.abstractmethod
-    def point(self, index):
+    def point(self, index: int) -> tuple[Tensor, Tensor]:
         """Returns `(x, t)`: the weight is `prox(x, t)` of its regularizer."""
 
-    def after_write(self, index, variable):
+    def after_write(self, index: int, variable: keras.Variable) -> None:
         """Comes after a weight was written outside of a step."""
 
     @abc.abstractmethod
-    def latent(self, index):
+    def latent(self, index: int) -> keras.Variable:
         """Returns the variable that a weight is the prox of, up to a factor."""
 
-    def critical(self, regularizer):
+    def critical(
+        self, regularizer: SparsityRegularizer
+    ) -> list[tuple[keras.Variable, np.ndarray]]:
         """`[(variable, strengths from which on its groups are zero)]`.
 
         Each a NumPy array that broadcasts to the variable; infinite where a
@@ -163,7 +193,9 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             found.append((variable, each if t else np.full_like(each, np.inf)))
         return found
 
-    def set_sparsity(self, regularizer, sparsity):
+    def set_sparsity(
+        self, regularizer: SparsityRegularizer, sparsity: float
+    ) -> bool:
         """Makes just a share of a regularizer's groups zero, now.
 
             c = strength from which on a group is zero
@@ -215,7 +247,9 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             self.after_write(index, variable)
         return exact
 
-    def separate(self, regularizer):
+    def separate(
+        self, regularizer: SparsityRegularizer | None
+    ) -> dict[int, SparsityRegularizer]:
         """Gives each weight of a regularizer a strength of its own, in a copy.
 
         Args:

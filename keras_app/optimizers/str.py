@@ -1,11 +1,18 @@
 """Soft threshold reparameterization: thresholds learned by descent."""
 
+from typing import Unpack
+
 import keras
 from keras import ops
 
 from keras_app import enforcement
 from keras_app import host
 from keras_app.checks import check_number
+from keras_app.hints import Arrays
+from keras_app.hints import Filters
+from keras_app.hints import LearningRate
+from keras_app.hints import Tensor
+from keras_app.optimizers.base import BaseArguments
 from keras_app.optimizers.learned import LearnedSparsity
 
 
@@ -75,15 +82,15 @@ class STR(LearnedSparsity):
 
     def __init__(
         self,
-        learning_rate=0.1,
-        momentum=0.9,
-        weight_decay=1e-4,
-        s_init=-200.0,
-        filters=None,
-        strict=False,
-        name="str",
-        **kwargs,
-    ):
+        learning_rate: LearningRate = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        s_init: float = -200.0,
+        filters: Filters = None,
+        strict: bool = False,
+        name: str = "str",
+        **kwargs: Unpack[BaseArguments],
+    ) -> None:
         super().__init__(
             learning_rate,
             momentum,
@@ -97,7 +104,7 @@ class STR(LearnedSparsity):
 
     # ---- state ---------------------------------------------------------
 
-    def add_state(self, variables):
+    def add_state(self, variables: list[keras.Variable]) -> None:
         """Adds w and s of each kernel, and the momenta of everything."""
         self._weights = self.slots("weight", variables, self._masked)
         self._s = self.slots("s", variables, self._masked, shape=())
@@ -106,13 +113,13 @@ class STR(LearnedSparsity):
             "s_momentum", variables, self._masked, shape=()
         )
 
-    def start(self, index, variable):
+    def start(self, index: int, variable: keras.Variable) -> None:
         """Begins at `s_init`, with w whose image the weight is."""
         s = self._s[index]
         s.assign(ops.full((), self.s_init, s.dtype))
         self._weights[index].assign(self.consistent(index, variable))
 
-    def consistent(self, index, variable):
+    def consistent(self, index: int, variable: keras.Variable) -> Tensor | None:
         """Returns theta + sign(theta) t; where it is zero, w within t."""
         t = ops.sigmoid(host.as_tensor(self._s[index]))
         w = host.as_tensor(self._weights[index])
@@ -123,7 +130,7 @@ class STR(LearnedSparsity):
     # ---- what users look at --------------------------------------------
 
     @property
-    def masks(self):
+    def masks(self) -> Arrays:
         """`{variable.path: bool array}`: `True` where it is not zero."""
         return {
             path: ops.convert_to_numpy(variable) != 0
@@ -131,7 +138,7 @@ class STR(LearnedSparsity):
         }
 
     @property
-    def thresholds(self):
+    def thresholds(self) -> dict[str, float]:
         """`{variable.path: t}`, floats in [0, 1)."""
         return {
             path: float(ops.convert_to_numpy(ops.sigmoid(self._s[index])))

@@ -3,6 +3,9 @@
 import keras
 
 from keras_app import masks as masks_lib
+from keras_app.hints import Arrays
+from keras_app.hints import Variables
+from keras_app.masks.structures import Structure
 from keras_app.pruners.pruner import Pruner
 
 
@@ -50,10 +53,16 @@ class ACDC(Pruner):
     revives = True
     takes_split = True
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: |w|}`."""
         return self.magnitudes(variables)
 
-    def combine(self, scores, sparsity, old, structure):
+    def combine(
+        self,
+        scores: Arrays,
+        sparsity: float,
+        old: Arrays,
+        structure: Structure | None,
+    ) -> Arrays:
         """Returns masks by scores alone: what was pruned may come back."""
         return masks_lib.mask_from_scores(scores, sparsity, structure)

@@ -1,6 +1,10 @@
 """Anytime Progressive Pruning (APP)."""
 
 import warnings
+from typing import Any
+from typing import get_args
+from typing import Literal
+from typing import Unpack
 
 import keras
 import numpy as np
@@ -11,9 +15,24 @@ from keras_app import selection
 from keras_app import split
 from keras_app.checks import check_choice
 from keras_app.checks import check_whole
+from keras_app.hints import Arrays
+from keras_app.hints import Data
+from keras_app.hints import Schedule
+from keras_app.hints import Scope
+from keras_app.hints import State
+from keras_app.hints import Ties
+from keras_app.hints import Variables
+from keras_app.masks.structures import Structure
+from keras_app.pruners.arguments import ScoredArguments
 from keras_app.pruners.clock import Megabatches
 from keras_app.pruners.scored import ScoredPruner
+from keras_app.scorers import Scorer
+from keras_app.selection import Selection
 from keras_app.timing import shares_of
+
+MaskUpdate = Literal["nested", "intersect", "replace"]
+ScoreWeights = Literal["trained", "reference_fresh"]
+OnDegenerate = Literal["raise", "keep"]
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -78,27 +97,27 @@ class AnytimeProgressivePruner(ScoredPruner):
 
     def __init__(
         self,
-        schedule,
-        scorer="snip",
-        data=None,
+        schedule: Schedule,
+        scorer: Scorer = "snip",
+        data: Data | None = None,
         *,
-        scope="global",
-        mask_update="nested",
-        ties="exact",
-        score_weights="trained",
-        scoring_passes=1,
-        on_degenerate="raise",
-        **kwargs,
-    ):
+        scope: Scope = "global",
+        mask_update: MaskUpdate = "nested",
+        ties: Ties = "exact",
+        score_weights: ScoreWeights = "trained",
+        scoring_passes: int = 1,
+        on_degenerate: OnDegenerate = "raise",
+        **kwargs: Unpack[ScoredArguments],
+    ) -> None:
         self.revives = mask_update == "replace"
         super().__init__(schedule, scorer, data, scope=scope, **kwargs)
         for name, value, known in (
-            ("mask_update", mask_update, ("nested", "intersect", "replace")),
-            ("ties", ties, ("exact", "le")),
-            ("score_weights", score_weights, ("trained", "reference_fresh")),
-            ("on_degenerate", on_degenerate, ("raise", "keep")),
+            ("mask_update", mask_update, MaskUpdate),
+            ("ties", ties, Ties),
+            ("score_weights", score_weights, ScoreWeights),
+            ("on_degenerate", on_degenerate, OnDegenerate),
         ):
-            check_choice(name, value, known)
+            check_choice(name, value, get_args(known))
         shares = shares_of(schedule)
         if shares:
             raise ValueError(
@@ -133,15 +152,15 @@ class AnytimeProgressivePruner(ScoredPruner):
         return not (nested and self.score_weights == "trained")
 
     @property
-    def megabatch(self):
+    def megabatch(self) -> int:
         """The index of the megabatch that trains, or comes next."""
         return self._clock.now
 
     @megabatch.setter
-    def megabatch(self, value):
+    def megabatch(self, value: float) -> None:
         self._clock.now = value
 
-    def select(self, model):
+    def select(self, model: keras.Model) -> Selection:
         """Returns the selection; refuses a scorer that lacks data or a loss."""
         is_new = self._clock.next <= self.megabatch
         if is_new and self._due_at(self.megabatch) is not None:
@@ -188,7 +207,7 @@ class AnytimeProgressivePruner(ScoredPruner):
         super().on_train_end(logs)
         self.megabatch += 1
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         plain = {
             "megabatch": self.megabatch,
@@ -198,7 +217,7 @@ class AnytimeProgressivePruner(ScoredPruner):
         }
         return plain, dict(self._latent)
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken, within a megabatch too."""
         self.megabatch = plain["megabatch"]
         self._clock.next = plain["pruned"] + 1
@@ -208,7 +227,7 @@ class AnytimeProgressivePruner(ScoredPruner):
 
     # ---- scores and masks ----------------------------------------------
 
-    def prune(self, sparsity):
+    def prune(self, sparsity: float) -> None:
         """Scores and prunes to `sparsity`, in `scoring_passes` passes."""
         before = self._masks
         density = 1.0 - sparsity
@@ -227,7 +246,7 @@ class AnytimeProgressivePruner(ScoredPruner):
                 stored = ops.convert_to_numpy(variable)
                 variable.assign(np.where(returned, self._latent[path], stored))
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: scores}` on the scoring sample."""
         scores = super().scores(
             variables,
@@ -251,7 +270,13 @@ class AnytimeProgressivePruner(ScoredPruner):
         )
         return None
 
-    def combine(self, scores, sparsity, old, structure):
+    def combine(
+        self,
+        scores: Arrays,
+        sparsity: float,
+        old: Arrays,
+        structure: Structure | None,
+    ) -> Arrays:
         """Returns new masks as `mask_update` says."""
         nested = self.mask_update == "nested"
         new = masks_lib.mask_from_scores(

@@ -8,6 +8,10 @@ from keras_app.selection import adapted_layers
 from keras_app.selection import some
 
 
+class PruningMissed(RuntimeError):
+    """A pruner ended without the sparsity it was asked for."""
+
+
 def unreachable(schedule, last_step, now, is_dense):
     """Says why a schedule cannot be completed, or `None`.
 

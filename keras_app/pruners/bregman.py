@@ -1,5 +1,7 @@
 """Bregman optimizers, held to a schedule of exact sparsities."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,10 +11,18 @@ from keras_app import masks as masks_lib
 from keras_app import selection
 from keras_app import shares
 from keras_app.checks import check_sparsity
+from keras_app.hints import Arrays
+from keras_app.hints import OnMiss
+from keras_app.hints import Schedule
+from keras_app.hints import Scope
+from keras_app.hints import State
+from keras_app.hints import Variables
+from keras_app.masks.structures import Structure
 from keras_app.masks.structures import Units
 from keras_app.pruners import clock
 from keras_app.pruners.pruner import Pruner
 from keras_app.regularizers import SparsityRegularizer
+from keras_app.selection import Selection
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -78,8 +88,12 @@ class BregmanPruner(Pruner):
     revives = True
 
     def __init__(
-        self, schedule, regularizer=None, scope="global", on_miss="warn"
-    ):
+        self,
+        schedule: Schedule,
+        regularizer: SparsityRegularizer | None = None,
+        scope: Scope = "global",
+        on_miss: OnMiss = "warn",
+    ) -> None:
         super().__init__(schedule, scope=scope, on_miss=on_miss)
         if regularizer is not None and not isinstance(
             regularizer, SparsityRegularizer
@@ -101,7 +115,7 @@ class BregmanPruner(Pruner):
 
     # ---- what is pruned ------------------------------------------------
 
-    def select(self, model):
+    def select(self, model: keras.Model) -> Selection:
         """Returns the weights of the regularizer, and why no others."""
         optimizer = host.inner_optimizer(model)
         if not hasattr(optimizer, "set_sparsity"):
@@ -141,19 +155,19 @@ class BregmanPruner(Pruner):
             },
         )
 
-    def units_of(self, model, chosen):
+    def units_of(self, model: keras.Model, chosen: Selection) -> Units:
         """Returns the groups of the regularizers."""
         return _Groups(self._own, chosen)
 
-    def hold(self, model):
+    def hold(self, model: keras.Model) -> None:
         """Nothing: the optimizer itself holds the zeros."""
 
-    def restored_zeros(self):
+    def restored_zeros(self) -> list[str]:
         """Nothing: what is not zero is active."""
         return []
 
     @property
-    def masks(self):
+    def masks(self) -> Arrays:
         """`{path: bool array}`, `True` kept; empty before the first `fit`."""
         if self._units is None:
             return {}
@@ -164,7 +178,7 @@ class BregmanPruner(Pruner):
 
     # ---- how -----------------------------------------------------------
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: strength from which on an entry is zero}`."""
         optimizer = host.inner_optimizer(self.model)
         found = {}
@@ -173,11 +187,17 @@ class BregmanPruner(Pruner):
                 found[id(variable)] = np.broadcast_to(critical, variable.shape)
         return selection.by_path(lambda v: found[id(v)], variables)
 
-    def combine(self, scores, sparsity, old, structure):
+    def combine(
+        self,
+        scores: Arrays,
+        sparsity: float,
+        old: Arrays,
+        structure: Structure | None,
+    ) -> Arrays:
         """Returns new masks; what was zero may come back."""
         return masks_lib.mask_from_scores(scores, sparsity)
 
-    def prune(self, sparsity):
+    def prune(self, sparsity: float) -> None:
         """Sets the strengths, and with them what is zero, now.
 
         Args:
@@ -211,7 +231,7 @@ class BregmanPruner(Pruner):
             self._meet()
         super().on_train_end(logs)
 
-    def settle(self):
+    def settle(self) -> None:
         """Makes an update, so that the epoch ends at the density itself."""
         if self._sparsity == clock.final_sparsity(self.schedule):
             self._meet()
@@ -231,11 +251,11 @@ class BregmanPruner(Pruner):
 
     # ---- resuming ------------------------------------------------------
 
-    def state(self):
+    def state(self) -> State:
         """Returns `(plain values, {name: array})`, what `restore` needs."""
         return {"sparsity": self._sparsity, "waiting": self._waiting}, {}
 
-    def restore(self, plain, arrays):
+    def restore(self, plain: dict[str, Any], arrays: Arrays) -> None:
         """Continues where `state()` was taken."""
         self._sparsity, self._waiting = plain["sparsity"], plain["waiting"]
 

@@ -1,6 +1,8 @@
 """The base of pruners that look at the inputs of layers."""
 
 import contextlib
+from collections.abc import Callable
+from typing import Unpack
 
 import keras
 import numpy as np
@@ -10,7 +12,12 @@ from keras_app import batches as batches_lib
 from keras_app import host
 from keras_app import layers
 from keras_app import masks as masks_lib
+from keras_app.hints import Data
+from keras_app.hints import Schedule
+from keras_app.hints import Variables
+from keras_app.pruners.arguments import PrunerArguments
 from keras_app.pruners.pruner import Pruner
+from keras_app.selection import Selection
 
 
 class CalibratedPruner(Pruner):
@@ -24,7 +31,12 @@ class CalibratedPruner(Pruner):
 
     not_configured = ("data",)
 
-    def __init__(self, schedule, data=None, **kwargs):
+    def __init__(
+        self,
+        schedule: Schedule,
+        data: Data | None = None,
+        **kwargs: Unpack[PrunerArguments],
+    ) -> None:
         super().__init__(schedule, **kwargs)
         if self.scope == "global":
             raise ValueError(
@@ -34,16 +46,16 @@ class CalibratedPruner(Pruner):
         self.data = data
 
     @property
-    def needs_data(self):
+    def needs_data(self) -> bool:
         """Whether there is no `data` yet."""
         return self.data is None
 
     @property
-    def is_unstructured(self):
+    def is_unstructured(self) -> bool:
         """Whether single weights are pruned."""
         return self.structure in (None, masks_lib.Unstructured())
 
-    def select(self, model):
+    def select(self, model: keras.Model) -> Selection:
         """Returns the selection; refuses what has no inputs to calibrate on."""
         name = type(self).__name__
         if self.needs_data:
@@ -79,7 +91,7 @@ class CalibratedPruner(Pruner):
             )
         return chosen
 
-    def matrices(self, variables):
+    def matrices(self, variables: Variables) -> "dict[str, Matrices]":
         """Returns `{path: Matrices}` of `{path: variable}`."""
         users = _layers_by_kernel(self.model)
         return {
@@ -87,7 +99,12 @@ class CalibratedPruner(Pruner):
             for path, variable in variables.items()
         }
 
-    def watch(self, variables, note, batches=None):
+    def watch(
+        self,
+        variables: Variables,
+        note: Callable[[str, keras.layers.Layer, np.ndarray], object],
+        batches: Data | None = None,
+    ) -> None:
         """Shows data to the model, in inference, and looks at its layers.
 
         Args:

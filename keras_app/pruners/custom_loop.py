@@ -1,6 +1,8 @@
 """Callbacks without `fit`: the pruners in a training loop of one's own."""
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -59,7 +61,14 @@ class CustomLoop:
     0.5
     """
 
-    def __init__(self, model, callbacks, steps_per_epoch, epochs=1):
+    def __init__(
+        self,
+        model: keras.Model,
+        callbacks: keras.callbacks.Callback
+        | Sequence[keras.callbacks.Callback],
+        steps_per_epoch: int,
+        epochs: int = 1,
+    ) -> None:
         self.model = model
         self.callbacks = callbacks
         self.steps_per_epoch = check_int("steps_per_epoch", steps_per_epoch, 1)
@@ -68,7 +77,7 @@ class CustomLoop:
         self._steps = 0
         self._first_update = 0
 
-    def begin(self):
+    def begin(self) -> tuple[Any, ...]:
         """Begins a training.
 
         Returns:
@@ -92,7 +101,9 @@ class CustomLoop:
         self._first_update = self._updates()
         return self._state()
 
-    def step(self, state=None):
+    def step(
+        self, state: tuple[Any, ...] | None = None
+    ) -> tuple[Any, ...] | None:
         """Prunes, if a schedule asks for it before the next training step.
 
         Args:
@@ -125,7 +136,7 @@ class CustomLoop:
         self._steps += 1
         return self._take_back(state)
 
-    def end(self, state=None):
+    def end(self, state: tuple[Any, ...] | None = None) -> None:
         """Ends the training: a last update, the check of what was reached.
 
         A loop may end before all its steps are made. The variables of the
@@ -147,7 +158,7 @@ class CustomLoop:
         running, self._list = self._list, None
         running.on_train_end()
 
-    def sync(self, state):
+    def sync(self, state: tuple[Any, ...]) -> None:
         """Writes a state to the variables of the model. The loop goes on.
 
         Args:

@@ -1,6 +1,9 @@
 """The base of methods whose pruned weights keep their values."""
 
 from keras_app import masks as masks_lib
+from keras_app.hints import Arrays
+from keras_app.hints import Variables
+from keras_app.masks.structures import Structure
 from keras_app.pruners.pruner import Pruner
 from keras_app.selection import by_path
 
@@ -36,7 +39,7 @@ class DormantPruner(Pruner):
     #: Whether dormant weights train.
     learning = True
 
-    def decay(self):
+    def decay(self) -> tuple[float, float]:
         """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
         return 0.0, 0.0
 
@@ -48,15 +51,21 @@ class DormantPruner(Pruner):
         ):
             model.train_function = None
 
-    def magnitudes(self, variables):
+    def magnitudes(self, variables: Variables) -> Arrays:
         """Returns `{path: |w|}` of kept and of dormant weights."""
         record = self._state.record
         return by_path(lambda v: abs(self.here(record(v).dense)), variables)
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: |w|}` of kept and of dormant weights."""
         return self.magnitudes(variables)
 
-    def combine(self, scores, sparsity, old, structure):
+    def combine(
+        self,
+        scores: Arrays,
+        sparsity: float,
+        old: Arrays,
+        structure: Structure | None,
+    ) -> Arrays:
         """Returns new masks; what was pruned may come back."""
         return masks_lib.mask_from_scores(scores, sparsity, structure)

@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import Unpack
 
 import numpy as np
 
@@ -9,6 +10,11 @@ from keras_app import masks as masks_lib
 from keras_app import split
 from keras_app.checks import check_int
 from keras_app.checks import check_number
+from keras_app.hints import Arrays
+from keras_app.hints import Distribution
+from keras_app.hints import Schedule
+from keras_app.hints import Variables
+from keras_app.pruners.arguments import DynamicArguments
 from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.pruner import Pruner
 from keras_app.selection import by_path
@@ -66,13 +72,13 @@ class DynamicPruner(Pruner):
 
     def __init__(
         self,
-        schedule,
+        schedule: Schedule,
         *,
-        distribution=None,
-        drop_fraction=0.3,
-        seed=0,
-        **kwargs,
-    ):
+        distribution: Distribution | None = None,
+        drop_fraction: float = 0.3,
+        seed: int = 0,
+        **kwargs: Unpack[DynamicArguments],
+    ) -> None:
         if distribution is None:
             by_layer = kwargs.get("scope", "layer") == "layer"
             distribution = "erk" if by_layer else "uniform"
@@ -84,17 +90,17 @@ class DynamicPruner(Pruner):
         self._at_the_end = False
 
     @abc.abstractmethod
-    def grow_scores(self, variables):
+    def grow_scores(self, variables: Variables) -> Arrays:
         """Returns `{path: scores}` for `{path: variable}`; larger grows.
 
         `None` moves nothing.
         """
 
-    def are_first_masks(self):
+    def are_first_masks(self) -> bool:
         """Whether the next masks are the first, which are drawn at random."""
         return not any(split.any_of(~mask) for mask in self._masks.values())
 
-    def drop_fraction_at(self, step):
+    def drop_fraction_at(self, step: int) -> float:
         """Returns f(t), the share of the kept weights dropped at `step`."""
         _, end = begin_and_end(self.schedule_in_steps)
         if end < 0:
@@ -104,7 +110,7 @@ class DynamicPruner(Pruner):
         passed = (step - self._first) / (end - self._first)
         return self.drop_fraction / 2 * (1 + math.cos(math.pi * passed))
 
-    def draws(self, variables, stream):
+    def draws(self, variables: Variables, stream: int) -> Arrays:
         """Returns `{path: uniform draws}` that belong to the current step.
 
         Args:
@@ -119,13 +125,13 @@ class DynamicPruner(Pruner):
             for position, (path, variable) in enumerate(variables.items())
         }
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: |w|}`; random scores where nothing is pruned yet."""
         if self.are_first_masks():
             return self.draws(variables, FIRST_MASKS)
         return self.magnitudes(variables)
 
-    def propose(self, sparsity):
+    def propose(self, sparsity: float) -> Arrays:
         """Returns the masks that `prune` would set, and changes nothing.
 
         Args:

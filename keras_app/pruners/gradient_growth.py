@@ -2,11 +2,17 @@
 
 import itertools
 import warnings
+from typing import Unpack
 
 from keras_app import host
 from keras_app import scorers
 from keras_app import split
 from keras_app.checks import check_int
+from keras_app.hints import Arrays
+from keras_app.hints import Data
+from keras_app.hints import Schedule
+from keras_app.hints import Variables
+from keras_app.pruners.arguments import GradientArguments
 from keras_app.pruners.dynamic import DynamicPruner
 from keras_app.selection import by_path
 
@@ -36,8 +42,13 @@ class GradientGrowth(DynamicPruner):
     not_configured = ("data",)
 
     def __init__(
-        self, schedule, data=None, *, batches_per_update=None, **kwargs
-    ):
+        self,
+        schedule: Schedule,
+        data: Data | None = None,
+        *,
+        batches_per_update: int | None = None,
+        **kwargs: Unpack[GradientArguments],
+    ) -> None:
         super().__init__(schedule, **kwargs)
         if batches_per_update is not None:
             check_int("batches_per_update", batches_per_update, 1)
@@ -48,7 +59,7 @@ class GradientGrowth(DynamicPruner):
         self._steps_per_execution = 1
 
     @property
-    def needs_data(self):
+    def needs_data(self) -> bool:
         """Whether batches are to be looked at, and there are none."""
         return self.data is None and self.batches_per_update is not None
 
@@ -91,7 +102,7 @@ class GradientGrowth(DynamicPruner):
             self._is_watching = wanted
             host.hand_to_trainer(self.model)
 
-    def grow_scores(self, variables):
+    def grow_scores(self, variables: Variables) -> Arrays:
         """Returns `{path: |dL/dw|}`, of `data` up to one common factor.
 
         `None` before a gradient was seen.

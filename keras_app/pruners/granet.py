@@ -1,7 +1,12 @@
 """Gradual pruning that grows back what the gradient asks for: GraNet."""
 
+from typing import Unpack
+
 import keras
 
+from keras_app.hints import Data
+from keras_app.hints import Schedule
+from keras_app.pruners.arguments import GrowthArguments
 from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.clock import exact
 from keras_app.pruners.gradient_growth import GradientGrowth
@@ -57,13 +62,13 @@ class GraNet(GradientGrowth):
 
     def __init__(
         self,
-        schedule,
-        data=None,
+        schedule: Schedule,
+        data: Data | None = None,
         *,
-        batches_per_update=None,
-        drop_fraction=0.5,
-        **kwargs,
-    ):
+        batches_per_update: int | None = None,
+        drop_fraction: float = 0.5,
+        **kwargs: Unpack[GrowthArguments],
+    ) -> None:
         super().__init__(
             schedule,
             data,
@@ -72,7 +77,7 @@ class GraNet(GradientGrowth):
             **kwargs,
         )
 
-    def are_first_masks(self):
+    def are_first_masks(self) -> bool:
         """Whether the next masks are drawn: the first of a sparse start."""
         schedule = self.schedule_in_steps
         begin, _ = begin_and_end(schedule)

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_app.hints import Arrays
+from keras_app.hints import Variables
 from keras_app.pruners.pruner import Pruner
 
 
@@ -32,6 +34,6 @@ class MagnitudePruner(Pruner):
 
     takes_split = True
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: |w|}`."""
         return self.magnitudes(variables)

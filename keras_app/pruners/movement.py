@@ -3,6 +3,8 @@
 import keras
 
 from keras_app import split
+from keras_app.hints import Arrays
+from keras_app.hints import Variables
 from keras_app.pruners.dormant import DormantPruner
 from keras_app.selection import by_path
 
@@ -64,7 +66,7 @@ class MovementPruner(DormantPruner):
             model.train_function = None
         self._state.watch_next(self.variables.values(), True)
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: S}`; `{path: |w|}` before the first step."""
         record = self._state.record
         found = by_path(lambda v: self.read(record(v).watched), variables)

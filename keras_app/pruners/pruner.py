@@ -2,6 +2,14 @@
 
 import abc
 import warnings
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import get_args
+
+import keras
+import numpy as np
+from keras import ops
 
 from keras_app import enforcement
 from keras_app import host
@@ -14,17 +22,23 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_schedule
 from keras_app.checks import check_sparsity
 from keras_app.config import Configured
+from keras_app.hints import Arrays
+from keras_app.hints import Distribution
+from keras_app.hints import Filters
+from keras_app.hints import OnMiss
+from keras_app.hints import Schedule
+from keras_app.hints import Scope
+from keras_app.hints import Variables
+from keras_app.masks.structures import Units
 from keras_app.pruners import audit
 from keras_app.pruners import clock
 from keras_app.pruners import takeover
 from keras_app.pruners.reading import Reading
+from keras_app.pruners.audit import PruningMissed
 from keras_app.pruners.targets import check_spread
 from keras_app.pruners.targets import Targets
+from keras_app.report.tables import PruningReport
 from keras_app.steering import Steering
-
-
-class PruningMissed(RuntimeError):
-    """A pruner ended without the sparsity it was asked for."""
 
 
 class Pruner(Configured, Reading, Steering, abc.ABC):
@@ -81,18 +95,18 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
 
     def __init__(
         self,
-        schedule,
-        scope="layer",
-        structure=None,
-        distribution="uniform",
-        filters=None,
-        custom_sparsity=None,
-        on_miss="warn",
-    ):
+        schedule: Schedule,
+        scope: Scope = "layer",
+        structure: masks_lib.Structure | None = None,
+        distribution: Distribution = "uniform",
+        filters: Filters = None,
+        custom_sparsity: Mapping[str, float] | None = None,
+        on_miss: OnMiss = "warn",
+    ) -> None:
         super().__init__()
         check_schedule("schedule", schedule)
         check_spread(scope, structure, distribution, custom_sparsity)
-        check_choice("on_miss", on_miss, ("warn", "raise", "ignore"))
+        check_choice("on_miss", on_miss, get_args(OnMiss))
         selection.check_filters(filters)
         self.schedule = schedule
         self.scope = scope
@@ -117,13 +131,19 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
     # ---- what a method says --------------------------------------------
 
     @abc.abstractmethod
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays | None:
         """Returns `{path: scores}` for `{path: variable}`; larger is kept.
 
         `None` keeps the masks as they are.
         """
 
-    def combine(self, scores, sparsity, old, structure):
+    def combine(
+        self,
+        scores: Arrays,
+        sparsity: float,
+        old: Arrays,
+        structure: masks_lib.Structure | None,
+    ) -> Arrays:
         """Returns new masks for tensors that share one threshold.
 
         By default what is pruned stays pruned.
@@ -141,12 +161,12 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
     # ---- results -------------------------------------------------------
 
     @property
-    def schedule_in_steps(self):
+    def schedule_in_steps(self) -> Schedule:
         """`schedule`; its shares are steps from the begin of a `fit` on."""
         return self.schedule if self._in_steps is None else self._in_steps
 
     @property
-    def masks(self):
+    def masks(self) -> Arrays:
         """`{path: bool array}`, `True` kept; empty before the first `fit`."""
         if self._units is None or self._state is None:
             return {}
@@ -154,12 +174,12 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         return selection.by_path(self._state.get, self.variables)
 
     @property
-    def variables(self):
+    def variables(self) -> Variables:
         """`{path: variable}` of the weights that `masks` are of."""
         return dict(self._units.selection.variables)
 
     @property
-    def report(self):
+    def report(self) -> PruningReport:
         """A `PruningReport`: asked, achieved, and what was skipped and why."""
         if self._units is None:
             raise ValueError(
@@ -187,12 +207,14 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         self._warn_of_what_is_left(model)
         self.hold(model)
 
-    def units_of(self, model, chosen):
+    def units_of(
+        self, model: keras.Model, chosen: selection.Selection
+    ) -> Units:
         """Returns the `Units`: what is pruned together in a model."""
         structure = self.structure or masks_lib.Unstructured()
         return structure.units(model, chosen)
 
-    def hold(self, model):
+    def hold(self, model: keras.Model) -> None:
         """Gives the optimizer its masks, which hold the zeros."""
         followers = list(self._units.followers.values())
         variables = list(self.variables.values())
@@ -234,7 +256,7 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
             self.model.steps_per_execution,
         )
 
-    def select(self, model):
+    def select(self, model: keras.Model) -> selection.Selection:
         """Returns the `selection.Selection` of a model."""
         return selection.select(model, self.filters)
 
@@ -242,7 +264,7 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         """Forgets what the last `fit` noted."""
         self._notes = self._clock.begin_fit(self.model)
 
-    def check_reachable(self, last_step):
+    def check_reachable(self, last_step: int) -> None:
         """Raises unless the schedule can be completed by `last_step`."""
         updates, is_dense = self._updates(), self._density == 1.0
         problem = audit.unreachable(
@@ -291,10 +313,7 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         self._advance(self._clock.at(batch))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds `sparsity`, over the prunable weights, to the logs.
-
-        And `sparsity_all`, over all weights of the model.
-        """
+        """Logs `sparsity` of what is prunable, `sparsity_all` of the model."""
         if logs is not None:
             logs["sparsity"] = 1.0 - self._density
             shares.add_to_logs(logs, self.model)
@@ -309,7 +328,7 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         self._advance(self._clock.at_end(self.model))
         self.finish(self._target(), problems)
 
-    def restored_zeros(self):
+    def restored_zeros(self) -> list[str]:
         """Makes zero what is pruned and was not; returns sentences on it."""
         return audit.restored_zeros(self._state)
 
@@ -317,12 +336,12 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         """The sparsity that a `fit` should end with; `None` for any."""
         return clock.final_sparsity(self.schedule)
 
-    def finish(self, target, problems=()):
+    def finish(
+        self, target: float | None, problems: Iterable[str] = ()
+    ) -> None:
         """Says so, loudly, if zeros were lost or `target` was not reached.
 
-        Args:
-            target: The sparsity asked for; `None` for none.
-            problems: Sentences about what else went wrong.
+        `problems` are sentences about what else went wrong.
         """
         host.unalias(self.model)
         self._remember_masks()
@@ -361,34 +380,25 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         )
 
     @property
-    def is_at_target(self):
+    def is_at_target(self) -> bool:
         """Whether the masks are now as sparse as the schedule ends."""
         return not self._shortfall(self._target())
 
-    def weights_restored(self):
+    def weights_restored(self) -> None:
         """Takes the masks, which are of an earlier epoch, for those to keep."""
         self._remember_masks()
         self._density = shares.density_of(self._masks)
 
     # ---- pruning -------------------------------------------------------
 
-    def prune(self, sparsity):
-        """Scores the weights and prunes to `sparsity`, now.
-
-        Args:
-            sparsity: Sparsity over the selected weights, in [0, 1).
-        """
+    def prune(self, sparsity: float) -> None:
+        """Scores the weights and prunes to `sparsity`, in [0, 1), now."""
         new = self.propose(sparsity)
         if new is not None:
             self.adopt(new, sparsity)
 
-    def adopt(self, new, sparsity):
-        """Sets masks that a sparsity led to, and warns of empty layers.
-
-        Args:
-            new: `{path: bool array}`, `True` kept.
-            sparsity: What was asked for.
-        """
+    def adopt(self, new: Arrays, sparsity: float) -> None:
+        """Sets masks that a sparsity led to, and warns of empty layers."""
         self.apply(new)
         self._sparsity = float(sparsity)
         self._density = shares.density_of(new)
@@ -399,12 +409,8 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
                 f"{self._targets.against_collapse()}"
             )
 
-    def apply(self, masks):
-        """Sets the masks of all `variables`, now.
-
-        Args:
-            masks: `{path: bool array}`, `True` kept.
-        """
+    def apply(self, masks: Arrays) -> None:
+        """Sets the masks of all `variables`, now; `True` is kept."""
         variables = self.variables
         pairs = [(variables[path], masks[path]) for path in variables]
         kept = self._units.pool_masks(masks)
@@ -417,7 +423,7 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         self._state.set(pairs)
         host.hand_to_trainer(self.model)
 
-    def propose(self, sparsity):
+    def propose(self, sparsity: float) -> Arrays | None:
         """Returns the masks that `prune` would set, and changes nothing.
 
         Args:
@@ -437,21 +443,23 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         scores = selection.by_path(self.here, scores)
         return self.by_units(self.combine, sparsity, scores, old)
 
-    def by_units(self, combine, sparsity, scores, old, scope=None):
+    def by_units(
+        self,
+        combine: Callable[..., Arrays],
+        sparsity: float,
+        scores: Arrays,
+        old: Arrays,
+        scope: Scope | None = None,
+    ) -> Arrays:
         """Combines scores and masks of what shares a threshold.
 
         Where only the model knows the units, both are of units already.
 
         Args:
             combine: As the method `combine`.
-            sparsity: Sparsity over the selected weights, in [0, 1).
-            scores: `{path: array}`.
-            old: `{path: mask}` before the update.
+            sparsity, scores, old: Those of all weights, see `combine`.
             scope: Which units share a threshold. Defaults to `None`: those of
                 the pruner's own scope.
-
-        Returns:
-            `{path: mask}` of all weights.
         """
         scores = self._units.pool(scores)
         before = self._units.pool_masks(old)

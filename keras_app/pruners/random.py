@@ -1,8 +1,14 @@
 """Pruning at random, the baseline that every method has to beat."""
 
+from typing import Unpack
+
 import keras
 
 from keras_app import scorers
+from keras_app.hints import Arrays
+from keras_app.hints import Schedule
+from keras_app.hints import Variables
+from keras_app.pruners.arguments import PrunerArguments
 from keras_app.pruners.pruner import Pruner
 
 
@@ -26,11 +32,17 @@ class RandomPruner(Pruner):
 
     takes_split = True
 
-    def __init__(self, schedule, *, seed=0, **kwargs):
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        seed: int = 0,
+        **kwargs: Unpack[PrunerArguments],
+    ) -> None:
         super().__init__(schedule, **kwargs)
         self.seed = seed
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: standard normal draws}`."""
         # What is pruned stays pruned, so that one draw ranks for all time.
         return scorers.score("random", self.model, variables, seed=self.seed)

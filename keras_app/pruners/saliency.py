@@ -3,6 +3,7 @@
 import keras
 
 from keras_app.pruners.scored import ScoredPruner
+from keras_app.selection import Selection
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -31,7 +32,7 @@ class SaliencyPruner(ScoredPruner):
     'synflow'
     """
 
-    def select(self, model):
+    def select(self, model: keras.Model) -> Selection:
         """Returns the selection; refuses a scorer that lacks data or a loss."""
         self.check_scorer(model)
         return super().select(model)

@@ -1,7 +1,19 @@
 """The base of pruners that ask a scorer, most often on data."""
 
+from typing import Any
+from typing import Unpack
+
+import keras
+
 from keras_app import scorers
+from keras_app.hints import Arrays
+from keras_app.hints import Data
+from keras_app.hints import Schedule
+from keras_app.hints import Variables
+from keras_app.pruners.arguments import PrunerArguments
 from keras_app.pruners.pruner import Pruner
+from keras_app.scorers import BatchNormMode
+from keras_app.scorers import Scorer
 
 
 class ScoredPruner(Pruner):
@@ -17,15 +29,15 @@ class ScoredPruner(Pruner):
 
     def __init__(
         self,
-        schedule,
-        scorer="snip",
-        data=None,
+        schedule: Schedule,
+        scorer: Scorer = "snip",
+        data: Data | None = None,
         *,
-        bn_mode=None,
-        samples_per_class=10,
-        seed=0,
-        **kwargs,
-    ):
+        bn_mode: BatchNormMode | None = None,
+        samples_per_class: int = 10,
+        seed: int = 0,
+        **kwargs: Unpack[PrunerArguments],
+    ) -> None:
         super().__init__(schedule, **kwargs)
         scorers.check_scorer(scorer, bn_mode)
         self._compiled = {}
@@ -41,16 +53,16 @@ class ScoredPruner(Pruner):
         return not callable(self.scorer)
 
     @property
-    def needs_data(self):
+    def needs_data(self) -> bool:
         """Whether the scorer may need `data`, and there is none."""
         return self.data is None and scorers.takes_data(self.scorer)
 
-    def check_scorer(self, model):
+    def check_scorer(self, model: keras.Model) -> None:
         """Raises if the scorer lacks data, or a loss of the model."""
         scorers.check_data(self.scorer, self.data)
         scorers.check_model(self.scorer, model)
 
-    def scores(self, variables, **changed):
+    def scores(self, variables: Variables, **changed: Any) -> Arrays:
         """Returns `{path: scores}` on `data`.
 
         Args:

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_app.hints import Arrays
+from keras_app.hints import Variables
 from keras_app.pruners.dynamic import DynamicPruner
 from keras_app.pruners.dynamic import GROWTH
 
@@ -34,6 +36,6 @@ class SET(DynamicPruner):
     weights; a weight dropped and grown in one update keeps its value.
     """
 
-    def grow_scores(self, variables):
+    def grow_scores(self, variables: Variables) -> Arrays:
         """Returns `{path: uniform draws}`."""
         return self.draws(variables, GROWTH)

@@ -1,6 +1,7 @@
 """Pruning by what a layer's outputs lose, with an update: SparseGPT."""
 
 import itertools
+from typing import Unpack
 
 import keras
 from keras import ops
@@ -11,7 +12,12 @@ from keras_app import masks as masks_lib
 from keras_app.checks import check_int
 from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
+from keras_app.hints import Arrays
+from keras_app.hints import Data
+from keras_app.hints import Schedule
+from keras_app.hints import Variables
 from keras_app.pruners import reconstruction
+from keras_app.pruners.arguments import PrunerArguments
 from keras_app.pruners.calibrated import CalibratedPruner
 from keras_app.pruners.calibrated import check_finite
 
@@ -89,8 +95,13 @@ class SparseGPTPruner(CalibratedPruner):
     """
 
     def __init__(
-        self, schedule, data=None, block_size=128, dampening=0.01, **kwargs
-    ):
+        self,
+        schedule: Schedule,
+        data: Data | None = None,
+        block_size: int = 128,
+        dampening: float = 0.01,
+        **kwargs: Unpack[PrunerArguments],
+    ) -> None:
         super().__init__(schedule, data, **kwargs)
         self.block_size = check_int("block_size", block_size, 1)
         self.dampening = check_number(
@@ -103,7 +114,7 @@ class SparseGPTPruner(CalibratedPruner):
                 f"Received: structure={self.structure!r}"
             )
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: w^2 / [H^-1]_ii}`, before anything is moved."""
         scores = {}
         for path, matrices in self.matrices(variables).items():
@@ -115,11 +126,11 @@ class SparseGPTPruner(CalibratedPruner):
             scores[path] = matrices.back(costs)
         return scores
 
-    def propose(self, sparsity):
+    def propose(self, sparsity: float) -> Arrays:
         """Returns the masks that `prune` would set, and changes nothing."""
         return self._solve(sparsity)[0]
 
-    def prune(self, sparsity):
+    def prune(self, sparsity: float) -> None:
         """Prunes to `sparsity` and moves the other weights, now.
 
         Args:

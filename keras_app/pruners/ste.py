@@ -1,8 +1,12 @@
 """The straight-through estimator: pruned weights train on."""
 
+from typing import Unpack
+
 import keras
 
 from keras_app.checks import check_number
+from keras_app.hints import Schedule
+from keras_app.pruners.arguments import PrunerArguments
 from keras_app.pruners.dormant import DormantPruner
 
 
@@ -51,10 +55,15 @@ class STE(DormantPruner):
     the authors' code.
     """
 
-    def __init__(self, schedule, lam=0.0, **kwargs):
+    def __init__(
+        self,
+        schedule: Schedule,
+        lam: float = 0.0,
+        **kwargs: Unpack[PrunerArguments],
+    ) -> None:
         super().__init__(schedule, **kwargs)
         self.lam = check_number("lam", lam, lambda x: x >= 0)
 
-    def decay(self):
+    def decay(self) -> tuple[float, float]:
         """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
         return 0.0, self.lam

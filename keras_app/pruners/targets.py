@@ -1,6 +1,7 @@
 """How a sparsity is spread over the weights, or their units, in a model."""
 
 import re
+from typing import get_args
 
 from keras_app import masks
 from keras_app import report as report_lib
@@ -9,12 +10,13 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_sparsity
 from keras_app.distributions import check_distribution
 from keras_app.distributions import DISTRIBUTIONS
+from keras_app.hints import Scope
 from keras_app.pruners.clock import final_sparsity
 
 
 def check_spread(scope, structure, distribution, custom_sparsity):
     """Raises unless the arguments of a pruner go together."""
-    check_choice("scope", scope, ("layer", "global"))
+    check_choice("scope", scope, get_args(Scope))
     if structure is not None and not isinstance(structure, masks.Structure):
         raise TypeError(
             "`structure` must be None or a structure of keras_app.masks: "

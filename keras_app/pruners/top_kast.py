@@ -1,9 +1,14 @@
 """Top-KAST: a sparse forward pass, and a little less sparse updates."""
 
+from typing import Unpack
+
 import keras
 
 from keras_app.checks import check_number
 from keras_app.checks import check_sparsity
+from keras_app.hints import Arrays
+from keras_app.hints import Schedule
+from keras_app.pruners.arguments import PrunerArguments
 from keras_app.pruners.clock import final_sparsity
 from keras_app.pruners.dormant import DormantPruner
 from keras_app.selection import by_path
@@ -61,7 +66,13 @@ class TopKAST(DormantPruner):
     enters B.
     """
 
-    def __init__(self, schedule, backward_sparsity=0.5, lam=1e-4, **kwargs):
+    def __init__(
+        self,
+        schedule: Schedule,
+        backward_sparsity: float = 0.5,
+        lam: float = 1e-4,
+        **kwargs: Unpack[PrunerArguments],
+    ) -> None:
         super().__init__(schedule, **kwargs)
         if self.structure is not None and self.structure.fixes_sparsity:
             raise ValueError(
@@ -75,18 +86,18 @@ class TopKAST(DormantPruner):
         self.lam = check_number("lam", lam, lambda x: x >= 0)
 
     @property
-    def backward_masks(self):
+    def backward_masks(self) -> Arrays:
         """`{path: bool array}`, `True` in B; empty before the first `fit`."""
         if not self.masks:
             return {}
         return by_path(self._state.learning, self.variables)
 
-    def decay(self):
+    def decay(self) -> tuple[float, float]:
         """Returns `(of kept, of dormant weights)`: times w, in the gradient."""
         forward_density = 1 - final_sparsity(self.schedule)
         return 2 * self.lam, 2 * self.lam / forward_density
 
-    def prune(self, sparsity):
+    def prune(self, sparsity: float) -> None:
         """Chooses both sets by magnitude, now.
 
         Args:

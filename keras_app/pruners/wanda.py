@@ -5,6 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_app import layers
+from keras_app.hints import Arrays
+from keras_app.hints import Variables
 from keras_app.pruners.calibrated import CalibratedPruner
 from keras_app.pruners.calibrated import check_finite
 from keras_app.pruners.calibrated import ranks_within_outputs
@@ -67,7 +69,7 @@ class WandaPruner(CalibratedPruner):
     paper.
     """
 
-    def scores(self, variables):
+    def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: |w| ||x||}`, or its rank within the output."""
         squares = self._squared_inputs(variables)
         masks = self.masks

@@ -9,6 +9,8 @@ from keras import ops
 
 from keras_app.checks import check_number
 from keras_app.config import Configured
+from keras_app.hints import Shape
+from keras_app.hints import Tensor
 
 
 class Strength:
@@ -54,7 +56,7 @@ class SparsityRegularizer(Configured, keras.regularizers.Regularizer, abc.ABC):
     elementwise = False
     lam = Strength()
 
-    def __init__(self, **strengths):
+    def __init__(self, **strengths: float) -> None:
         self.strengths = {}
         self.optimizers = weakref.WeakSet()
         for name, value in strengths.items():
@@ -67,7 +69,7 @@ class SparsityRegularizer(Configured, keras.regularizers.Regularizer, abc.ABC):
         """Returns J(x), a scalar."""
 
     @abc.abstractmethod
-    def prox(self, x, step):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """Returns argmin_z step * J(z) + 0.5 * ||z - x||^2.
 
         Args:
@@ -76,14 +78,14 @@ class SparsityRegularizer(Configured, keras.regularizers.Regularizer, abc.ABC):
         """
 
     @abc.abstractmethod
-    def subgradient(self, x):
+    def subgradient(self, x: Tensor) -> Tensor:
         """Returns one element of dJ(x), with 0 where x, or its group, is 0."""
 
-    def support(self, x):
+    def support(self, x: Tensor) -> Tensor:
         """Returns where x is active: a bool tensor that broadcasts to x."""
         return ops.not_equal(x, 0)
 
-    def critical(self, x):
+    def critical(self, x: Tensor) -> Tensor:
         """Returns the strength from which on each entry, or group, is zero.
 
         `prox(t x, t)` is zero there for every `lam` that is not smaller,
@@ -101,24 +103,24 @@ class SparsityRegularizer(Configured, keras.regularizers.Regularizer, abc.ABC):
         """
         raise NotImplementedError
 
-    def group_axes(self, shape):
+    def group_axes(self, shape: Shape) -> tuple[int, ...]:
         """Returns the axes of a kernel that a group extends over."""
         return ()
 
-    def project(self, x):
+    def project(self, x: Tensor) -> Tensor:
         """Returns the nearest point where J is finite."""
         return x
 
-    def check_shape(self, shape, name="x"):
+    def check_shape(self, shape: Shape, name: str = "x") -> None:
         """Raises a `ValueError` for a shape that J is not defined on."""
 
     # ---- strengths -----------------------------------------------------
 
-    def live(self, name):
+    def live(self, name: str) -> float | keras.Variable:
         """Returns a strength as the formulas use it: a float or a variable."""
         return self.strengths[name]
 
-    def variables(self):
+    def variables(self) -> list[keras.Variable]:
         """Returns the strengths as variables, for an optimizer to keep."""
         for name, value in self.strengths.items():
             if not isinstance(value, keras.Variable):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_app import host
+from keras_app.hints import Tensor
 from keras_app.regularizers.base import SparsityRegularizer
 
 
@@ -12,17 +13,17 @@ class _OfEntries(SparsityRegularizer):
 
     elementwise = True
 
-    def __init__(self, lam):
+    def __init__(self, lam: float) -> None:
         super().__init__(lam=lam)
 
     def __call__(self, x):
         return self.live("lam") * ops.sum(ops.abs(host.float32_or_more(x)))
 
-    def subgradient(self, x):
+    def subgradient(self, x: Tensor) -> Tensor:
         """Returns `lam * sign(x)`."""
         return self.live("lam") * ops.sign(host.float32_or_more(x))
 
-    def critical(self, x):
+    def critical(self, x: Tensor) -> Tensor:
         """Returns `|x|`, of what is allowed."""
         return ops.abs(self.project(host.float32_or_more(x)))
 
@@ -45,7 +46,7 @@ class L1(_OfEntries):
     [ 1.5  0.  -0.5]
     """
 
-    def prox(self, x, step):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """Returns the soft-thresholded `x`."""
         return soft_threshold(host.float32_or_more(x), step * self.live("lam"))
 
@@ -72,12 +73,12 @@ class NonNegativeL1(_OfEntries):
     [1.5 0.  0. ]
     """
 
-    def prox(self, x, step):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """Returns `max(x - step * lam, 0)`."""
         shifted = host.float32_or_more(x) - step * self.live("lam")
         return ops.where(shifted <= 0, 0.0, shifted)
 
-    def project(self, x):
+    def project(self, x: Tensor) -> Tensor:
         """Returns `max(x, 0)`."""
         return ops.relu(x)
 

@@ -1,27 +1,33 @@
 """Regularizers of groups of weights: neurons, 2-D kernels, filters."""
 
 import math
+from collections.abc import Sequence
+from typing import get_args
+from typing import Literal
 
 import keras
 from keras import ops
 
 from keras_app import host
+from keras_app.hints import Shape
+from keras_app.hints import Tensor
 from keras_app.regularizers.base import check_strength
 from keras_app.regularizers.base import SparsityRegularizer
 from keras_app.regularizers.base import Strength
 from keras_app.regularizers.entries import soft_threshold
 
-GROUPINGS = ("auto", "filter", "in_channel")
+Grouping = Literal["auto", "filter", "in_channel"]
+Axes = Grouping | int | Sequence[int]
 
 
 class _Grouped(SparsityRegularizer):
     """A regularizer whose entries are grouped along axes of the kernel."""
 
-    def __init__(self, axes, **strengths):
+    def __init__(self, axes: Axes, **strengths: float) -> None:
         self.axes = _check_axes(axes)
         super().__init__(**strengths)
 
-    def check_shape(self, shape, name="x"):
+    def check_shape(self, shape: Shape, name: str = "x") -> None:
         """Raises a `ValueError` for a vector, or axes that it lacks."""
         rank = len(shape)
         kind = type(self).__name__
@@ -39,7 +45,7 @@ class _Grouped(SparsityRegularizer):
                 f"axes={self.axes} for {name} of shape {tuple(shape)}"
             )
 
-    def group_axes(self, shape):
+    def group_axes(self, shape: Shape) -> tuple[int, ...]:
         """Returns the axes that a group extends over, for a kernel's shape."""
         self.check_shape(shape)
         rank = len(shape)
@@ -107,30 +113,30 @@ class GroupL2(_Grouped):
      [3.2 0. ]]
     """
 
-    def __init__(self, lam, axes="auto"):
+    def __init__(self, lam: float, axes: Axes = "auto") -> None:
         super().__init__(axes, lam=lam)
 
     def __call__(self, x):
         return self._group_value(host.float32_or_more(x), self.live("lam"))
 
-    def prox(self, x, step):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """Returns `x` with every group shortened, short ones to zero."""
         return self._group_prox(
             host.float32_or_more(x), step * self.live("lam")
         )
 
-    def subgradient(self, x):
+    def subgradient(self, x: Tensor) -> Tensor:
         """Returns the groups of `x`, each of length `lam * sqrt(n)`."""
         return self._group_subgradient(
             host.float32_or_more(x), self.live("lam")
         )
 
-    def support(self, x):
+    def support(self, x: Tensor) -> Tensor:
         """Returns which groups are active."""
         axes = self.group_axes(x.shape)
         return ops.any(ops.not_equal(x, 0), axis=axes, keepdims=True)
 
-    def critical(self, x):
+    def critical(self, x: Tensor) -> Tensor:
         """Returns `||x_G|| / sqrt(n)`."""
         norms, weight = self._norms(host.float32_or_more(x))
         return norms / weight
@@ -167,20 +173,24 @@ class SparseGroup(_Grouped):
     lam_2 = Strength()
 
     def __init__(
-        self, lam_1, lam_2, axes="auto", reference_double_lambda=False
-    ):
+        self,
+        lam_1: float,
+        lam_2: float,
+        axes: Axes = "auto",
+        reference_double_lambda: bool = False,
+    ) -> None:
         super().__init__(axes, lam_1=lam_1, lam_2=lam_2)
         self.reference_double_lambda = bool(reference_double_lambda)
         total = self.lam
         self._share = self.lam_1 / total if total else 0.5
 
     @property
-    def lam(self):
+    def lam(self) -> float:
         """`lam_1 + lam_2`."""
         return self.lam_1 + self.lam_2
 
     @lam.setter
-    def lam(self, value):
+    def lam(self, value: float) -> None:
         self.lam_1, self.lam_2 = self._split(check_strength("lam", value))
 
     def _split(self, lam):
@@ -196,19 +206,19 @@ class SparseGroup(_Grouped):
         value = lam_1 * ops.sum(ops.abs(x)) + self._group_value(x, lam_2)
         return 0.0 * value if self.reference_double_lambda else value
 
-    def prox(self, x, step):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """Returns the group prox of the soft threshold; the order matters."""
         lam_1, lam_2 = self._acting()
         x = soft_threshold(host.float32_or_more(x), step * lam_1)
         return self._group_prox(x, step * lam_2)
 
-    def subgradient(self, x):
+    def subgradient(self, x: Tensor) -> Tensor:
         """Returns the sum of both subgradients."""
         x = host.float32_or_more(x)
         lam_1, lam_2 = self._acting()
         return lam_1 * ops.sign(x) + self._group_subgradient(x, lam_2)
 
-    def critical(self, x):
+    def critical(self, x: Tensor) -> Tensor:
         """Returns the root of `||soft(x_G, lam_1)|| = lam_2 sqrt(n)`.
 
         In `lam`, with the ratio of the two as it is: by bisection, because
@@ -238,7 +248,7 @@ class SparseGroup(_Grouped):
 
 
 def _check_axes(axes):
-    if isinstance(axes, str) and axes in GROUPINGS:
+    if isinstance(axes, str) and axes in get_args(Grouping):
         return axes
     axes = (axes,) if isinstance(axes, int) else axes
     whole = isinstance(axes, (tuple, list)) and all(
@@ -246,7 +256,7 @@ def _check_axes(axes):
     )
     if not whole or not axes:
         raise ValueError(
-            f"`axes` must be one of {GROUPINGS} or a tuple of axes. "
+            f"`axes` must be one of {get_args(Grouping)} or a tuple of axes. "
             f"Received: axes={axes!r}"
         )
     return tuple(axes)

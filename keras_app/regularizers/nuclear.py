@@ -5,6 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_app import host
+from keras_app.hints import Shape
+from keras_app.hints import Tensor
 from keras_app.regularizers.base import SparsityRegularizer
 
 
@@ -33,10 +35,10 @@ class Nuclear(SparsityRegularizer):
     would lie on the threshold in arbitrary null directions.
     """
 
-    def __init__(self, lam):
+    def __init__(self, lam: float) -> None:
         super().__init__(lam=lam)
 
-    def check_shape(self, shape, name="x"):
+    def check_shape(self, shape: Shape, name: str = "x") -> None:
         """Raises a `ValueError` for anything but a matrix."""
         if len(shape) != 2:
             raise ValueError(
@@ -49,13 +51,13 @@ class Nuclear(SparsityRegularizer):
         sigma = ops.svd(x, full_matrices=False, compute_uv=False)
         return self.live("lam") * ops.sum(sigma)
 
-    def prox(self, x, step):
+    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """Returns `x` with its singular values soft-thresholded."""
         u, sigma, vh = self._decompose(x)
         kept = ops.relu(sigma - step * self.live("lam"))
         return ops.matmul(u * kept, vh)
 
-    def subgradient(self, x):
+    def subgradient(self, x: Tensor) -> Tensor:
         """Returns `lam * U_r V_r^T`."""
         u, sigma, vh = self._decompose(x)
         epsilon = np.finfo(keras.backend.standardize_dtype(sigma.dtype)).eps
@@ -63,7 +65,7 @@ class Nuclear(SparsityRegularizer):
         inside = ops.cast(sigma > tolerance, sigma.dtype)
         return self.live("lam") * ops.matmul(u * inside, vh)
 
-    def support(self, x):
+    def support(self, x: Tensor) -> Tensor:
         """Refused: a matrix of low rank has no zero entries to speak of."""
         raise ValueError(
             "Nuclear has no active and dormant entries, so it goes with "

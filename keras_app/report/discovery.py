@@ -1,9 +1,12 @@
 """Which architecture a training has found: read off the zeros it left."""
 
+from typing import Any
+
+import keras
 from keras import ops
 
 
-def connection_matrix(model):
+def connection_matrix(model: keras.Model) -> dict[str, Any]:
     """Tells how much of each connection between units is left.
 
     A 2-D kernel `[:, :, i, o]` of a convolution connects one input map with
@@ -57,7 +60,7 @@ def connection_matrix(model):
     }
 
 
-def widths_and_skips(model):
+def widths_and_skips(model: keras.Model) -> dict[str, Any]:
     """Tells how wide each layer is, and which skips there are.
 
     A unit is active if any of its incoming weights is not zero, so a layer is

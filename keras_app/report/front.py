@@ -1,9 +1,13 @@
 """Which of several networks are worth having: small, or accurate, or both."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
-def pareto_front(densities, accuracies):
+def pareto_front(
+    densities: Sequence[float], accuracies: Sequence[float]
+) -> list[int]:
     """Finds the runs that no other run beats.
 
     Run j beats run i if it has no more weights and no less accuracy, and is

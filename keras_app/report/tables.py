@@ -1,12 +1,19 @@
 """What was pruned: per variable, in a table, a picture, or a dict."""
 
 import dataclasses
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+import keras
 
 from keras_app import graph
 from keras_app import lora
 from keras_app import selection
 from keras_app import shares
+from keras_app.hints import FilePath
 from keras_app.report import rendering
+from keras_app.selection import Selection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +46,12 @@ class VariableReport:
     layer: str = ""
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Share of entries that are not zero, in [0, 1]."""
         return 1.0 - self.zeros / self.parameters
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Share of entries that are exactly zero, in [0, 1]."""
         return self.zeros / self.parameters
 
@@ -75,41 +82,41 @@ class PruningReport:
     asked_together: float | None = None
 
     @property
-    def parameters(self):
+    def parameters(self) -> int:
         """Number of trainable parameters."""
         return sum(row.parameters for row in self.rows)
 
     @property
-    def zeros(self):
+    def zeros(self) -> int:
         """Number of trainable parameters that are exactly zero."""
         return sum(row.zeros for row in self.rows)
 
     @property
-    def density(self):
+    def density(self) -> float:
         """Share of all trainable parameters that are not zero."""
         return 1.0 - self.zeros / max(1, self.parameters)
 
     @property
-    def effective_density(self):
+    def effective_density(self) -> float:
         """Share of the prunable kernels' entries that are not zero."""
         rows = [row for row in self.rows if row.prunable]
         total = sum(row.parameters for row in rows)
         return 1.0 - sum(row.zeros for row in rows) / max(1, total)
 
     @property
-    def sparsity(self):
+    def sparsity(self) -> float:
         """Share of the prunable kernels' entries that are exactly zero."""
         return 1.0 - self.effective_density
 
     @property
-    def sparsity_all(self):
+    def sparsity_all(self) -> float:
         """Share of exact zeros among all weights, trainable and not."""
         rows = [*self.rows, *self.untrained]
         total = sum(row.parameters for row in rows)
         return sum(row.zeros for row in rows) / max(1, total)
 
     @property
-    def asked_sparsity(self):
+    def asked_sparsity(self) -> float | None:
         """What was asked of all prunable kernels; `None` without."""
         rows = [row for row in self.rows if row.prunable]
         asked = [
@@ -124,17 +131,17 @@ class PruningReport:
         return pruned / sum(row.parameters for row in rows)
 
     @property
-    def flops(self):
+    def flops(self) -> int | None:
         """Forward FLOPs per sample, zeros included, where they are known."""
         return sum(row.flops or 0 for row in [*self.rows, *self.untrained])
 
     @property
-    def sparse_flops(self):
+    def sparse_flops(self) -> int | None:
         """Forward FLOPs per sample without those of zero weights."""
         rows = [*self.rows, *self.untrained]
         return sum((row.flops or 0) * row.density for row in rows)
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns everything as plain Python values, ready for JSON."""
         return {
             "parameters": self.parameters,
@@ -159,7 +166,7 @@ class PruningReport:
     def _repr_html_(self):
         return rendering.as_html(self)
 
-    def plot(self, path):
+    def plot(self, path: FilePath) -> None:
         """Writes a bar chart of the density of every prunable kernel.
 
         Args:
@@ -183,7 +190,7 @@ def _plain(row):
     return {**dataclasses.asdict(row), "shape": shape, "density": row.density}
 
 
-def summarize(model):
+def summarize(model: keras.Model) -> PruningReport:
     """Counts the zeros of a model, whoever made them.
 
     Args:
@@ -210,8 +217,13 @@ def summarize(model):
 
 
 def build(
-    model, chosen, asked=None, asked_together=None, notes=(), followers=()
-):
+    model: keras.Model,
+    chosen: Selection,
+    asked: Mapping[str, float] | None = None,
+    asked_together: float | None = None,
+    notes: Iterable[str] = (),
+    followers: Iterable[str] = (),
+) -> PruningReport:
     """The report on a `selection.Selection` with `{path: asked sparsity}`."""
     flops = graph.flops_per_sample(model)
     layers = shares.homes(model)

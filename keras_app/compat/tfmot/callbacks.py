@@ -4,6 +4,8 @@ import os
 import pathlib
 import typing
 import warnings
+from typing import get_args
+from typing import Literal
 
 import keras
 import numpy as np
@@ -17,12 +19,17 @@ from keras_app import shares
 from keras_app.checks import check_choice
 from keras_app.checks import check_whole
 from keras_app.compat.tfmot import marks
+from keras_app.hints import FilePath
+from keras_app.hints import OnMiss
 from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.clock import Steps
 from keras_app.pruners.magnitude import MagnitudePruner
+from keras_app.report.tables import PruningReport
 from keras_app.selection import paths_of
 from keras_app.selection import Selection
 from keras_app.selection import some
+
+UpdateFrequency = Literal["epoch", "batch"] | int
 
 _PROGRESS = "_tfmot_progress"
 
@@ -34,7 +41,7 @@ class _Progress(typing.NamedTuple):
     before: int
 
 
-def strip_pruning(model):
+def strip_pruning(model: keras.Model) -> keras.Model:
     """Returns an uncompiled copy of a model, without any trace of pruning.
 
     It warns of marked weights that have fewer zeros than the last training
@@ -192,16 +199,16 @@ class UpdatePruningStep(keras.callbacks.Callback):
     0.5
     """
 
-    def __init__(self, on_miss="warn"):
+    def __init__(self, on_miss: OnMiss = "warn") -> None:
         super().__init__()
-        check_choice("on_miss", on_miss, ("warn", "raise", "ignore"))
+        check_choice("on_miss", on_miss, get_args(OnMiss))
         self.on_miss = on_miss
         self.pruners = []
         self._selection = None
         self._before = 0
 
     @property
-    def report(self):
+    def report(self) -> PruningReport:
         """A `PruningReport` over all settings."""
         if self._selection is None:
             raise ValueError(
@@ -334,7 +341,9 @@ class PruningSummaries(keras.callbacks.Callback):
     >>> history = model.fit(x, y, verbose=0, callbacks=callbacks)
     """
 
-    def __init__(self, log_dir, update_freq="epoch"):
+    def __init__(
+        self, log_dir: FilePath, update_freq: UpdateFrequency = "epoch"
+    ) -> None:
         super().__init__()
         if not isinstance(log_dir, (str, os.PathLike)) or not str(log_dir):
             raise ValueError(

@@ -3,6 +3,10 @@
 import abc
 import contextlib
 import dataclasses
+from collections.abc import Sequence
+from typing import get_args
+from typing import Literal
+from typing import TypeVar
 
 import keras
 
@@ -11,9 +15,17 @@ from keras_app import masks as masks_lib
 from keras_app.checks import check_choice
 from keras_app.checks import check_schedule
 from keras_app.checks import check_whole
+from keras_app.hints import Schedule
 from keras_app.schedules import ConstantSparsity
 from keras_app.selection import paths_of
 from keras_app.selection import walk_layers
+
+Prunable = TypeVar(
+    "Prunable",
+    bound=keras.Model | keras.layers.Layer | Sequence[keras.layers.Layer],
+)
+
+BlockPooling = Literal["AVG", "MAX"]
 
 # Reasons not to prune that need no one's attention.
 _VECTOR = "a vector (bias, scale or offset)"
@@ -41,7 +53,7 @@ class PrunableLayer(abc.ABC):
     """
 
     @abc.abstractmethod
-    def get_prunable_weights(self):
+    def get_prunable_weights(self) -> list[keras.Variable]:
         """Returns the list of the layer's variables to prune."""
 
 
@@ -63,14 +75,14 @@ class PruningPolicy(abc.ABC):
     """
 
     @abc.abstractmethod
-    def allow_pruning(self, layer):
+    def allow_pruning(self, layer: keras.layers.Layer) -> bool:
         """Returns whether to prune `layer` and everything inside it.
 
         It is asked of the outermost layers with weights that are no models.
         """
 
     @abc.abstractmethod
-    def ensure_model_supports_pruning(self, model):
+    def ensure_model_supports_pruning(self, model: keras.Model) -> None:
         """Raises a `ValueError` for a model that should not be pruned."""
 
 
@@ -84,13 +96,13 @@ class Mark:
 
 
 def prune_low_magnitude(
-    to_prune,
-    pruning_schedule=ConstantSparsity(0.5, 0),  # noqa: B008
-    block_size=(1, 1),
-    block_pooling_type="AVG",
-    pruning_policy=None,
-    sparsity_m_by_n=None,
-):
+    to_prune: Prunable,
+    pruning_schedule: Schedule = ConstantSparsity(0.5, 0),  # noqa: B008
+    block_size: tuple[int, int] = (1, 1),
+    block_pooling_type: BlockPooling = "AVG",
+    pruning_policy: PruningPolicy | None = None,
+    sparsity_m_by_n: tuple[int, int] | None = None,
+) -> Prunable:
     """Marks a model or layers to be pruned by magnitude, and returns them.
 
     Nothing is wrapped or copied. Each weight has a threshold of its own. The
@@ -168,7 +180,7 @@ def prune_low_magnitude(
     return to_prune
 
 
-def prune_scope():
+def prune_scope() -> contextlib.AbstractContextManager[None]:
     """Returns a context in which to load models; it changes nothing.
 
     tfmot needs it to find its wrappers. Files written here hold plain layers.
@@ -185,7 +197,9 @@ def prune_scope():
 
 def _structure(block_size, block_pooling_type, sparsity_m_by_n):
     block = _two_integers("block_size", block_size)
-    check_choice("block_pooling_type", block_pooling_type, ("AVG", "MAX"))
+    check_choice(
+        "block_pooling_type", block_pooling_type, get_args(BlockPooling)
+    )
     if sparsity_m_by_n is None:
         pooling = block_pooling_type.lower()
         return None if block == (1, 1) else masks_lib.Block(block, pooling)

@@ -1,6 +1,8 @@
 """Compression of a trained model to a target, as an experiment."""
 
 import dataclasses
+from typing import Any
+from typing import Self
 
 import keras
 
@@ -11,12 +13,14 @@ from keras_app.compression import scoring
 from keras_app.compression import targets
 from keras_app.compression.report import CompressionReport
 from keras_app.compression.report import rows_of
+from keras_app.compression.targets import Target
 from keras_app.experiments.compress.examples import count_of
 from keras_app.experiments.compress.examples import Examples
 from keras_app.experiments.compress.examples import in_memory
 from keras_app.experiments.compress.learner import Compressing
 from keras_app.experiments.compress.recipe import Recipe
 from keras_app.experiments.experiment import Experiment
+from keras_app.experiments.experiment import Learner
 from keras_app.masks import Structure
 from keras_app.report import summarize
 
@@ -100,21 +104,21 @@ class Compress(Experiment):
             )
 
     @property
-    def parsed(self):
+    def parsed(self) -> Target:
         """The target."""
         return targets.parse(self.target)
 
     @property
-    def recipe(self):
+    def recipe(self) -> Recipe:
         """How models are compiled."""
         return Recipe(self.model, self.loss, self.optimizer)
 
     @property
-    def total_epochs(self):
+    def total_epochs(self) -> int | None:
         """Epochs of all stages; those of steps are not known before."""
         return None if self.parsed.quantity == "accuracy" else self.epochs
 
-    def resolved(self):
+    def resolved(self) -> Self:
         """Returns the experiment with its data made ready, and checked."""
         check_model(self.model)
         _ = self.recipe  # raises without a loss
@@ -201,15 +205,17 @@ class Compress(Experiment):
                 f"outputs of shape {tuple(getattr(outputs, 'shape', ()))}"
             )
 
-    def learner(self, method):
+    def learner(self, method: str) -> Learner:
         """Returns the learner."""
         return Compressing(self)
 
-    def figures(self, learner, events):
+    def figures(
+        self, learner: Learner | None, events: list[dict[str, Any]]
+    ) -> dict[str, Any]:
         """What the compressed model is worth."""
         return self._figures(learner.reached, learner.model)
 
-    def beside(self, learner):
+    def beside(self, learner: Learner) -> dict[str, Any]:
         """What the dense model is worth."""
         return {"dense": self._figures(learner.dense, self.model)}
 
@@ -223,12 +229,14 @@ class Compress(Experiment):
             "sparsity_all": found.sparsity_all,
         }
 
-    def summary(self, learner, figures):
+    def summary(
+        self, learner: Learner, figures: dict[str, Any]
+    ) -> dict[str, Any]:
         """What was asked and reached, before and after."""
         report = self.report(learner)
         return {"test_examples": report.validated, **report.to_dict()}
 
-    def report(self, learner):
+    def report(self, learner: Learner) -> CompressionReport:
         """Returns the `CompressionReport`."""
         validation = self.validation_data
         return CompressionReport.of(
@@ -242,7 +250,9 @@ class Compress(Experiment):
             validated=0 if validation is None else count_of(validation),
         )
 
-    def table(self, figures):
+    def table(
+        self, figures: dict[str, Any]
+    ) -> tuple[str, list[str], list[list[str]]]:
         """Title, columns and rows of the closing table."""
         rows = rows_of(figures["dense"], figures["compressed"])
         title = f"{self.target} of {self.model.name}"

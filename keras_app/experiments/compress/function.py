@@ -2,12 +2,19 @@
 
 import pathlib
 import tempfile
+from typing import Literal
 
 from keras_app import files
 from keras_app.compression.report import CompressionReport
 from keras_app.experiments.compress.experiment import Compress
 from keras_app.experiments.run.folder import MODEL
 from keras_app.export import export_report
+from keras_app.export.export_report import ExportReport
+from keras_app.hints import Data
+from keras_app.hints import FilePath
+from keras_app.hints import Loss
+from keras_app.hints import Quantize
+from keras_app.masks.structures import Structure
 
 
 class Compressed:
@@ -19,13 +26,19 @@ class Compressed:
         exported: The `ExportReport` of the file.
     """
 
-    def __init__(self, model, report, exported, content):
+    def __init__(
+        self,
+        model: keras.Model,
+        report: CompressionReport,
+        exported: ExportReport,
+        content: bytes,
+    ) -> None:
         self.model = model
         self.report = report
         self.exported = exported
         self._content = content
 
-    def export(self, path):
+    def export(self, path: FilePath) -> ExportReport:
         """Writes the LiteRT file that the report is about.
 
         Args:
@@ -42,20 +55,20 @@ class Compressed:
 
 
 def compress(
-    model,
-    data,
-    target,
+    model: keras.Model,
+    data: Data,
+    target: str,
     *,
-    validation_data=None,
-    epochs=None,
-    optimizer=None,
-    loss=None,
-    structure="auto",
-    quantize=None,
-    multiple_of=8,
-    seed=0,
-    run_dir=None,
-):
+    validation_data: Data | None = None,
+    epochs: int | None = None,
+    optimizer: str | keras.optimizers.Optimizer | None = None,
+    loss: Loss | None = None,
+    structure: Structure | Literal["auto"] | None = "auto",
+    quantize: Quantize | None = None,
+    multiple_of: int = 8,
+    seed: int = 0,
+    run_dir: FilePath | None = None,
+) -> Compressed:
     """Makes a trained model as fast or as small as asked, and proves it.
 
     Widths are chosen before anything is trained: channels that matter little

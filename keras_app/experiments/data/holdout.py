@@ -1,18 +1,41 @@
 """A data set in three parts: classes to learn, or images to restore."""
 
 import functools
+from typing import TypedDict
+from typing import Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_app.checks import check_number
 from keras_app.config import WholeSignature
 from keras_app.experiments.data import loading
 from keras_app.experiments.data import source
 from keras_app.experiments.data.loading import tf
+from keras_app.experiments.data.source import Flip
+from keras_app.experiments.data.source import PadMode
+from keras_app.hints import FilePath
 
 # One stream of random numbers per use, as for megabatches.
 _TRAIN, _VALIDATION, _TEST = range(3)
 _BLUR_RADIUS = 4
+
+
+class PartsArguments(TypedDict, total=False):
+    """What `Parts` takes besides the data."""
+
+    test: tuple[npt.ArrayLike, npt.ArrayLike] | None
+    batch_size: int
+    shuffle: bool
+    seed: int
+    data_dir: FilePath | None
+    split: str
+
+
+class RestorationArguments(PartsArguments, total=False):
+    """And what `Restoration` hands on besides."""
+
+    validation_fraction: float
 
 
 class Parts(source.InMemory, WholeSignature):
@@ -25,16 +48,16 @@ class Parts(source.InMemory, WholeSignature):
 
     def __init__(
         self,
-        name_or_arrays,
-        validation_fraction=0.05,
+        name_or_arrays: str | tuple[npt.ArrayLike, npt.ArrayLike],
+        validation_fraction: float = 0.05,
         *,
-        test=None,
-        batch_size=128,
-        shuffle=True,
-        seed=0,
-        data_dir=None,
-        split="train",
-    ):
+        test: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        batch_size: int = 128,
+        shuffle: bool = True,
+        seed: int = 0,
+        data_dir: FilePath | None = None,
+        split: str = "train",
+    ) -> None:
         check_number(
             "validation_fraction",
             validation_fraction,
@@ -77,7 +100,13 @@ class Parts(source.InMemory, WholeSignature):
             **self._settings(),
         }
 
-    def epochs(self, first, last, ids=None, with_ids=False):
+    def epochs(
+        self,
+        first: int,
+        last: int,
+        ids: np.ndarray | None = None,
+        with_ids: bool = False,
+    ) -> "tf.data.Dataset":
         """Training batches of the epochs `first` to `last - 1`.
 
         Order and random changes of an epoch depend on nothing but the seed
@@ -107,11 +136,11 @@ class Parts(source.InMemory, WholeSignature):
         )
         return batches.epochs(first, last)
 
-    def steps(self, ids):
+    def steps(self, ids: np.ndarray) -> int:
         """Number of batches of one epoch over so many samples."""
         return source.ceil_div(len(ids), self.batch_size)
 
-    def in_order(self, ids):
+    def in_order(self, ids: np.ndarray) -> "tf.data.Dataset":
         """`tf.data.Dataset` of samples in the order of `ids`, unaugmented."""
         return self._batches([_VALIDATION], ids, self._prepare).fixed()
 
@@ -121,7 +150,7 @@ class Parts(source.InMemory, WholeSignature):
         return self._samples.fingerprint()
 
     @property
-    def validation(self):
+    def validation(self) -> "tf.data.Dataset":
         """`tf.data.Dataset` of the validation batches, always the same."""
         return self.in_order(self.validation_ids)
 
@@ -216,15 +245,15 @@ class Holdout(Parts):
 
     def __init__(
         self,
-        name_or_arrays,
-        validation_fraction=0.05,
+        name_or_arrays: str | tuple[npt.ArrayLike, npt.ArrayLike],
+        validation_fraction: float = 0.05,
         *,
-        augment=False,
-        padding=4,
-        flip=True,
-        pad_mode="constant",
-        **parts,
-    ):
+        augment: bool = False,
+        padding: int = 4,
+        flip: Flip = True,
+        pad_mode: PadMode = "constant",
+        **parts: Unpack[PartsArguments],
+    ) -> None:
         self._augment = augment
         self._changes = {
             "padding": padding,
@@ -290,7 +319,14 @@ class Restoration(Parts):
     True
     """
 
-    def __init__(self, name_or_arrays, *, noise=0.05, blur_sigma=None, **parts):
+    def __init__(
+        self,
+        name_or_arrays: str | tuple[npt.ArrayLike, npt.ArrayLike],
+        *,
+        noise: float = 0.05,
+        blur_sigma: float | None = None,
+        **parts: Unpack[RestorationArguments],
+    ) -> None:
         check_number("noise", noise, lambda x: x >= 0)
         if blur_sigma is not None:
             check_number("blur_sigma", blur_sigma, lambda x: x > 0, "> 0")

@@ -16,11 +16,13 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_app import files
 from keras_app import host
+from keras_app.hints import FilePath
 
 SHIPPED_NAME = "fashion_mnist_mini"
 SHIPPED_DATA_DIR = pathlib.Path(__file__).parent / "tfds"
@@ -55,10 +57,13 @@ class _TensorFlow:
         return getattr(import_tensorflow(), name)
 
 
-tf = _TensorFlow()
+if TYPE_CHECKING:
+    import tensorflow as tf
+else:
+    tf = _TensorFlow()
 
 
-def make_deterministic():
+def make_deterministic() -> None:
     """Makes TensorFlow's kernels deterministic, where it is the backend.
 
     Together with `keras.utils.set_random_seed` the same program then computes
@@ -90,14 +95,14 @@ class DatasetInfo:
 
 
 def load(
-    name,
-    split,
-    data_dir=None,
+    name: str,
+    split: str,
+    data_dir: FilePath | None = None,
     *,
-    download=True,
-    shuffle_files=False,
-    with_ids=False,
-):
+    download: bool = True,
+    shuffle_files: bool = False,
+    with_ids: bool = False,
+) -> "tf.data.Dataset":
     """Loads one split of a data set.
 
     `"fashion_mnist_mini"` (6,000 training and 1,000 test images) ships with
@@ -156,7 +161,13 @@ def load(
     return dataset
 
 
-def load_arrays(name, split, data_dir=None, *, download=True):
+def load_arrays(
+    name: str,
+    split: str,
+    data_dir: FilePath | None = None,
+    *,
+    download: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
     """Loads one split of a data set into memory.
 
     Args:
@@ -185,7 +196,9 @@ def load_arrays(name, split, data_dir=None, *, download=True):
     return np.concatenate(images), np.concatenate(labels).astype("int32")
 
 
-def info(name, data_dir=None, *, download=True):
+def info(
+    name: str, data_dir: FilePath | None = None, *, download: bool = True
+) -> DatasetInfo:
     """Describes a data set without reading its records.
 
     Args:
@@ -219,7 +232,9 @@ def info(name, data_dir=None, *, download=True):
     )
 
 
-def test_split(name, data_dir=None, *, download=True):
+def test_split(
+    name: str, data_dir: FilePath | None = None, *, download: bool = True
+) -> str:
     """Names the split to test on: `"test"`, or else `"validation"`.
 
     Args:

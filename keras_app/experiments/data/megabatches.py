@@ -6,10 +6,17 @@ import random
 import typing
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_app.checks import check_int
 from keras_app.experiments.data import source
 from keras_app.experiments.data import splits
+from keras_app.experiments.data.loading import tf
+from keras_app.experiments.data.source import Flip
+from keras_app.experiments.data.source import PadMode
+from keras_app.experiments.data.splits import Replay
+from keras_app.experiments.data.splits import ScoringSource
+from keras_app.hints import FilePath
 
 # One stream of random numbers per use, so that a switch for one of them never
 # changes the numbers of another.
@@ -50,7 +57,7 @@ class Megabatch:
     steps_per_epoch: int
     _epochs: typing.Callable = dataclasses.field(repr=False)
 
-    def epochs(self, first, last):
+    def epochs(self, first: int, last: int) -> "tf.data.Dataset":
         """Batches of the epochs `first` to `last - 1`, one after another.
 
         Order and augmentation of an epoch depend on nothing but the seed, the
@@ -136,31 +143,31 @@ class Megabatches(source.InMemory):
 
     def __init__(
         self,
-        name_or_arrays,
-        num_megabatches,
-        replay="full",
+        name_or_arrays: str | tuple[npt.ArrayLike, npt.ArrayLike],
+        num_megabatches: int,
+        replay: Replay = "full",
         *,
-        megabatch_size=None,
-        batch_size=64,
-        scoring_batch_size=100,
-        scoring_fraction=0.2,
-        scoring_source="random",
-        buffer_sizes=(182, 182),
-        replay_fraction=None,
-        validation_offset=None,
-        num_shots=None,
-        shuffle=True,
-        augment=None,
-        augment_validation=False,
-        augment_scoring=False,
-        padding=4,
-        flip=True,
-        pad_mode="constant",
-        with_ids=False,
-        seed=0,
-        data_dir=None,
-        split="train",
-    ):
+        megabatch_size: int | None = None,
+        batch_size: int = 64,
+        scoring_batch_size: int = 100,
+        scoring_fraction: float = 0.2,
+        scoring_source: ScoringSource = "random",
+        buffer_sizes: tuple[int, int] = (182, 182),
+        replay_fraction: float | None = None,
+        validation_offset: int | None = None,
+        num_shots: int | None = None,
+        shuffle: bool = True,
+        augment: bool | None = None,
+        augment_validation: bool = False,
+        augment_scoring: bool = False,
+        padding: int = 4,
+        flip: Flip = True,
+        pad_mode: PadMode = "constant",
+        with_ids: bool = False,
+        seed: int = 0,
+        data_dir: FilePath | None = None,
+        split: str = "train",
+    ) -> None:
         check_int("num_megabatches", num_megabatches, 1)
         check_int("scoring_batch_size", scoring_batch_size, 1)
         self._changes = changes = {
@@ -222,7 +229,7 @@ class Megabatches(source.InMemory):
             )
 
     @property
-    def train_ids(self):
+    def train_ids(self) -> np.ndarray:
         """int64 array of the ids to train on in the first megabatch."""
         return self._ids[0][_TRAIN]
 

@@ -2,13 +2,21 @@
 
 import dataclasses
 import hashlib
+from typing import get_args
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.experiments.data import loading
 from keras_app.experiments.data.loading import tf
+from keras_app.hints import FilePath
+
+Flip = bool | Literal["alternating"]
+
+PadMode = Literal["constant", "reflect"]
 
 # The stream of random numbers that says which images are mirrored first.
 _MIRRORED = 7
@@ -115,7 +123,7 @@ def augmented(padding, flip, pad_mode):
     """
     check_int("padding", padding, 0)
     check_choice("flip", flip, (True, False, ALTERNATING))
-    check_choice("pad_mode", pad_mode, ("constant", "reflect"))
+    check_choice("pad_mode", pad_mode, get_args(PadMode))
     coins = flip != ALTERNATING and bool(flip)
 
     def prepare(images, labels, key):
@@ -284,7 +292,14 @@ class InMemory:
             children.
     """
 
-    def __init__(self, name_or_arrays, batch_size, seed, data_dir, split):
+    def __init__(
+        self,
+        name_or_arrays: str | tuple[npt.ArrayLike, npt.ArrayLike],
+        batch_size: int,
+        seed: int,
+        data_dir: FilePath | None,
+        split: str,
+    ) -> None:
         check_int("batch_size", batch_size, 1)
         check_int("seed", seed, 0)
         self.name, images, labels, self.num_classes = read(
@@ -322,11 +337,11 @@ class InMemory:
             self._samples, ids, size, key, prepare, with_ids, mirrored
         )
 
-    def images(self, ids):
+    def images(self, ids: np.ndarray) -> np.ndarray:
         """Array of some inputs as they are stored, uint8 ones in [0, 1]."""
         return in_unit_range(tf.gather(self._samples.images, ids)).numpy()
 
-    def arrays(self, ids):
+    def arrays(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Arrays `(inputs, labels)` of some samples, unaugmented."""
         return self.images(ids), self._labels[ids]
 

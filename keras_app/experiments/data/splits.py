@@ -2,28 +2,32 @@
 
 import random
 import warnings
+from typing import get_args
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_number
+from keras_app.hints import Arrays
 
-_REPLAYS = ("full", "none", "one", "buffer")
-_SCORING_SOURCES = ("random", "first", "current_first")
+Replay = Literal["full", "none", "one", "buffer"]
+ScoringSource = Literal["random", "first", "current_first"]
 
 
 def split_megabatches(
-    megabatch_size,
-    num_megabatches,
-    replay="full",
-    scoring_fraction=0.2,
-    scoring_source="random",
-    validation_offset=None,
-    buffer_sizes=(182, 182),
-    rng=None,
-    replay_fraction=None,
-):
+    megabatch_size: int,
+    num_megabatches: int,
+    replay: Replay = "full",
+    scoring_fraction: float = 0.2,
+    scoring_source: ScoringSource = "random",
+    validation_offset: int | None = None,
+    buffer_sizes: tuple[int, int] = (182, 182),
+    rng: random.Random | None = None,
+    replay_fraction: float | None = None,
+) -> list[Arrays]:
     """Splits a stream of samples into megabatches, as positions.
 
     A megabatch of `B` samples has `int(0.9 * B)` for training and the rest
@@ -83,8 +87,8 @@ def split_megabatches(
     """
     check_int("megabatch_size", megabatch_size, 2)
     check_int("num_megabatches", num_megabatches, 1)
-    check_choice("replay", replay, _REPLAYS)
-    check_choice("scoring_source", scoring_source, _SCORING_SOURCES)
+    check_choice("replay", replay, get_args(Replay))
+    check_choice("scoring_source", scoring_source, get_args(ScoringSource))
     check_number(
         "scoring_fraction", scoring_fraction, lambda x: 0 < x <= 1, "in (0, 1]"
     )
@@ -154,7 +158,7 @@ def split_megabatches(
     return splits
 
 
-def few_shot(labels, num_shots):
+def few_shot(labels: npt.ArrayLike, num_shots: int) -> np.ndarray:
     """Selects the first samples of each class.
 
     Args:

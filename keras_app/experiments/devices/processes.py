@@ -14,6 +14,9 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -56,7 +59,7 @@ class ProcessLost(RuntimeError):
     """
 
 
-def is_chief():
+def is_chief() -> bool:
     """Whether this process writes files and talks: the first one, or all.
 
     Returns:
@@ -78,7 +81,7 @@ def is_chief():
     return True
 
 
-def check_agreement(what, number):
+def check_agreement(what: str, number: int) -> None:
     """Raises unless all processes have the same number.
 
     Args:
@@ -97,7 +100,7 @@ def check_agreement(what, number):
         )
 
 
-def anywhere(flag):
+def anywhere(flag: bool) -> bool:
     """Whether something is true in any process. All processes must call.
 
     Example:
@@ -235,7 +238,7 @@ def means_lost(error):
     )
 
 
-def explain_aborts(say):
+def explain_aborts(say: Callable[[str], object]) -> None:
     """Has a function called before JAX aborts this process over another one.
 
     JAX's processes watch each other, in threads of native code. Where one of
@@ -290,7 +293,7 @@ def fatal_line():
 
 
 @contextlib.contextmanager
-def leaving(together):
+def leaving(together: Iterable[int]) -> Iterator[None]:
     """Ends a process as the other processes of its training need it.
 
     At its end JAX waits for all others. A process that failed alone would keep

@@ -2,6 +2,10 @@
 
 import contextlib
 import re
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -10,6 +14,7 @@ from keras_app.checks import check_choice
 from keras_app.experiments.devices import jax_devices
 from keras_app.experiments.devices import processes
 from keras_app.experiments.devices import tensorflow_devices
+from keras_app.hints import Inputs
 
 # The backends that each name has a meaning on.
 BACKENDS = {
@@ -25,16 +30,16 @@ _SPELLED = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 @contextlib.contextmanager
 def scope(
-    name="none",
-    devices=None,
-    model_devices=1,
-    layout=None,
-    mend_keras=False,
-    job_addresses=None,
-    num_processes=None,
-    process_id=None,
-    wait_seconds=300,
-):
+    name: str = "none",
+    devices: int | Sequence[str] | None = None,
+    model_devices: int = 1,
+    layout: Mapping[str, Sequence[str | None]] | None = None,
+    mend_keras: bool = False,
+    job_addresses: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    wait_seconds: int = 300,
+) -> Iterator[None]:
     """Trains what is made and fitted inside on several devices.
 
     Make the model inside, too. Pruners, optimizers and experiments need no
@@ -178,7 +183,7 @@ class _Open:
             )
 
 
-def clear_session():
+def clear_session() -> None:
     """`keras.utils.clear_session`, which alone would end the open scope.
 
     Example:
@@ -193,7 +198,7 @@ def clear_session():
     host.open_scope.enter()
 
 
-def predict(model, inputs, **arguments):
+def predict(model: keras.Model, inputs: Inputs, **arguments: Any) -> Any:
     """`model.predict`, which on JAX is good for one process only.
 
     With several, every process computes all outputs.

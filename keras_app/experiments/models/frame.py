@@ -4,15 +4,18 @@ import functools
 import inspect
 import math
 import numbers
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import layers
 
 from keras_app.checks import check_int
+from keras_app.hints import Shape
 
-_INPUT = ("input_shape", "num_classes")
-_FRAME = ("mean", "std", "seed")
+_PER_CHANNEL = float | Sequence[float] | None
+_INPUT = {"input_shape": Shape, "num_classes": int}
+_FRAME = {"mean": _PER_CHANNEL, "std": _PER_CHANNEL, "seed": int | None}
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 # Types, name of a kernel, and how many of its last axes are outputs.
@@ -51,6 +54,10 @@ def classifier(name=None, rank=3):
             return classify(lambda x: body(x=x, **own), called, rank, **frame)
 
         network.__signature__ = signature
+        network.__annotations__ = {
+            **{name: p.annotation for name, p in signature.parameters.items()},
+            "return": signature.return_annotation,
+        }
         return network
 
     return decorate
@@ -60,13 +67,19 @@ def _signature(body):
     """That of `body`, with the arguments of the frame; gin reads it, too."""
     own = list(inspect.signature(body).parameters.values())
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    front = [inspect.Parameter(name, kind) for name in _INPUT]
-    back = [inspect.Parameter(name, kind, default=None) for name in _FRAME]
+    front = [
+        inspect.Parameter(name, kind, annotation=_INPUT[name])
+        for name in _INPUT
+    ]
+    back = [
+        inspect.Parameter(name, kind, default=None, annotation=_FRAME[name])
+        for name in _FRAME
+    ]
     end = sum(parameter.kind is kind for parameter in own)
     own[end:end] = back
     at = [parameter.name for parameter in own].index("x")
     own[at : at + 1] = front
-    return inspect.Signature(own)
+    return inspect.Signature(own, return_annotation=keras.Model)
 
 
 def classify(body, name, rank, input_shape, num_classes, mean, std, seed):
@@ -199,7 +212,7 @@ def global_pool(x):
 # ---- first weights -----------------------------------------------------------
 
 
-def initialize(model, seed):
+def initialize(model: keras.Model, seed: int) -> None:
     """Redraws the weights of a model, the same ones on every backend.
 
     The i-th kernel, in the order of the layers, is drawn with NumPy from

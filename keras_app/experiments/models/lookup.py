@@ -3,6 +3,9 @@
 import difflib
 import functools
 import inspect
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import layers
@@ -10,11 +13,14 @@ from keras import layers
 from keras_app.checks import check_int
 from keras_app.experiments.models import frame
 from keras_app.experiments.models import networks
+from keras_app.hints import Shape
 
 _HUB = "keras_hub.models."
 
 
-def get(name, input_shape, num_classes, **kwargs):
+def get(
+    name: str, input_shape: Shape, num_classes: int, **kwargs: Any
+) -> keras.Model:
     """A network by name: of this package, `keras.applications`, or KerasHub.
 
     `"keras_hub.models.ViTBackbone"`, with the module in front, is the one of
@@ -62,7 +68,9 @@ def get(name, input_shape, num_classes, **kwargs):
     return application(match, input_shape, num_classes, **kwargs)
 
 
-def factory(model):
+def factory(
+    model: str | Callable[..., keras.Model],
+) -> Callable[..., keras.Model]:
     """Returns a callable that makes a model, given one or a name for `get`."""
     if isinstance(model, str):
         return functools.partial(get, model)
@@ -75,8 +83,14 @@ def factory(model):
 
 
 def application(
-    name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
-):
+    name: str,
+    input_shape: Shape,
+    num_classes: int,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> keras.Model:
     """Any network of `keras.applications`, untrained, with logits.
 
     The network's own preprocessing is switched off, so that it takes images
@@ -132,8 +146,14 @@ def application(
 
 
 def hub_backbone(
-    name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
-):
+    name: str,
+    input_shape: Shape,
+    num_classes: int,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> keras.Model:
     """Any backbone of KerasHub that takes images, untrained, with logits.
 
     The logits are a linear layer on the average of the backbone's outputs over

@@ -1,5 +1,8 @@
 """The networks: plain, residual and dense ones, and an auto-encoder."""
 
+from collections.abc import Callable
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
@@ -7,13 +10,21 @@ from keras_app.checks import check_int
 from keras_app.experiments.models import frame
 from keras_app.experiments.models.frame import classifier
 from keras_app.experiments.models.whitening import WHITENING
+from keras_app.hints import Shape
+from keras_app.hints import Tensor
 
 # For each group, how many filters a convolution has and how many there are.
 _VGG16_GROUPS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
 @classifier(rank=None)
-def mlp(x, hidden=(300, 100), activation="relu", *, batch_norm=False):
+def mlp(
+    x: Tensor,
+    hidden: Sequence[int] = (300, 100),
+    activation: str | Callable[[Tensor], Tensor] = "relu",
+    *,
+    batch_norm: bool = False,
+) -> Tensor:
     """Multilayer perceptron; by default LeNet-300-100.
 
     The defaults on 28x28 images with 10 classes have 266,610 parameters. The
@@ -47,7 +58,7 @@ def mlp(x, hidden=(300, 100), activation="relu", *, batch_norm=False):
 
 
 @classifier()
-def convnet(x, filters=(16, 32, 64)):
+def convnet(x: Tensor, filters: Sequence[int] = (16, 32, 64)) -> Tensor:
     """Small convolutional network that trains in seconds on a CPU.
 
     One 3x3 convolution with stride 2, batch normalization and ReLU per entry
@@ -80,7 +91,7 @@ def convnet(x, filters=(16, 32, 64)):
 
 
 @classifier()
-def convnet_5x5(x):
+def convnet_5x5(x: Tensor) -> Tensor:
     """Two unpadded 5x5 convolutions and two dense layers, all with biases.
 
     Each convolution has 64 filters and is followed by a 2x2 max pool and then
@@ -114,13 +125,13 @@ def convnet_5x5(x):
 
 
 def fast_convnet(
-    input_shape,
-    num_classes,
-    widths=(64, 256, 256),
-    mean=None,
-    std=None,
-    seed=None,
-):
+    input_shape: Shape,
+    num_classes: int,
+    widths: Sequence[int] = (64, 256, 256),
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    seed: int | None = None,
+) -> Tensor:
     """Convolutional network for many short trainings on small images.
 
     A 2x2 convolution that whitens patches, with a kernel that is not trained,
@@ -191,7 +202,7 @@ def fast_convnet(
 
 
 @classifier()
-def vgg16_bn(x):
+def vgg16_bn(x: Tensor) -> Tensor:
     """VGG-16 with batch normalization for small images, one dense layer.
 
     Thirteen 3x3 convolutions in five groups, each closed by a 2x2 max pool,
@@ -215,7 +226,7 @@ def vgg16_bn(x):
 
 
 @classifier(name="resnet{depth}")
-def resnet_cifar(depth, x):
+def resnet_cifar(depth: int, x: Tensor) -> Tensor:
     """Residual network for CIFAR: `depth = 6n + 2`, widths 16, 32 and 64.
 
     Three stages of n basic blocks. Trainable parameters for 32x32x3 images
@@ -243,25 +254,25 @@ def resnet_cifar(depth, x):
 
 
 @classifier()
-def resnet20(x):
+def resnet20(x: Tensor) -> Tensor:
     """`resnet_cifar` of depth 20: 0.27 million parameters on CIFAR-10."""
     return _cifar_stages(x, 3)
 
 
 @classifier()
-def resnet32(x):
+def resnet32(x: Tensor) -> Tensor:
     """`resnet_cifar` of depth 32: 0.47 million parameters on CIFAR-10."""
     return _cifar_stages(x, 5)
 
 
 @classifier()
-def resnet56(x):
+def resnet56(x: Tensor) -> Tensor:
     """`resnet_cifar` of depth 56: 0.86 million parameters on CIFAR-10."""
     return _cifar_stages(x, 9)
 
 
 @classifier()
-def resnet18(x):
+def resnet18(x: Tensor) -> Tensor:
     """ResNet-18 for small images: 3x3 stem with stride 1, no max pool.
 
     Four stages of two basic blocks, widths 64 to 512; 11,173,962 trainable
@@ -278,7 +289,7 @@ def resnet18(x):
 
 
 @classifier()
-def resnet50(x):
+def resnet50(x: Tensor) -> Tensor:
     """ResNet-50 for small images: 3x3 stem with stride 1, no max pool.
 
     Four stages of 3, 4, 6 and 3 bottleneck blocks; 23,520,842 trainable
@@ -334,7 +345,7 @@ def _join(shortcut, y, name):
 
 
 @classifier()
-def densenet_design(x, *, units=5, growth=12):
+def densenet_design(x: Tensor, *, units: int = 5, growth: int = 12) -> Tensor:
     """Densely connected convolutions, to find out which connections matter.
 
     Every unit sees the maps of all units before it, and of the stem:
@@ -406,8 +417,13 @@ class SkipSum(layers.Layer):
 
 
 def skip_encoder(
-    input_shape, num_classes=None, mean=None, std=None, seed=None, depth=6
-):
+    input_shape: Shape,
+    num_classes: None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    seed: int | None = None,
+    depth: int = 6,
+) -> keras.Model:
     """Auto-encoder that finds its own widths and skip connections.
 
     All layers have as many units as the image has values. Each adds to its

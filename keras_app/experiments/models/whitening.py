@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import layers
 
 from keras_app.checks import check_number
@@ -17,7 +18,9 @@ def wants_whitening(model):
     return any(layer.name == WHITENING for layer in model.layers)
 
 
-def whiten(model, images, epsilon=5e-4):
+def whiten(
+    model: keras.Model, images: npt.ArrayLike, epsilon: float = 5e-4
+) -> None:
     """Sets the kernel of a network's whitening layer from images.
 
     With the eigenvectors v_i and eigenvalues e_i of the covariance of all

@@ -2,6 +2,9 @@
 
 import importlib.util
 import os
+import pathlib
+from typing import get_args
+from typing import Literal
 
 import keras
 
@@ -10,13 +13,16 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_model
 from keras_app.cli import one_line
 from keras_app.export.litert.targets import TARGETS
+from keras_app.hints import Quantize
+
+EndsDtype = Literal["float32", "int8"]
 
 
 def check_choices(quantize, sparse, target, io_dtype):
     """Raises for choices that are none, or that exclude one another."""
-    check_choice("quantize", quantize, (None, "float16", "dynamic", "int8"))
+    check_choice("quantize", quantize, (None, *get_args(Quantize)))
     check_choice("target", target, tuple(TARGETS))
-    check_choice("io_dtype", io_dtype, ("float32", "int8"))
+    check_choice("io_dtype", io_dtype, get_args(EndsDtype))
     if not (isinstance(sparse, bool) or sparse == "auto"):
         raise ValueError(
             "`sparse` must be 'auto', True or False. "

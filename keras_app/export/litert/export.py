@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import pathlib
 import tempfile
+from typing import Literal
 
 import keras
+import numpy.typing as npt
 
 from keras_app import files
 from keras_app import graph
@@ -15,24 +17,30 @@ from keras_app.export import original
 from keras_app.export import portable
 from keras_app.export import saved_model
 from keras_app.export import strip
+from keras_app.export.export_report import ExportReport
 from keras_app.export.export_report import write_report
 from keras_app.export.litert import asking
 from keras_app.export.litert import checking
+from keras_app.export.litert.checking import EndsDtype
+from keras_app.export.litert.targets import TargetName
 from keras_app.export.litert.targets import TARGETS
+from keras_app.hints import FilePath
+from keras_app.hints import Inputs
+from keras_app.hints import Quantize
 
 
 def export_litert(
-    model,
-    path,
-    data=None,
-    quantize=None,
-    sparse="auto",
-    target="cpu",
-    baseline=None,
-    evaluate=None,
-    io_dtype="float32",
-    dense_twin=False,
-):
+    model: keras.Model,
+    path: FilePath,
+    data: Inputs | None = None,
+    quantize: Quantize | None = None,
+    sparse: bool | Literal["auto"] = "auto",
+    target: TargetName = "cpu",
+    baseline: keras.Model | FilePath | None = None,
+    evaluate: tuple[Inputs, npt.ArrayLike] | None = None,
+    io_dtype: EndsDtype = "float32",
+    dense_twin: bool = False,
+) -> ExportReport:
     """Writes a LiteRT (TFLite) file, verified, and says what it is worth.
 
     The converter's file is read back. Weights that it stored in a way that the

@@ -1,6 +1,7 @@
 """What a LiteRT file can be written for: a row for each target."""
 
 import dataclasses
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +22,9 @@ class Target:
     eight_bits: str = "used"
 
 
-TARGETS = {
+TargetName = Literal["cpu", "gpu", "npu", "micro"]
+
+TARGETS: dict[TargetName, Target] = {
     "cpu": Target(
         "the CPU",
         None,
