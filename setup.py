@@ -48,6 +48,7 @@ TEST = [
     "hypothesis>=6.100,<7",
     "jsonschema>=4.20,<5",
     "moto[s3]>=5.2,<6",
+    "mypy>=2.4,<2.5",
     "pytest>=8,<10",
     "pytest-xdist>=3.5,<4",
     "pyyaml>=6,<7",
@@ -86,6 +87,7 @@ setup(
     # they are a part of the package.
     package_dir={"keras_app.configs": "gin"},
     package_data={
+        "keras_app": ["py.typed"],
         "keras_app.configs": ["*.gin", "*/*.gin"],
         "keras_app.experiments.data": [
             "tfds/*/LICENSE",

@@ -32,6 +32,7 @@ The command line: `keras-app --help`. The documentation: the folder `docs/`.
 import importlib
 import sys
 import types
+import typing
 
 from keras_app import cli
 from keras_app.version import __version__
@@ -60,7 +61,12 @@ from keras_app.enforcement import masks_of  # noqa: E402
 from keras_app.lora import enable_lora  # noqa: E402
 from keras_app.oneshot import prune  # noqa: E402
 
-# A script that only prunes pays for neither data pipelines nor experiments.
+# Imported when they are asked for: a script that only prunes pays for neither
+# data pipelines nor experiments. Editors and checkers look here.
+if typing.TYPE_CHECKING:
+    from keras_app import compat
+    from keras_app import experiments
+    from keras_app.experiments.compress import compress
 _LAZY_ROOMS = ("compat", "experiments")
 _LAZY_FUNCTIONS = {"compress": "keras_app.experiments.compress"}
 
@@ -91,8 +97,11 @@ __all__ = [
     "__version__",
     "budgets",
     "callbacks",
+    "compat",
+    "compress",
     "distributions",
     "enable_lora",
+    "experiments",
     "export",
     "initializers",
     "layers",
@@ -107,8 +116,6 @@ __all__ = [
     "schedules",
     "scorers",
     "sensitivity",
-    *_LAZY_ROOMS,
-    *_LAZY_FUNCTIONS,
 ]
 
 

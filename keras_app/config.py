@@ -28,7 +28,7 @@ class Configured(WholeSignature):
     """
 
     #: Arguments that are no settings, such as data; left out.
-    not_configured = ()
+    not_configured: tuple[str, ...] = ()
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, serialized."""

@@ -13,6 +13,7 @@ import dataclasses
 import itertools
 import math
 import numbers
+from typing import dataclass_transform
 
 import keras
 import numpy as np
@@ -26,8 +27,11 @@ from keras_app.timing import check_time
 from keras_app.timing import comparable
 from keras_app.timing import PruningSchedule
 
+
 # Fields are the arguments; two schedules stay two.
-_arguments = dataclasses.dataclass(eq=False, repr=False)
+@dataclass_transform(eq_default=False)
+def _arguments(cls):
+    return dataclasses.dataclass(eq=False, repr=False)(cls)
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -273,8 +277,8 @@ class PiecewiseConstant(PruningSchedule):
     [(False, 0.0), (True, 0.5), (False, 0.5), (True, 0.8)]
     """
 
-    steps: list
-    sparsities: list
+    steps: list[int | float]
+    sparsities: list[float]
 
     _timed = ("steps",)
     _ends_with = "sparsities"

@@ -8,6 +8,7 @@ import re
 import keras
 
 from keras_app import layers
+from keras_app.hints import Variables
 from keras_app.layers.inside import walk_layers
 
 # What weights of unknown layers are called.
@@ -30,8 +31,8 @@ class Selection:
         skipped: `{path: reason}` for every other trainable variable.
     """
 
-    variables: dict
-    skipped: dict
+    variables: Variables
+    skipped: dict[str, str]
 
     def without(self, skipped):
         """Returns the selection without some of its variables.

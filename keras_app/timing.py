@@ -33,11 +33,11 @@ class PruningSchedule(Configured, abc.ABC):
     pruners use it to refuse a training that stops too early.
     """
 
-    end_step = -1
+    end_step: int | float = -1
 
     # The arguments that may be shares, and that which holds the last sparsity.
-    _timed = ()
-    _ends_with = None
+    _timed: tuple[str, ...] = ()
+    _ends_with: str | None = None
 
     @abc.abstractmethod
     def __call__(self, step: int) -> tuple[bool, float]:

@@ -50,8 +50,15 @@ def imported(nodes):
 
 
 def at_once(tree):
-    """The nodes that importing a module runs: all outside of functions."""
+    """The nodes that importing a module runs: all outside of functions.
+
+    And of what is there for type checkers alone.
+    """
     for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(
+            node.test
+        ):
+            continue
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node
             yield from at_once(node)

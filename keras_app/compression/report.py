@@ -1,6 +1,9 @@
 """What came of a compression, before and after, in one table."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
+from typing import Self
 
 from keras_app.report.rendering import printed
 
@@ -55,11 +58,11 @@ class CompressionReport:
     asked: float
     reached: float
     is_reached: bool
-    before: dict
-    after: dict
-    widths: list
-    front: list
-    layers: list
+    before: dict[str, Any]
+    after: dict[str, Any]
+    widths: list[list[Any]]
+    front: list[dict[str, Any]]
+    layers: list[list[Any]]
     quantize: str | None
     validated: int
 
@@ -87,17 +90,17 @@ class CompressionReport:
         )
 
     @classmethod
-    def from_dict(cls, values):
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Makes one of what holds, among others, its attributes."""
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: values[name] for name in names})
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns everything as plain Python values, ready for JSON."""
         return dataclasses.asdict(self)
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """One line on what was asked and reached."""
         verdict = "reached" if self.is_reached else "missed"
         return (

@@ -1,11 +1,14 @@
 """Anytime learning over megabatches: APP, one-shot pruning, and dense."""
 
 import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import Self
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from keras_app import report as report_lib
 from keras_app.enforcement import state_of
@@ -91,16 +94,16 @@ class Anytime(Comparison):
     [Caccia et al., 2022](https://arxiv.org/abs/2106.09563).
     """
 
-    megabatches: object
-    model: object
+    megabatches: data_lib.Megabatches | Callable[..., data_lib.Megabatches]
+    model: str | Callable[..., keras.Model]
     _: dataclasses.KW_ONLY
-    test: object = None
-    methods: tuple = ("app", "one_shot", "dense")
+    test: tuple[npt.ArrayLike, npt.ArrayLike] | None = None
+    methods: Sequence[str] = ("app", "one_shot", "dense")
     level: float = 4.5
     base: float = 0.8
-    pruner: object = AnytimeProgressivePruner
+    pruner: Callable[..., AnytimeProgressivePruner] = AnytimeProgressivePruner
     epochs: int = 50
-    milestones: tuple = (20, 40)
+    milestones: Sequence[int] = (20, 40)
     progressive_local: bool = True
     carry_optimizer_state: bool = False
     init_from_scratch: bool = False

@@ -1,6 +1,7 @@
 """What experiments share that compare several methods from one start."""
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from keras_app.experiments.callbacks import rate_schedule
 from keras_app.experiments.callbacks import RATE_SCHEDULES
 from keras_app.experiments.experiment import FromScratch
 from keras_app.experiments.experiment import Learner
+from keras_app.experiments.experiment import Table
 from keras_app.experiments.run.runner import model_state
 from keras_app.experiments.run.runner import restore_model_state
 from keras_app.optimizers import CoupledSGD
@@ -27,10 +29,10 @@ class Comparison(FromScratch):
     """
 
     _: dataclasses.KW_ONLY
-    methods: tuple = ()
-    optimizer: object = CoupledSGD
+    methods: Sequence[str] = ()
+    optimizer: Callable[[], keras.optimizers.Optimizer] = CoupledSGD
     epochs: int = 1
-    milestones: tuple = ()
+    milestones: Sequence[int] = ()
     warmup_epochs: int = 0
     rate_schedule: str = "milestones"
 
@@ -70,9 +72,7 @@ class Comparison(FromScratch):
         """What stands above the closing table."""
         raise NotImplementedError
 
-    def table(
-        self, figures: dict[str, Any]
-    ) -> tuple[str, list[str], list[list[str]]]:
+    def table(self, figures: dict[str, Any]) -> Table:
         """Title, columns and rows of the closing table."""
         headings = ("method", *(heading for heading, _, _ in self.columns))
         rows = [

@@ -1,12 +1,15 @@
 """Tickets by continuous sparsification: search, rewind, retrain."""
 
 import dataclasses
-from typing import Self
+from collections.abc import Callable
+from collections.abc import Sequence
 
+import keras
 from keras import ops
 
 from keras_app.experiments.callbacks import rate_schedule
 from keras_app.experiments.callbacks import RATE_SCHEDULES
+from keras_app.experiments.data.holdout import Parts as Source
 from keras_app.experiments.experiment import FromScratch
 from keras_app.experiments.training import Train
 from keras_app.optimizers import ContinuousSparsification
@@ -84,10 +87,10 @@ class TicketSearch(FromScratch):
     `mode="prune"`.
     """
 
-    data: object
-    model: object
+    data: Source | Callable[..., Source]
+    model: str | Callable[..., keras.Model]
     _: dataclasses.KW_ONLY
-    optimizer: object = ContinuousSparsification
+    optimizer: Callable[[], ContinuousSparsification] = ContinuousSparsification
     mode: str = "ticket"
     strategy: str = "sequential"
     rounds: int = 3
@@ -95,7 +98,7 @@ class TicketSearch(FromScratch):
     rewind_epoch: int = 2
     retrain_epochs: int | None = None
     final_temperature: float = 200.0
-    milestones: tuple = (56, 71)
+    milestones: Sequence[int] = (56, 71)
     rate_schedule: str = "milestones"
     granularity: str = "epoch"
     reference_code_prune: bool = False
@@ -110,7 +113,7 @@ class TicketSearch(FromScratch):
     }
     _least = {**FromScratch._least, "rewind_epoch": 0}
 
-    def resolved(self) -> Self:
+    def resolved(self) -> Train:
         """Returns the training that the search comes down to."""
         ready = super().resolved()
         ready.check_classes()

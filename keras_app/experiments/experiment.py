@@ -34,6 +34,9 @@ from keras_app.experiments.run.session import Session
 from keras_app.hints import FilePath
 from keras_app.hints import Loss
 
+# The closing table: its title, its columns, its rows.
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
 _POLICIES = (None, "float32", "mixed_bfloat16")
 _WHITENED = 5000  # images that a whitening layer is made from
 
@@ -54,7 +57,7 @@ class Experiment:
     seed: int = 0
 
     #: What `summary.json` calls it.
-    kind = None
+    kind: str | None = None
 
     #: Fields that name objects; `settings` describes what came of them.
     _objects = frozenset({"data", "model", "optimizer", "pruner"})
@@ -151,9 +154,7 @@ class Experiment:
             return {"averaged_over_flip": ["accuracy"]}
         return {}
 
-    def table(
-        self, figures: dict[str, Any]
-    ) -> tuple[str, list[str], list[list[str]]]:
+    def table(self, figures: dict[str, Any]) -> Table:
         """Returns title, columns and rows of the closing table."""
         raise NotImplementedError
 
@@ -203,11 +204,11 @@ class FromScratch(Experiment):
     """
 
     _: dataclasses.KW_ONLY
-    mean: object = None
-    std: object = None
+    mean: float | Sequence[float] | None = None
+    std: float | Sequence[float] | None = None
     dtype_policy: str | None = None
     label_smoothing: float = 0.0
-    no_decay: tuple = ()
+    no_decay: Sequence[str] = ()
     average_flip: bool = False
 
     def __post_init__(self):

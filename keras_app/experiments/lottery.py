@@ -1,18 +1,26 @@
 """Lottery tickets by iterative pruning, on all data or on PrAC sets."""
 
 import dataclasses
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import Self
 
+import keras
 import numpy as np
 
 from keras_app import lottery as lottery_lib
 from keras_app.checks import check_number
 from keras_app.experiments.comparison import Comparison
+from keras_app.experiments.data.holdout import Parts as Source
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.lottery_search import Search
+from keras_app.hints import FilePath
+from keras_app.hints import Filters
 from keras_app.lottery import MaskDistanceStop
+from keras_app.lottery import PracSets
 from keras_app.pruners import MagnitudePruner
+from keras_app.pruners import Pruner
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,17 +116,17 @@ class Lottery(Comparison):
     `on_empty`; ids are those of the samples, never positions.
     """
 
-    data: object
-    model: object
+    data: Source | Callable[..., Source]
+    model: str | Callable[..., keras.Model]
     _: dataclasses.KW_ONLY
-    methods: tuple = ("vanilla",)
-    pruner: object = MagnitudePruner
-    filters: object = None
+    methods: Sequence[str] = ("vanilla",)
+    pruner: Callable[..., Pruner] = MagnitudePruner
+    filters: Filters = None
     ticket: str = "rewind_lt"
     rounds: int = 16
     rate: float = 0.2
     epochs: int = 182
-    milestones: tuple = (91, 136)
+    milestones: Sequence[int] = (91, 136)
     rewind_epoch: int = 2
     lr_rewind: bool | None = None
     select_examples: str = "threshold"
@@ -131,9 +139,9 @@ class Lottery(Comparison):
     require_first_exceed: bool = True
     iteration_scaling: str = "epochs"
     on_empty: str = "raise"
-    sets: object = None
+    sets: FilePath | PracSets | None = None
     set_mode: str = "per_round"
-    evaluate: tuple | None = None
+    evaluate: Sequence[int] | None = None
     evaluation_runs: int = 1
 
     kind = "lottery"

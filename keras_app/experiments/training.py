@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 from typing import Self
 
@@ -11,9 +13,12 @@ import numpy as np
 from keras_app import host
 from keras_app import report as report_lib
 from keras_app.experiments import devices
+from keras_app.experiments.data.holdout import Parts as Source
 from keras_app.experiments.experiment import FromScratch
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.experiment import Stage
+from keras_app.experiments.experiment import Table
+from keras_app.pruners import Pruner
 
 # What a learner sums over the epochs.
 _SUMMED = ("initial_density", "flops_share", "before")
@@ -80,15 +85,15 @@ class Train(FromScratch):
     ```
     """
 
-    data: object
-    model: object
+    data: Source | Callable[..., Source]
+    model: str | Callable[..., keras.Model]
     _: dataclasses.KW_ONLY
-    optimizer: object = "adam"
-    pruner: object = None
-    callbacks: tuple = ()
-    sparsify: object = None
+    optimizer: str | Callable[[], keras.optimizers.Optimizer] = "adam"
+    pruner: Pruner | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    sparsify: Callable[..., object] | None = None
     epochs: int = 10
-    discover: object = None
+    discover: Callable[[keras.Model], dict[str, Any]] | None = None
     label: str | None = None
 
     kind = "train"
@@ -158,9 +163,7 @@ class Train(FromScratch):
             **found,
         }
 
-    def table(
-        self, figures: dict[str, Any]
-    ) -> tuple[str, list[str], list[list[str]]]:
+    def table(self, figures: dict[str, Any]) -> Table:
         """Title, columns and rows of the closing table."""
         ((label, figures),) = figures.items()
         rows = [

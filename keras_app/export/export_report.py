@@ -90,12 +90,12 @@ class ExportReport:
     compared_with: str = "the model"
     dense_bytes: int | None = None
     dense_compressed_bytes: int | None = None
-    sparse_tensors: tuple = ()
-    blocked_tensors: tuple = ()
-    dense_tensors: dict = dataclasses.field(default_factory=dict)
-    repairs: tuple = ()
+    sparse_tensors: tuple[str, ...] = ()
+    blocked_tensors: tuple[str, ...] = ()
+    dense_tensors: dict[str, str] = dataclasses.field(default_factory=dict)
+    repairs: tuple[str, ...] = ()
     latency_ratio: float | None = None
-    notes: tuple = ()
+    notes: tuple[str, ...] = ()
     target: str | None = None
     io_dtype: str | None = None
     latency_ms: float | None = None
@@ -105,11 +105,11 @@ class ExportReport:
     accuracy: float | None = None
     evaluated: int | None = None
     activation_bytes: int | None = None
-    references: dict = dataclasses.field(default_factory=dict)
-    unused: tuple = ()
+    references: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unused: tuple[str, ...] = ()
     parameters: int | None = None
     flops: int | None = None
-    original: dict | None = None
+    original: dict[str, Any] | None = None
     dense_twin: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class LayerType:
             SparseGPT prune such kernels.
     """
 
-    weights: tuple = ()
+    weights: tuple[Weight, ...] = ()
     channels: Callable | str = "{} is not known to be cuttable"
     several: bool = False
     size: str | Callable | None = None

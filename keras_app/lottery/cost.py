@@ -1,9 +1,9 @@
 """How long a round trains, and what a ticket costs."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from keras_app.checks import check_whole
 from keras_app.hints import Arrays
@@ -69,8 +69,8 @@ def scale_schedule(
 
 
 def iteration_account(
-    set_sizes: npt.ArrayLike,
-    epochs_run: npt.ArrayLike,
+    set_sizes: Iterable[int],
+    epochs_run: Iterable[int],
     batch_size: int,
     num_train: int,
     base_epochs: int,

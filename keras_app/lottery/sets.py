@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from typing import Any
 from typing import Literal
 from typing import Self
 
@@ -42,10 +43,10 @@ class PracSets:
 
     fingerprint: str
     train_ids: np.ndarray
-    ids: list
-    training_ids: list
-    pruning_ids: list
-    settings: dict
+    ids: list[np.ndarray]
+    training_ids: list[np.ndarray]
+    pruning_ids: list[np.ndarray]
+    settings: dict[str, Any]
 
     def for_round(
         self, number: int, mode: Literal["per_round", "final"] = "per_round"

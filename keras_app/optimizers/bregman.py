@@ -75,7 +75,7 @@ class BregmanOptimizer(RegularizedOptimizer):
     # ---- what a method says --------------------------------------------
 
     # Names of the arrays of zeros that a method keeps for each variable.
-    slot_names = ()
+    slot_names: tuple[str, ...] = ()
 
     @abc.abstractmethod
     def step(

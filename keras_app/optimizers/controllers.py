@@ -32,7 +32,7 @@ class StrengthController(Configured, Steering, abc.ABC):
     """
 
     # What moves while a controller runs, each an attribute with an underscore.
-    moving = ()
+    moving: tuple[str, ...] = ()
 
     def __init__(
         self,

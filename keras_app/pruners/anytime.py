@@ -246,7 +246,7 @@ class AnytimeProgressivePruner(ScoredPruner):
                 stored = ops.convert_to_numpy(variable)
                 variable.assign(np.where(returned, self._latent[path], stored))
 
-    def scores(self, variables: Variables) -> Arrays:
+    def scores(self, variables: Variables) -> Arrays | None:
         """Returns `{path: scores}` on the scoring sample."""
         scores = super().scores(
             variables,

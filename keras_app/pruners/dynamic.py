@@ -90,7 +90,7 @@ class DynamicPruner(Pruner):
         self._at_the_end = False
 
     @abc.abstractmethod
-    def grow_scores(self, variables: Variables) -> Arrays:
+    def grow_scores(self, variables: Variables) -> Arrays | None:
         """Returns `{path: scores}` for `{path: variable}`; larger grows.
 
         `None` moves nothing.
@@ -131,7 +131,7 @@ class DynamicPruner(Pruner):
             return self.draws(variables, FIRST_MASKS)
         return self.magnitudes(variables)
 
-    def propose(self, sparsity: float) -> Arrays:
+    def propose(self, sparsity: float) -> Arrays | None:
         """Returns the masks that `prune` would set, and changes nothing.
 
         Args:

@@ -102,7 +102,7 @@ class GradientGrowth(DynamicPruner):
             self._is_watching = wanted
             host.hand_to_trainer(self.model)
 
-    def grow_scores(self, variables: Variables) -> Arrays:
+    def grow_scores(self, variables: Variables) -> Arrays | None:
         """Returns `{path: |dL/dw|}`, of `data` up to one common factor.
 
         `None` before a gradient was seen.

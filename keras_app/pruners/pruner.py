@@ -126,7 +126,7 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         self._density = 1.0
         self._last = []  # [(variable, mask)] at the end of earlier fits
         self._notes = []
-        self.missed = []
+        self.missed: list[str] = []
 
     # ---- what a method says --------------------------------------------
 

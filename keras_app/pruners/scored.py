@@ -62,7 +62,7 @@ class ScoredPruner(Pruner):
         scorers.check_data(self.scorer, self.data)
         scorers.check_model(self.scorer, model)
 
-    def scores(self, variables: Variables, **changed: Any) -> Arrays:
+    def scores(self, variables: Variables, **changed: Any) -> Arrays | None:
         """Returns `{path: scores}` on `data`.
 
         Args:

@@ -1,12 +1,11 @@
 """Which of several networks are worth having: small, or accurate, or both."""
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 
 def pareto_front(
-    densities: Sequence[float], accuracies: Sequence[float]
+    densities: npt.ArrayLike, accuracies: npt.ArrayLike
 ) -> list[int]:
     """Finds the runs that no other run beats.
 

@@ -1,7 +1,9 @@
 """What pruning one layer alone costs: as a table, a picture, or a dict."""
 
 import dataclasses
+from typing import Any
 
+from keras_app.hints import FilePath
 from keras_app.report import rendering
 
 
@@ -20,12 +22,12 @@ class Alone:
     """
 
     name: str
-    kernels: tuple
+    kernels: tuple[str, ...]
     parameters: int
     sparsity: float
     achieved: float
-    values: dict
-    changes: dict
+    values: dict[str, float]
+    changes: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +40,10 @@ class Sensitivity:
             model.
     """
 
-    dense: dict
-    rows: list
+    dense: dict[str, float]
+    rows: list[Alone]
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """Returns everything as plain Python values, ready for JSON."""
         rows = [dataclasses.asdict(row) for row in self.rows]
         return {
@@ -86,7 +88,7 @@ class Sensitivity:
         ]
         return rendering.printed([table, *joined], width + 20 * len(names))
 
-    def plot(self, path, metric=None):
+    def plot(self, path: FilePath, metric: str | None = None) -> None:
         """Writes a bar chart: what changes with each layer, at each sparsity.
 
         Args:

@@ -12,6 +12,7 @@ from keras_app import lora
 from keras_app import selection
 from keras_app import shares
 from keras_app.hints import FilePath
+from keras_app.hints import Shape
 from keras_app.report import rendering
 from keras_app.selection import Selection
 
@@ -37,7 +38,7 @@ class VariableReport:
     """
 
     path: str
-    shape: tuple
+    shape: Shape
     parameters: int
     zeros: int
     flops: int | None
@@ -74,11 +75,11 @@ class PruningReport:
             share one threshold; `None` without.
     """
 
-    rows: list
-    skipped: dict
-    notes: list = dataclasses.field(default_factory=list)
-    untrained: list = dataclasses.field(default_factory=list)
-    followers: list = dataclasses.field(default_factory=list)
+    rows: list[VariableReport]
+    skipped: dict[str, str]
+    notes: list[str] = dataclasses.field(default_factory=list)
+    untrained: list[str] = dataclasses.field(default_factory=list)
+    followers: list[str] = dataclasses.field(default_factory=list)
     asked_together: float | None = None
 
     @property

@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any
+from typing import Literal
 from typing import Self
 
 import keras
@@ -21,6 +22,10 @@ from keras_app.experiments.compress.learner import Compressing
 from keras_app.experiments.compress.recipe import Recipe
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.experiment import Learner
+from keras_app.experiments.experiment import Table
+from keras_app.hints import Data
+from keras_app.hints import Loss
+from keras_app.hints import Quantize
 from keras_app.masks import Structure
 from keras_app.report import summarize
 
@@ -63,16 +68,16 @@ class Compress(Experiment):
     ```
     """
 
-    model: object
-    data: object
+    model: keras.Model
+    data: Data
     target: str
     _: dataclasses.KW_ONLY
-    validation_data: object = None
+    validation_data: Data | None = None
     epochs: int = 10
-    optimizer: object = None
-    loss: object = None
-    structure: object = "auto"
-    quantize: str | None = None
+    optimizer: str | keras.optimizers.Optimizer | None = None
+    loss: Loss | None = None
+    structure: Structure | Literal["auto"] | None = "auto"
+    quantize: Quantize | None = None
     multiple_of: int = 8
     batch_size: int | None = None
 
@@ -250,9 +255,7 @@ class Compress(Experiment):
             validated=0 if validation is None else count_of(validation),
         )
 
-    def table(
-        self, figures: dict[str, Any]
-    ) -> tuple[str, list[str], list[list[str]]]:
+    def table(self, figures: dict[str, Any]) -> Table:
         """Title, columns and rows of the closing table."""
         rows = rows_of(figures["dense"], figures["compressed"])
         title = f"{self.target} of {self.model.name}"

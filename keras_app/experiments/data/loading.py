@@ -23,6 +23,7 @@ import numpy as np
 from keras_app import files
 from keras_app import host
 from keras_app.hints import FilePath
+from keras_app.hints import Shape
 
 SHIPPED_NAME = "fashion_mnist_mini"
 SHIPPED_DATA_DIR = pathlib.Path(__file__).parent / "tfds"
@@ -88,10 +89,10 @@ class DatasetInfo:
     """
 
     name: str
-    image_shape: tuple
+    image_shape: Shape
     num_classes: int
-    class_names: tuple
-    num_examples: dict
+    class_names: tuple[str, ...]
+    num_examples: dict[str, int]
 
 
 def load(

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import random
-import typing
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,14 +49,14 @@ class Megabatch:
     """
 
     index: int
-    train: typing.Any
-    validation: typing.Any
-    scoring: typing.Any
+    train: Any
+    validation: Any
+    scoring: Any
     train_ids: np.ndarray = dataclasses.field(repr=False)
     validation_ids: np.ndarray = dataclasses.field(repr=False)
     scoring_ids: np.ndarray = dataclasses.field(repr=False)
     steps_per_epoch: int
-    _epochs: typing.Callable = dataclasses.field(repr=False)
+    _epochs: Callable[[int, int], Any] = dataclasses.field(repr=False)
 
     def epochs(self, first: int, last: int) -> "tf.data.Dataset":
         """Batches of the epochs `first` to `last - 1`, one after another.
