@@ -123,9 +123,12 @@ def __dir__():
     return sorted(__all__)
 
 
-def __getattr__(name):
-    if name in _LAZY_ROOMS:
-        return importlib.import_module(f"keras_app.{name}")
-    if name in _LAZY_FUNCTIONS:
-        return getattr(importlib.import_module(_LAZY_FUNCTIONS[name]), name)
-    raise AttributeError(f"module 'keras_app' has no attribute {name!r}")
+# Checkers know the names, and that there are no others.
+if not typing.TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name in _LAZY_ROOMS:
+            return importlib.import_module(f"keras_app.{name}")
+        if name in _LAZY_FUNCTIONS:
+            return getattr(importlib.import_module(_LAZY_FUNCTIONS[name]), name)
+        raise AttributeError(f"module 'keras_app' has no attribute {name!r}")

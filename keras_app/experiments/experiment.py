@@ -26,8 +26,8 @@ from keras_app.experiments import devices
 from keras_app.experiments import models
 from keras_app.experiments.losses import SmoothedCrossentropy
 from keras_app.experiments.models.whitening import wants_whitening
-from keras_app.experiments.run.interruption import StopPoints
 from keras_app.experiments.run.folder import RunFolder
+from keras_app.experiments.run.interruption import StopPoints
 from keras_app.experiments.run.runner import Runner
 from keras_app.experiments.run.session import open_folder
 from keras_app.experiments.run.session import Session

@@ -12,7 +12,7 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_number
 from keras_app.hints import LearningRate
 from keras_app.hints import Tensor
-from keras_app.optimizers.base import BaseArguments
+from keras_app.optimizers.base import BregmanArguments
 from keras_app.optimizers.bregman import BregmanOptimizer
 from keras_app.optimizers.regularized import Regularizers
 
@@ -73,7 +73,7 @@ class AdaBreg(BregmanOptimizer):
         l2: float = 0.0,
         bias_correction: BiasCorrection = "full",
         name: str = "adabreg",
-        **kwargs: Unpack[BaseArguments],
+        **kwargs: Unpack[BregmanArguments],
     ) -> None:
         for argument, value in (("beta_1", beta_1), ("beta_2", beta_2)):
             check_number(argument, value, lambda x: 0 <= x < 1, "in [0, 1)")

@@ -32,6 +32,12 @@ class BaseArguments(TypedDict, total=False):
     gradient_accumulation_steps: int | None
 
 
+class BregmanArguments(BaseArguments, total=False):
+    """And what those with a dual variable take."""
+
+    support_update_freq: int
+
+
 class AverageArguments(BaseArguments, total=False):
     """And what those without a latent state take."""
 

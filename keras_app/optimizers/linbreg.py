@@ -7,7 +7,7 @@ import keras
 from keras_app.checks import check_number
 from keras_app.hints import LearningRate
 from keras_app.hints import Tensor
-from keras_app.optimizers.base import BaseArguments
+from keras_app.optimizers.base import BregmanArguments
 from keras_app.optimizers.bregman import BregmanOptimizer
 from keras_app.optimizers.regularized import Regularizers
 
@@ -73,7 +73,7 @@ class LinBreg(BregmanOptimizer):
         regularizers: Regularizers = None,
         l2: float = 0.0,
         name: str = "linbreg",
-        **kwargs: Unpack[BaseArguments],
+        **kwargs: Unpack[BregmanArguments],
     ) -> None:
         beta = check_number(
             "momentum", momentum, lambda x: 0 <= x < 1, "in [0, 1)"

@@ -15,7 +15,7 @@ _numbers = itertools.count()
 _LOOK_MILLISECONDS = 50  # TensorFlow waits for a word; the least it may
 
 
-def board():
+def board() -> "Board | None":
     """Returns a `Board`, or `None` for a single process.
 
     All processes must call, as often as each other.
