@@ -23,11 +23,17 @@ from keras_app import selection
 from keras_app.checks import check_int
 from keras_app.checks import check_model
 from keras_app.checks import check_number
+from keras_app.hints import Filters
 
 _FROZEN = "_frozen_by_keras_app"
 
 
-def enable_lora(model, rank, lora_alpha=None, filters=None):
+def enable_lora(
+    model: keras.Model,
+    rank: int,
+    lora_alpha: float | None = None,
+    filters: Filters = None,
+) -> list[str]:
     """Enables LoRA that keeps the zeros of a pruned model; freezes the rest.
 
     As `enable_lora` of Keras's layers and of KerasHub's backbones, but a layer

@@ -4,6 +4,8 @@ Pure functions on NumPy arrays. Whether a score is kept, how many survive and
 who wins a tie is decided here and nowhere else.
 """
 
+from typing import Self
+
 import keras
 import numpy as np
 
@@ -19,7 +21,7 @@ class DegenerateScores(ValueError):
     """Scores that say nothing, most often of a training that diverged."""
 
     @classmethod
-    def of_nan(cls, name):
+    def of_nan(cls, name: str) -> Self:
         """Returns the error that tells of a NaN in the scores of that name."""
         return cls(
             f"`scores` must not contain NaN. Received NaN in {name!r}; did "

@@ -20,12 +20,10 @@ from keras_app.checks import check_choice
 from keras_app.checks import check_int
 from keras_app.checks import check_sparsity
 from keras_app.config import Configured
-from keras_app.masks import exact_k
-from keras_app.masks import on_devices
 from keras_app.hints import Shape
 from keras_app.hints import Ties
-from keras_app.masks.exact_k import as_scores
-from keras_app.masks.exact_k import prune_smallest
+from keras_app.masks import exact_k
+from keras_app.masks import on_devices
 from keras_app.selection import Selection
 
 Pooling = Literal["avg", "max"]

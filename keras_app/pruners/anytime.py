@@ -141,7 +141,7 @@ class AnytimeProgressivePruner(ScoredPruner):
         self._latent = {}
 
     @property
-    def takes_split(self):
+    def takes_split(self) -> bool:
         """Whether neither scorer nor rule keeps values beside the weights."""
         return super().takes_split and not self._scores_others
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from typing import get_args
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_app import enforcement
 from keras_app import host
@@ -33,8 +31,8 @@ from keras_app.masks.structures import Units
 from keras_app.pruners import audit
 from keras_app.pruners import clock
 from keras_app.pruners import takeover
-from keras_app.pruners.reading import Reading
 from keras_app.pruners.audit import PruningMissed
+from keras_app.pruners.reading import Reading
 from keras_app.pruners.targets import check_spread
 from keras_app.pruners.targets import Targets
 from keras_app.report.tables import PruningReport

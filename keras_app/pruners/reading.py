@@ -1,7 +1,12 @@
 """The arrays that a pruner computes with: NumPy's, or split over devices."""
 
+import keras
+
 from keras_app import host
 from keras_app import split
+from keras_app.hints import Arrays
+from keras_app.hints import Tensor
+from keras_app.hints import Variables
 from keras_app.masks import Unstructured
 from keras_app.selection import by_path
 from keras_app.selection import some
@@ -20,7 +25,7 @@ class Reading:
 
     _gathers = False
 
-    def begin_to_read(self):
+    def begin_to_read(self) -> list[str]:
         """Decides how; returns a list with a sentence if weights are gathered.
 
         Needs `variables`.
@@ -37,18 +42,18 @@ class Reading:
             "what is computed on the devices"
         ]
 
-    def read(self, variable):
+    def read(self, variable: keras.Variable) -> Tensor:
         """Returns a variable's values: see `keras_app.split.read`.
 
         In NumPy always, if the method or the structure takes nothing else.
         """
         return self.here(split.read(variable))
 
-    def here(self, array):
+    def here(self, array: Tensor) -> Tensor:
         """Returns an array as `read` returns values."""
         return split.gathered(array) if self._gathers else array
 
-    def magnitudes(self, variables):
+    def magnitudes(self, variables: Variables) -> Arrays:
         """Returns `{path: |w|}`."""
         return by_path(lambda v: abs(self.read(v)), variables)
 

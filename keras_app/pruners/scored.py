@@ -48,7 +48,7 @@ class ScoredPruner(Pruner):
         self.seed = seed
 
     @property
-    def takes_split(self):
+    def takes_split(self) -> bool:
         """Whether the scorer is not one of the caller's."""
         return not callable(self.scorer)
 

@@ -8,9 +8,12 @@ from keras_app import batches as batches_lib
 from keras_app import host
 from keras_app.checks import check_choice
 from keras_app.checks import check_model
+from keras_app.hints import Data
 
 
-def perplexity(model, data, from_logits=None):
+def perplexity(
+    model: keras.Model, data: Data, from_logits: bool | None = None
+) -> float:
     """Measures the perplexity of a model on tokens, in inference.
 
         exp(-sum_i w_i log p(y_i) / sum_i w_i)

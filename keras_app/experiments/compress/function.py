@@ -4,6 +4,8 @@ import pathlib
 import tempfile
 from typing import Literal
 
+import keras
+
 from keras_app import files
 from keras_app.compression.report import CompressionReport
 from keras_app.experiments.compress.experiment import Compress

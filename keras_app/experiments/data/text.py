@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -60,14 +61,14 @@ class Text(Parts):
 
     def __init__(
         self,
-        documents="pydoc_topics",
-        length=128,
+        documents: str | Sequence[str] = "pydoc_topics",
+        length: int = 128,
         *,
-        validation_fraction=0.1,
-        test_fraction=0.1,
-        batch_size=32,
-        seed=0,
-    ):
+        validation_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> None:
         check_int("length", length, 1)
         check_int("batch_size", batch_size, 1)
         check_int("seed", seed, 0)
@@ -109,18 +110,18 @@ class Text(Parts):
             "sizes": sizes,
         }
 
-    def arrays(self, ids):
+    def arrays(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Arrays `(inputs, targets)` of some windows, int32."""
         tokens = tf.gather(self._samples.images, ids)
         inputs, targets = self._prepare(tokens, None, None)
         return inputs.numpy(), targets.numpy()
 
-    def images(self, ids):
+    def images(self, ids: np.ndarray) -> np.ndarray:
         """Array of some inputs, int32."""
         return self.arrays(ids)[0]
 
     @functools.cached_property
-    def test(self):
+    def test(self) -> tuple[np.ndarray, np.ndarray]:
         """Arrays `(inputs, targets)` of the test part."""
         return self.arrays(self.test_ids)
 

@@ -1,6 +1,7 @@
 """Language models of KerasHub, untrained, by name."""
 
 import inspect
+from typing import Any
 
 import keras
 from keras import ops
@@ -9,11 +10,18 @@ from keras_app.checks import check_int
 from keras_app.experiments.models import frame
 from keras_app.experiments.models.lookup import hub
 from keras_app.experiments.models.lookup import match_name
+from keras_app.hints import Shape
 
 
 def hub_causal_lm(
-    name, input_shape, num_classes, mean=None, std=None, seed=None, **kwargs
-):
+    name: str,
+    input_shape: Shape,
+    num_classes: int,
+    mean: None = None,
+    std: None = None,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> keras.Model:
     """Any language model of KerasHub that predicts the next token, untrained.
 
     It maps tokens `(batch, length)` to logits `(batch, length, vocabulary)`.

@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pathlib
 from typing import get_args
 from typing import Literal
 
