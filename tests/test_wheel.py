@@ -90,6 +90,8 @@ def test_a_wheel_holds_the_gin_files_the_data_and_the_licence(wheel):
     }
     assert len(shipped) > 3 and shipped <= set(names)
     assert any(x.endswith(".dist-info/licenses/LICENSE") for x in names)
+    # Type checkers look for it.
+    assert "keras_app/py.typed" in names
     # A folder gin/ beside the package would hide the gin library.
     tops = {name.split("/")[0] for name in names}
     assert sorted(x for x in tops if "dist-info" not in x) == ["keras_app"]

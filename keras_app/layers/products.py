@@ -1,7 +1,9 @@
 """What a kernel sums over, what it multiplies, and how often it is applied."""
 
 import re
+from typing import Any
 
+import keras
 import numpy as np
 
 # Columns `sums` and `contracted`: axes of a kernel.
@@ -44,7 +46,9 @@ def unknown(layer, inputs, outputs):
     return None
 
 
-def at_outputs(layer, inputs, outputs):
+def at_outputs(
+    layer: keras.layers.Layer, inputs: Any, outputs: Any
+) -> int | None:
     """Once for each position of the output."""
     return _positions(layer, outputs)
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
+
+import keras
 
 from keras_app.layers import products
 
@@ -24,7 +27,7 @@ class Weight:
     follows: bool = True
 
     @property
-    def makes(self):
+    def makes(self) -> bool:
         """Whether it makes channels, rather than change what others made."""
         return False
 
@@ -58,17 +61,21 @@ class Kernel(Weight):
     left_out: str | None = None
 
     @property
-    def makes(self):
+    def makes(self) -> bool:
         """Whether it makes channels, rather than change what others made."""
         return self.outputs is not None
 
-    def sum_axes(self, layer, rank):
+    def sum_axes(
+        self, layer: keras.layers.Layer | None, rank: int
+    ) -> tuple[int, ...]:
         """The axes that are summed over to make one output."""
         if self.sums is not None:
             return self.sums(layer, rank)
         return tuple(i for i in range(rank) if i != self.outputs % rank)
 
-    def contracted_axes(self, layer, rank):
+    def contracted_axes(
+        self, layer: keras.layers.Layer | None, rank: int
+    ) -> tuple[int, ...] | None:
         """The axes that the product at one position sums over."""
         if self.spreads:
             return (self.inputs % rank,)
@@ -76,7 +83,9 @@ class Kernel(Weight):
             return self.contracted(layer, rank)
         return self.sum_axes(layer, rank)
 
-    def shared_axes(self, layer, rank):
+    def shared_axes(
+        self, layer: keras.layers.Layer | None, rank: int
+    ) -> tuple[int, ...]:
         """The axes on which each place has a product of its own."""
         return () if self.shared is None else self.shared(layer, rank)
 
@@ -127,16 +136,18 @@ class LayerType:
     inputs: Callable | None = None
 
     @property
-    def kernels(self):
+    def kernels(self) -> list["Kernel"]:
         """The kernels among the weights."""
         return [each for each in self.weights if isinstance(each, Kernel)]
 
     @property
-    def makes(self):
+    def makes(self) -> bool:
         """Whether the layer makes channels of its own."""
         return any(weight.makes for weight in self.weights)
 
-    def resized(self, layer, kept, of):
+    def resized(
+        self, layer: keras.layers.Layer, kept: int, of: int
+    ) -> dict[str, Any]:
         """The arguments of the constructor of a layer with fewer outputs."""
         if callable(self.size):
             return self.size(layer, kept, of)
