@@ -94,17 +94,12 @@ def main(argv):
             f"--run_dir={run_dir} --resume",
         )
 
-    def leave():
-        say_stopped()
-        sys.stdout.flush()
-        os._exit(cli.EXIT_INTERRUPTED)
-
     def on_start(folder):
         started.append(folder)
         cli.keep_native_chatter_in(folder.path)
 
     try:
-        with interruption.noticing_sigterm(leave=leave):
+        with interruption.noticing_sigterm(last_words=say_stopped):
             summary = experiment.run(run_dir, options.resume, on_start=on_start)
             _export_more(options, run_dir, experiment)
     except interruption.Interrupted:
@@ -119,10 +114,6 @@ def main(argv):
     ) as error:
         if os.environ.get("KERAS_APP_TRACEBACK"):
             raise
-        if interruption.was_asked():
-            # Sent to a process that exports, too, it ends that one.
-            say_stopped()
-            return cli.EXIT_INTERRUPTED
         said = cli.one_line(error)
         if not started or not started[0].trained:
             if started:

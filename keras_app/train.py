@@ -86,7 +86,7 @@ def run(
         except (ValueError, OSError, ImportError) as error:
             if interruption.was_asked():
                 # Sent to a process that exports, too, it ends that one.
-                raise interruption.Interrupted from error
+                raise
             problem = f"export: {cli.one_line(error)}"
             missed = [*summary.get("missed", ()), problem]
             summary = {**summary, "missed": missed}
@@ -140,14 +140,9 @@ def main(argv):
 
     def say_stopped():
         how = "it had not begun: start it again"
-        if (files.path(run_dir) / CONFIG).exists():
+        if started or resume:
             how = f"go on with --run_dir={run_dir} --resume"
         cli.tell(NAME, f"stopped by SIGTERM; {how}")
-
-    def leave():
-        say_stopped()
-        sys.stdout.flush()
-        os._exit(cli.EXIT_INTERRUPTED)
 
     def on_start(folder):
         started.append(folder)
@@ -160,7 +155,7 @@ def main(argv):
         )
 
     try:
-        with interruption.noticing_sigterm(leave=leave):
+        with interruption.noticing_sigterm(last_words=say_stopped):
             summary = _configured_run(gin, paths, options)(
                 run_dir=run_dir, resume=resume, on_start=on_start
             )

@@ -522,8 +522,10 @@ class Slow(keras.callbacks.Callback):
 def until_sigterm(scope, folder):
     """Trains for an epoch of 15 seconds, or until it is stopped."""
     slow = Slow()
+    # Of a machine that is busy with other tests.
+    interruption._UNWIND_SECONDS = 100
     with devices.leaving(together=(75,)):
-        with interruption.noticing_sigterm(leave=lambda: os._exit(1)):
+        with interruption.noticing_sigterm(last_words=lambda: os._exit(1)):
             try:
                 with devices.scope(**scope):
                     interruption.among(devices.board())

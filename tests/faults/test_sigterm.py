@@ -37,8 +37,9 @@ def found(tmp_path_factory):
 def test_sigterm_ends_the_run_within_seconds(found, moment):
     end = found["moments"][moment]
     assert end["status"] == 75, end
-    # Of which a busy machine takes the most.
-    assert end["seconds"] < 2 * GRACE_SECONDS + 5
+    # A busy machine takes the most of it. Schedulers wait for 30; without the
+    # signal no native code here would ever end.
+    assert end["seconds"] < 2 * GRACE_SECONDS + 20
     assert "stopped by SIGTERM" in end["said"][-1]
 
 

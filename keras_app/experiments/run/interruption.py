@@ -15,15 +15,19 @@ import math
 import os
 import select
 import signal
+import sys
 import threading
 import time
 
 import keras
 
+from keras_app import cli
+
 GRACE = "KERAS_APP_GRACE_SECONDS"
 _GRACE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0  # between two looks at what the other processes say
 _PATIENCE_SECONDS = 5.0  # for answers, and at most for the next batch
+_UNWIND_SECONDS = 10.0  # from there to the end
 
 _noted = threading.Event()
 _watch = None  # over the command that is running
@@ -38,18 +42,21 @@ class Interrupted(Exception):
 
 
 @contextlib.contextmanager
-def noticing_sigterm(then=lambda *_: None, leave=None):
+def noticing_sigterm(then=lambda *_: None, last_words=None):
     """Inside, SIGTERM is noted instead of ending the process.
 
     Args:
         then: What else to do when it comes, a handler as `signal.signal`
             takes it; may raise. Defaults to nothing.
-        leave: Called without arguments, in a thread, if `Interrupted` was not
-            raised in time; ends the process. Defaults to `None`: there is
-            time.
+        last_words: Called without arguments, in a thread, if `Interrupted`
+            was not raised in time; then the process ends with status 75.
+            Defaults to `None`: there is time.
 
     Raises:
         ValueError: `KERAS_APP_GRACE_SECONDS` is no number of seconds.
+        Interrupted: With `last_words`, in the place of whatever else fails
+            after SIGTERM: it was often sent to the processes, too, that load
+            data or export.
     """
     global _watch, _before
 
@@ -63,10 +70,14 @@ def noticing_sigterm(then=lambda *_: None, leave=None):
         _before = signal.getsignal(signal.SIGTERM)
         _handle(note)
         # Signals come to the main thread alone.
-        if leave is not None and _in_main_thread():
-            _watch = _Watch(leave, seconds, note)
+        if last_words is not None and _in_main_thread():
+            _watch = _Watch(last_words, seconds, note)
         try:
             yield
+        except Exception as error:
+            if last_words is None or not was_asked():
+                raise
+            raise Interrupted from error
         finally:
             watch, _watch = _watch, None
             if watch is not None:
@@ -134,7 +145,7 @@ def saving(wait):
 def stopping():
     """The run stops by itself now, and there is time for that."""
     if _watch is not None:
-        _watch.over.set()
+        _watch.finish()
 
 
 def pass_point():
@@ -167,18 +178,18 @@ class _Watch:
     where a step is compiled. A byte is written to a pipe at once.
 
     Args:
-        leave, seconds: See `noticing_sigterm`.
+        last_words, seconds: See `noticing_sigterm`.
         handler: That of the signal.
 
     Attributes:
-        over: Set when there is nothing to watch any more.
         wait_for_files: See `saving`.
     """
 
-    def __init__(self, leave, seconds, handler):
-        self.over = threading.Event()
+    def __init__(self, last_words, seconds, handler):
         self.wait_for_files = lambda: None
-        self._leave = leave
+        self._stops = threading.Event()  # by itself, from here on
+        self._over = threading.Event()
+        self._last_words = last_words
         self._seconds = seconds
         self._handler = handler
         self._board = None
@@ -193,9 +204,14 @@ class _Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def finish(self):
+        """There is nothing to watch any more."""
+        self._over.set()
+        self._stops.set()
+
     def close(self):
         """At the end: no thread is left."""
-        self.over.set()
+        self.finish()
         signal.set_wakeup_fd(self._other)
         self._wake()
         self._thread.join()
@@ -217,6 +233,7 @@ class _Watch:
         with self._lock:
             self._passed += 1
             if self._passed >= self._last:
+                self._stops.set()
                 raise Interrupted
 
     def _wake(self):
@@ -229,22 +246,34 @@ class _Watch:
         _noted.set()
         if self._board is not None:
             self._board.write("asked", "yes")
-        if self.over.wait(self._seconds):
+        if self._over.wait(self._seconds):
             return
         patience = min(self._seconds, _PATIENCE_SECONDS)
-        if self._agree() and self.over.wait(patience):
-            return
+        if self._agree() and self._stops.wait(patience):
+            # Processes part once more, and may compile something for that.
+            if self._over.wait(_UNWIND_SECONDS):
+                return
         self.wait_for_files()
         # A launcher may end the first process along with another one.
         self._said_by_all("saved", 0)
-        if not self.over.is_set():
-            self._leave()
+        if not self._over.is_set():
+            # Whatever fails here, the process must not go on.
+            with contextlib.suppress(Exception):
+                self._last_words()
+                sys.stdout.flush()
+            os._exit(cli.EXIT_INTERRUPTED)
 
     def _is_asked(self):
         """Waits for the signal, here or elsewhere, or for the end."""
-        while not self.over.is_set():
-            wait = None if self._board is None else _LOOK_SECONDS
-            select.select([self._hears], [], [], wait)
+        # select() would fail where more than 1024 files are open.
+        hears = select.poll()
+        hears.register(self._hears, select.POLLIN)
+        while not self._over.is_set():
+            # It may have come before there was a pipe.
+            if _noted.is_set():
+                return True
+            alone = self._board is None
+            hears.poll(None if alone else 1000 * _LOOK_SECONDS)
             with contextlib.suppress(BlockingIOError):
                 if signal.SIGTERM in os.read(self._hears, 4096):
                     return True
@@ -269,7 +298,7 @@ class _Watch:
         said = []
         for rank in range(self._board.count):
             while (text := self._board.read(f"{name}/{rank}")) is None:
-                if time.monotonic() > end or self.over.wait(0.05):
+                if time.monotonic() > end or self._over.wait(0.05):
                     return None
             said.append(int(text))
         return said
