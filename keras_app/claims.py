@@ -136,9 +136,10 @@ class Claim:
         if newest > self._number:
             self._lost = _words(_read(self._path(newest)))
             return
-        # Where a store creates an object twice, the later one has it.
+        # Who took it over removed it, and may have ended since. Where a store
+        # creates an object twice, the later one has it.
         now = _read(self._path(self._number))
-        if now and now["token"] != self._said["token"]:
+        if now is None or now["token"] != self._said["token"]:
             self._lost = _words(now)
 
     def _remove(self, below):

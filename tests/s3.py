@@ -1,7 +1,8 @@
 """An S3 server of one's own on the loopback: moto.
 
-`python -m tests.s3 PORT [LOG]` serves until it is killed, and writes a line to
-the file LOG for every object that begins to be put, and one when it is there.
+`python -m tests.s3 SOCKET LOG` serves on an open file descriptor until it is
+killed, and writes a line to the file LOG for every object that begins to be
+put, and one when it is there.
 """
 
 import contextlib
@@ -12,7 +13,6 @@ import pathlib
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -32,37 +32,33 @@ def environment(port):
 @contextlib.contextmanager
 def serving(log=os.devnull):
     """Yields the variables of a server in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.s3", str(port), str(log)],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    # Open from here on: nobody else gets the port, and requests wait for the
+    # server instead of being refused.
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        number = listening.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.s3", str(number), str(log)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[number],
+        )
     try:
-        _make_bucket(port, process)
+        _make_bucket(port)
         yield environment(port)
     finally:
         process.kill()
         process.wait()
 
 
-def _make_bucket(port, process):
+def _make_bucket(port):
     url = f"http://127.0.0.1:{port}/{BUCKET}"
-    for _ in range(600):
-        if process.poll() is not None:
-            raise RuntimeError("moto's server does not start")
-        with contextlib.suppress(OSError):
-            request = urllib.request.Request(url, method="PUT")
-            urllib.request.urlopen(request, timeout=60).close()
-            return
-        time.sleep(0.2)
-    raise RuntimeError("moto's server does not answer")
+    request = urllib.request.Request(url, method="PUT")
+    urllib.request.urlopen(request, timeout=180).close()
 
 
-def _serve(port, log):
+def _serve(listening, log):
     from moto.server import create_backend_app
     from moto.server import DomainDispatcherApplication
     from werkzeug.serving import run_simple
@@ -86,8 +82,8 @@ def _serve(port, log):
         file.write(f"ended {environ['PATH_INFO']}\n")
         return answer
 
-    run_simple("127.0.0.1", port, noting, threaded=True)
+    run_simple("127.0.0.1", 0, noting, threaded=True, fd=listening)
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), sys.argv[2] if sys.argv[2:] else os.devnull)
+    _serve(int(sys.argv[1]), sys.argv[2])

@@ -357,9 +357,21 @@ def test_a_claim_of_another_machine_expires(place, soon, capsys):
 def test_a_claim_of_another_machine_that_is_renewed_is_in_use(place, soon):
     folder = files.path(place)
     elsewhere(folder)
-    threading.Timer(0.4, elsewhere, [folder, 1]).start()
-    with pytest.raises(claims.InUse, match="process 7 on far-away"):
-        claims.Claim(folder)
+    over = threading.Event()
+
+    def renew():
+        beat = 0
+        while not over.wait(0.2):
+            elsewhere(folder, beat := beat + 1)
+
+    owner = threading.Thread(target=renew)
+    owner.start()
+    try:
+        with pytest.raises(claims.InUse, match="process 7 on far-away"):
+            claims.Claim(folder)
+    finally:
+        over.set()
+        owner.join()
     assert names(folder) == [".claim-000001"]
 
 
@@ -377,6 +389,16 @@ def test_who_was_replaced_writes_no_more(place):
         mine.save_checkpoint({}, {"step": 2})
     mine.release()
     assert RunFolder(place).load_checkpoint()[1] == {"step": 1}
+
+
+def test_who_was_replaced_writes_no_more_when_the_other_has_ended(place):
+    mine = RunFolder(place)
+    mine.begin()
+    (mine.path / ".claim-000001").unlink()
+    with pytest.raises(OSError, match="taken over by another process"):
+        mine.save_checkpoint({}, {"step": 1})
+    mine.release()
+    assert names(mine.path) == []
 
 
 def test_a_claim_is_renewed_as_long_as_it_is_held(place, soon):

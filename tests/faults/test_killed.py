@@ -37,6 +37,8 @@ def test_a_search_that_is_killed_ends_like_one_that_was_not(name, tmp_path):
     check(tmp_path, [name], kills=3)
 
 
+# What a store does depends on no backend.
+@pytest.mark.backend_free
 def test_a_run_in_a_store_that_is_killed_ends_like_one_that_was_not(tmp_path):
     check(tmp_path, ["linbreg"], 3, "--s3")
 
