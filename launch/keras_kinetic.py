@@ -88,6 +88,7 @@ def main(argv):
     parser.check_behind("--gin_file", "what to train", behind)
     for flag in ("--run_dir", "--resume"):
         parser.check_not_behind(flag, "--output says where", behind)
+    own = _own_files(parser, behind)
     behind.append("--gin_file=distribution/tpu.gin")
     jobs = _jobs(parser, options.grid, behind)
     how = _how(options)
@@ -99,7 +100,24 @@ def main(argv):
             arguments = [*arguments, f"--run_dir={folder}", "--resume"]
             print(f"    {doors.training(arguments, KERAS_BACKEND='jax')}")
         return 0
-    return _run(parser, options, jobs, how)
+    return _run(parser, options, jobs, how, own)
+
+
+def _own_files(parser, behind):
+    """The gin files that are named and lie here; those of gin/ are sent too."""
+    named = [
+        text.removeprefix("--gin_file=")
+        for before, text in zip(["", *behind], behind)
+        if text.startswith("--gin_file=") or before == "--gin_file"
+    ]
+    own = [path for path in map(pathlib.Path, named) if path.is_file()]
+    for path in own:
+        if path.is_absolute() or ".." in path.parts:
+            parser.error(
+                "--gin_file must be below the folder where this is started, to "
+                f"be sent along. Received: --gin_file={path}"
+            )
+    return own
 
 
 def _jobs(parser, grids, behind):
@@ -143,7 +161,7 @@ def _how(options):
     return how
 
 
-def _run(parser, options, jobs, how):
+def _run(parser, options, jobs, how, own):
     try:
         import kinetic
         from kinetic.core.accelerators import parse_accelerator
@@ -165,7 +183,7 @@ def _run(parser, options, jobs, how):
         os.environ["TFDS_DATA_DIR"] = "/data"
         how["capture_env_vars"] = ["TFDS_DATA_DIR"]
     with tempfile.TemporaryDirectory() as folder:
-        _stage(pathlib.Path(folder), jobs[0][1])
+        _stage(pathlib.Path(folder), own)
         sys.path.insert(0, folder)
         import kinetic_job
 
@@ -188,7 +206,7 @@ def _run(parser, options, jobs, how):
     return worst
 
 
-def _stage(folder, arguments):
+def _stage(folder, own):
     """Puts what is sent into one folder, which kinetic packs."""
     for name in _SENT:
         source = doors.ROOT / name
@@ -197,20 +215,15 @@ def _stage(folder, arguments):
             shutil.copytree(source, folder / name, ignore=unread)
         else:
             shutil.copy(source, folder)
-    # Files of one's own; those of gin/ are there.
-    for text in arguments:
-        path = pathlib.Path(text.removeprefix("--gin_file="))
-        if text.startswith("--gin_file=") and path.is_file():
-            if path.is_absolute():
-                continue
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder / path)
+    for path in own:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path)
     needed = "\n".join([*_requirements(), _BACKEND])
     (folder / "requirements.txt").write_text(f"{needed}\n")
 
 
 def _requirements():
-    """What `setup.py` says that the package needs."""
+    """What the package needs, and a run folder in a bucket."""
     import setuptools
 
     found = {}
@@ -220,7 +233,7 @@ def _requirements():
         runpy.run_path(str(doors.ROOT / "setup.py"))
     finally:
         setuptools.setup = before
-    return found["install_requires"]
+    return [*found["install_requires"], *found["extras_require"]["cloud"]]
 
 
 if __name__ == "__main__":
