@@ -317,7 +317,7 @@ def cache():
 
 def common_folder(folders):
     """Returns the folder that holds all of these, or `None`."""
-    if not is_stored(folders[0]):
+    if not any(map(is_stored, folders)):
         return pathlib.Path(os.path.commonpath(folders))
     shared = os.path.commonprefix([folder.parts for folder in folders])
     return StorePath(*shared) if len(shared) > 1 else None

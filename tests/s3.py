@@ -61,7 +61,7 @@ def _make_bucket(port):
 def _serve(listening, log):
     from moto.server import create_backend_app
     from moto.server import DomainDispatcherApplication
-    from werkzeug.serving import run_simple
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     moto = DomainDispatcherApplication(create_backend_app)
@@ -82,7 +82,8 @@ def _serve(listening, log):
         file.write(f"ended {environ['PATH_INFO']}\n")
         return answer
 
-    run_simple("127.0.0.1", 0, noting, threaded=True, fd=listening)
+    server = make_server("127.0.0.1", 0, noting, threaded=True, fd=listening)
+    server.serve_forever()
 
 
 if __name__ == "__main__":

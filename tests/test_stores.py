@@ -18,6 +18,7 @@ from keras_app import experiments
 from keras_app import files
 from keras_app import stores
 from keras_app.experiments.data import loading
+from keras_app.experiments.page import default_path
 from keras_app.experiments.page import write_page
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.experiments.run.session import Session
@@ -468,6 +469,13 @@ def test_a_run_there_ends_as_one_on_a_disk(on_s3, tmp_path):
     page = write_page([store, disk], f"{on_s3}/both.html")
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert write_page(store) == store / "report.html"
+
+
+@pytest.mark.parametrize("other", ["memory://b/run", "runs/a"])
+def test_runs_without_a_common_place_need_one_for_their_page(other):
+    for folders in (["memory://a/run", other], [other, "memory://a/run"]):
+        with pytest.raises(ValueError, match="must share a bucket, or a disk"):
+            default_path([files.path(folder) for folder in folders])
 
 
 def test_sets_of_a_lottery_are_read_from_there(place):

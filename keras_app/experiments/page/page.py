@@ -85,7 +85,13 @@ def default_path(folders):
     if len(folders) == 1:
         return folders[0] / PAGE
     parents = [folder.resolve().parent for folder in folders]
-    return files.common_folder(parents) / COMPARISON
+    shared = files.common_folder(parents)
+    if shared is None:
+        raise ValueError(
+            "`run_dirs` must share a bucket, or a disk, unless the place of "
+            f"the page is said. Received: {', '.join(map(str, folders))}"
+        )
+    return shared / COMPARISON
 
 
 # In the order of the page.
