@@ -27,7 +27,7 @@ GRACE = "KERAS_APP_GRACE_SECONDS"
 _GRACE_SECONDS = 10.0
 _LOOK_SECONDS = 1.0  # between two looks at what the other processes say
 _PATIENCE_SECONDS = 5.0  # for answers, and at most for the next batch
-_UNWIND_SECONDS = 10.0  # from there to the end
+_UNWIND_SECONDS = 5.0  # from there to the end
 
 _noted = threading.Event()
 _watch = None  # over the command that is running
