@@ -91,7 +91,7 @@ def test_making_a_model_faster(tmp_path):
         assert (tmp_path / name).exists()
 
 
-def test_shipping(tmp_path, done_here):
+def test_shipping(tmp_path):
     names = run_blocks("export.md", 5)
     assert names["small"].count_params() < names["model"].count_params() / 2
     micro = (tmp_path / "micro.tflite").stat().st_size
