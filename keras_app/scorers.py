@@ -41,11 +41,9 @@ from keras_app.hints import Variables
 
 BatchNormMode = Literal["train", "inference"]
 
+_Name = Literal["magnitude", "random", "snip", "taylor", "grasp", "synflow"]
 # The name of a scorer, or `(model, variables, data, masks) -> [array]`.
-Scorer = (
-    Literal["magnitude", "random", "snip", "taylor", "grasp", "synflow"]
-    | Callable[..., Sequence[Any]]
-)
+Scorer = _Name | Callable[..., Sequence[Any]]
 
 __all__ = ["score"]
 

@@ -98,6 +98,12 @@ def test_the_library_imports_nothing_of_the_experiments():
     assert wrong == {}
 
 
+def test_a_reader_need_not_know_more_than_500_lines():
+    files = (ROOT / "keras_app").rglob("*.py")
+    lines = {path: len(path.read_text().splitlines()) for path in files}
+    assert {path: n for path, n in lines.items() if n > 500} == {}
+
+
 def test_the_doors_are_needed():
     doors = {
         name
