@@ -37,7 +37,9 @@ def on_files(files, config):
         f"{FOLDER}commands.md": commands_page(),
         f"{FOLDER}gin_files.md": gin_page(),
     }
-    for name in rooms():
+    SHOWN.clear()
+    # `compat` hands on what other rooms define.
+    for name in sorted(rooms(), key=lambda name: name.startswith("compat")):
         made[f"{FOLDER}{name}.md"] = room_page(name)
     for uri, content in made.items():
         files.append(File.generated(config, uri, content=content))
@@ -122,8 +124,18 @@ def real(value):
     return f"{value.__module__}.{value.__qualname__}"
 
 
+# What is on a page already; a second place for it would be ambiguous.
+SHOWN = set()
+
+
 def entry(path, value, name, **more):
     """A class or function, under the name that users give it."""
+    if real(value) in SHOWN:
+        mark = "#" * more.get("heading_level", 2)
+        anchor = "" if real(value) == path else f" {{#{path}}}"
+        link = f"[`{real(value)}`][{real(value)}]"
+        return [f"{mark} {name}{anchor}", "", f"See {link}."]
+    SHOWN.add(real(value))
     lines = [f"::: {real(value)}"]
     lines += options(heading=name, toc_label=name, **more)
     # Other pages link to the public name.
