@@ -204,10 +204,17 @@ def fetch(folder, place):
     # In a child: the store's client starts threads.
     child = os.fork()
     if not child:
-        from keras_app import files
+        status = _CRASHED
+        try:
+            from keras_app import files
 
-        files.path(folder).download(place)
-        os._exit(0)
+            files.path(folder).download(place)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            # Not as far as what the parent does at its own end.
+            os._exit(status)
     _, state = os.waitpid(child, 0)
     if state:
         raise RuntimeError(f"{folder} could not be read")
