@@ -59,6 +59,7 @@ def test_outputs_are_stored_and_none_is_an_error(name):
     assert found and all(each["output_type"] != "error" for each in found)
 
 
+@pytest.mark.slow  # the README's own code, which is tested, does the same
 def test_a_cnn_twice_as_fast(tmp_path, monkeypatch):
     names = ran("make_a_cnn_twice_as_fast", tmp_path, monkeypatch)
     small, model = names["small"].model, names["model"]
