@@ -85,8 +85,7 @@ def test_coming_from_tfmot(tmp_path, monkeypatch):
 def test_lora_keeps_two_of_four(tmp_path, monkeypatch):
     pytest.importorskip("keras_hub", reason="the extra `hub`")
     names = ran("lora_2_4_kerashub", tmp_path, monkeypatch)
-    layer = names["merged"].get_layer("bert_backbone")
-    kernel = layer.get_layer("transformer_layer_0")
+    kernel = names["merged"].get_layer("transformer_layer_0")
     kernel = kernel._feedforward_intermediate_dense.kernel
     kept = ops.convert_to_numpy(kernel) != 0
     groups = kept.reshape(4, 4, -1).sum(axis=1)
