@@ -19,6 +19,7 @@ _LONGEST_SECONDS = 300
 _CRASHED = 70
 _MODULES = (
     "tensorboard.summary",
+    "tensorflow",  # for data, on any backend: the slowest of all
     "tensorflow_datasets",
     "keras_app.train",
     "keras_app.experiments.data",
