@@ -82,6 +82,7 @@ def test_learning_from_a_stream(capsys):
     assert found == ["0.800", "0.617", "0.475", "0.366"]
 
 
+@pytest.mark.slow  # the code of the README, which is tested, on other data
 def test_making_a_model_faster(tmp_path):
     names = run_blocks("compress.md", 2)
     small, model = names["small"], names["model"]

@@ -733,7 +733,11 @@ def test_the_commands_of_the_docs_are_accepted(tools):
     blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
     seen = set()
     for block in blocks:
-        seen.add(re.search(r"launch/(\w+\.sh)", block).group(1))
+        script = re.search(r"launch/(\w+\.sh)", block)
+        # Those in Python have tests of their own.
+        if script is None:
+            continue
+        seen.add(script.group(1))
         assert block.count(" -- ") == 1
         done = tools.run("-c", block.replace(" -- ", " --dry-run -- "))
         assert (done.returncode, done.errors) == (0, "")

@@ -1,5 +1,6 @@
 """What a newcomer sees first: names, help, and the console command."""
 
+import dataclasses
 import os
 import runpy
 import subprocess
@@ -25,6 +26,14 @@ def test_tab_completion_shows_the_public_names_and_nothing_else():
 
 # Public and in their own documentation.
 RARE = {"layers", "masks_of"}
+
+
+@pytest.mark.parametrize("name", ["Anytime", "Train", "Lottery", "Compress"])
+def test_what_the_summary_calls_an_experiment_is_no_argument(name):
+    """As a field it would be what the base says, in every child."""
+    experiment = getattr(ka.experiments, name)
+    assert "kind" not in {f.name for f in dataclasses.fields(experiment)}
+    assert experiment.kind == name.lower()
 
 
 def run(*arguments):

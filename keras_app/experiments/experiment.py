@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
+from typing import ClassVar
 from typing import Self
 
 import keras
@@ -57,7 +58,7 @@ class Experiment:
     seed: int = 0
 
     #: What `summary.json` calls it.
-    kind: str | None = None
+    kind: ClassVar[str | None] = None
 
     #: Fields that name objects; `settings` describes what came of them.
     _objects = frozenset({"data", "model", "optimizer", "pruner"})
