@@ -92,6 +92,7 @@ def test_making_a_model_faster(tmp_path):
         assert (tmp_path / name).exists()
 
 
+@pytest.mark.slow  # a process for each file; each export is tested by itself
 def test_shipping(tmp_path):
     names = run_blocks("export.md", 5)
     assert names["small"].count_params() < names["model"].count_params() / 2
