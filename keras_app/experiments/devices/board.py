@@ -6,6 +6,7 @@ service with which the processes have met. Private names in use:
 `jax._src.distributed.global_state` and `tensorflow.python.eager.context`.
 """
 
+import functools
 import itertools
 
 from keras_app import host
@@ -44,37 +45,33 @@ class Board:
         self.count = count
         # A training of the same processes before this one had its own.
         self._folder = f"keras_app/{next(_numbers)}"
+        # Taken once: the backend forgets its service when it shuts down, while
+        # a thread may still be looking.
         if host.BACKEND == "jax":
             import jax
-
-            self.rank = jax.process_index()
-        else:
-            self.rank = host.open_scope.chosen.cluster_resolver.task_id
-
-    def write(self, name, text):
-        """Leaves a word; the first one under a name stays."""
-        name = f"{self._folder}/{name}"
-        if host.BACKEND == "jax":
             from jax._src import distributed
 
-            _try(distributed.global_state.client.key_value_set, name, text)
+            client = distributed.global_state.client
+            self.rank = jax.process_index()
+            self._set = client.key_value_set
+            self._get = client.key_value_try_get
         else:
             from tensorflow.python.eager import context
 
-            _try(context.context().set_config_key_value, name, text)
+            service = context.context()
+            self.rank = host.open_scope.chosen.cluster_resolver.task_id
+            self._set = service.set_config_key_value
+            self._get = functools.partial(
+                service.get_config_key_value, timeout_in_ms=_LOOK_MILLISECONDS
+            )
+
+    def write(self, name, text):
+        """Leaves a word; the first one under a name stays."""
+        _try(self._set, f"{self._folder}/{name}", text)
 
     def read(self, name):
         """Returns the word under a name, or `None`."""
-        name = f"{self._folder}/{name}"
-        if host.BACKEND == "jax":
-            from jax._src import distributed
-
-            return _try(distributed.global_state.client.key_value_try_get, name)
-        from tensorflow.python.eager import context
-
-        return _try(
-            context.context().get_config_key_value, name, _LOOK_MILLISECONDS
-        )
+        return _try(self._get, f"{self._folder}/{name}")
 
 
 def _try(call, *arguments):
