@@ -23,9 +23,9 @@ from keras_app.experiments.cli.parser import several
 from keras_app.experiments.cli.parser import switch
 from keras_app.experiments.compress import Compress
 from keras_app.experiments.compress.examples import Examples
+from keras_app.experiments.exporting import export_run
 from keras_app.experiments.run import interruption
 from keras_app.export.formats import FORMATS
-from keras_app.export.run import export_run
 from keras_app.masks import DegenerateScores
 
 _NAME = "keras_app.compress"

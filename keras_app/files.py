@@ -13,8 +13,10 @@ import os
 import pathlib
 import shutil
 import tempfile
+import zipfile
 
 import keras
+import numpy as np
 
 from keras_app import claims
 from keras_app.stores import scheme_of
@@ -343,6 +345,30 @@ def load_model(path, compile=True):
             return keras.saving.load_model(file, compile=compile)
     # Keras has an exception of its own for each part of a file.
     except Exception as error:
+        raise ValueError(f"{path} does not load: {error}") from error
+
+
+def load_arrays(path):
+    """Loads the arrays of a file, or raises one error that names the file.
+
+    Args:
+        path: The path of a `.npz` file, as the function `path` returns it.
+
+    Returns:
+        `{name: array}`.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It does not load.
+    """
+    try:
+        with (
+            path.open("rb") as opened,
+            np.load(opened, allow_pickle=False) as file,
+        ):
+            return {name: file[name] for name in file.files}
+    # A TypeError: it holds one array without a name, as a .npy file does.
+    except (ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path} does not load: {error}") from error
 
 

@@ -60,7 +60,7 @@ def run(
         experiment: One of `keras_app.experiments`.
         run_dir, resume, on_start: Passed to its `run`.
         export: Called with `run_dir` and `resume` at the end, such as
-            `keras_app.export.export_run`. Defaults to `None`.
+            `keras_app.experiments.export_run`. Defaults to `None`.
         distribution: A callable without arguments that makes a context to
             run the experiment in, such as `experiments.devices.scope` with
             its arguments bound. Defaults to none: one device.
@@ -209,11 +209,11 @@ def _check_export(gin):
     """Raises for options that an export would refuse after the training."""
     try:
         bound = gin.get_bindings(
-            "keras_app.export.export_run", resolve_references=False
+            "keras_app.experiments.export_run", resolve_references=False
         )
     except ValueError:
         return  # no file names it
-    from keras_app.export import export_run
+    from keras_app.experiments import export_run
     from keras_app.export import formats
 
     own = set(inspect.signature(export_run).parameters) - {"formats"}

@@ -13,7 +13,6 @@ EXPERIMENTS = "keras_app.experiments"
 # What the command lines run may use both.
 DOORS = {
     "keras_app.compress",
-    "keras_app.export.run",
     "keras_app.prune",
     "keras_app.sweep",
     "keras_app.train",

@@ -107,7 +107,6 @@ def test_every_public_object_has_an_example(module):
         "count_of_writes",
         "export_litert",
         "export_onnx",
-        "export_run",
         "export_saved_model",
         "flops_per_sample",
         "hand_to_trainer",

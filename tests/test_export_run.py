@@ -12,11 +12,11 @@ from keras import layers
 from keras_app import cli
 from keras_app import export
 from keras_app import train
+from keras_app.experiments import export_run
 from keras_app.export import formats
 from keras_app.export.__main__ import main
 from keras_app.export.formats import Format
 from keras_app.export.formats import FORMATS
-from keras_app.export.run import export_run
 
 
 @pytest.fixture
@@ -228,6 +228,8 @@ def test_samples_come_from_a_file_or_the_data_of_the_run(
         (["RUN", "--format=sparse", "--target=gpu"], "takes it, litert"),
         (["RUN", "--baseline=none.tflite"], "file that exists.*none.tflite"),
         (["RUN", "--evaluate=none.npz"], "none.npz"),
+        (["RUN", "--data=text.npz"], "text.npz does not load"),
+        (["RUN", "--data=other.npz"], "other.npz must hold x. Received: z"),
         (["RUN", "--io_dtype=int8"], "`quantize` must be 'int8' with io_dt"),
         (["RUN", "--target=gpu", "--sparse=true"], "refuses sparse tensors"),
         (["RUN", "--data=nothing_known"], "nothing_known"),
@@ -236,7 +238,12 @@ def test_samples_come_from_a_file_or_the_data_of_the_run(
         (["RUN", "--quantize=dynamic", "--sparse=true"], "Use 'int8'"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(run_dir, arguments, message):
+def test_a_mistake_is_told_in_one_line(
+    run_dir, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.npz").write_text("no arrays")
+    np.savez("other.npz", z=np.ones(3))
     arguments = [str(run_dir) if x == "RUN" else x for x in arguments]
     with pytest.raises(cli.UsageError, match=message) as caught:
         main(arguments)

@@ -197,7 +197,8 @@ def test_a_data_set_by_name():
     "text, message",
     [
         ("none.npz", "none.npz"),
-        ("text.npz", "does not load"),
+        ("text.npz", "text.npz does not load"),
+        ("alone.npz", "alone.npz does not load"),
         ("other.npz", r"\['x', 'z'\]"),
         ("half.npz", "both of x_val and y_val"),
         ("short.npz", r"'x': \(32, 6, 6, 2\), 'y': \(3,\)\}"),
@@ -214,6 +215,8 @@ def test_a_data_set_by_name():
 def test_data_that_are_none(text, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.npz").write_text("no arrays")
+    with open("alone.npz", "wb") as file:
+        np.save(file, X)
     np.savez("other.npz", x=X, z=Y)
     np.savez("half.npz", x=X, y=Y, x_val=X)
     np.savez("short.npz", x=X, y=Y[:3])

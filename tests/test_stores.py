@@ -17,12 +17,12 @@ from keras_app import cli
 from keras_app import experiments
 from keras_app import files
 from keras_app import stores
+from keras_app.experiments import export_run
 from keras_app.experiments.data import loading
 from keras_app.experiments.page import default_path
 from keras_app.experiments.page import write_page
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.experiments.run.session import Session
-from keras_app.export import export_run
 from keras_app.export import load_sparse
 from keras_app.export import save_sparse
 from keras_app.lottery import PracSets

@@ -102,10 +102,10 @@ def test_the_config_is_whole_before_the_run_counts_as_finished(
     assert text == (tmp_path / "run" / "config.gin").read_text()
     # One line that only a run knows, and one that no run uses.
     assert "data.Megabatches.scoring_batch_size = 100\n" in text
-    assert "export.export_run.shrink = False\n" in text
+    assert "experiments.export_run.shrink = False\n" in text
     gin.clear_config()
     gin.parse_config(text)
-    formats = gin.query_parameter("keras_app.export.export_run.formats")
+    formats = gin.query_parameter("keras_app.experiments.export_run.formats")
     assert formats == ("litert", "saved_model", "sparse")
 
 
@@ -132,8 +132,8 @@ def test_a_mistake_is_one_line_and_status_2_and_no_folder(tmp_path):
 def test_exports_are_checked_before_the_training(tmp_path, binding, told):
     bound = [
         "--gin_file=export.gin",
-        "--gin_param=export.export_run.target='gpu'",
-        f"--gin_param=export.export_run.{binding}",
+        "--gin_param=experiments.export_run.target='gpu'",
+        f"--gin_param=experiments.export_run.{binding}",
     ]
     with pytest.raises(cli.UsageError, match=told):
         train.main(["train", *SHORT, *bound, f"--run_dir={tmp_path / 'r'}"])
@@ -252,6 +252,20 @@ def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path, line, words):
         train.main(["train", f"--gin_file={path}"])
     assert str(error.value).startswith(f"{path}, line 3: ")
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_is_an_experiment_s_is_told_where_another_room_is_named(tmp_path):
+    path = tmp_path / "own.gin"
+    path.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from keras_app import export\n"
+        "export.export_run.formats = ('sparse',)\n"
+    )
+    with pytest.raises(cli.UsageError) as error:
+        train.main(["train", "--gin_file=magnitude.gin", f"--gin_file={path}"])
+    said = str(error.value)
+    assert said.startswith(f"{path}, line 3: ")
+    assert "Write experiments.export_run, and above it the line: from" in said
 
 
 def test_a_macro_that_is_misspelt_is_not_passed_over(tmp_path):

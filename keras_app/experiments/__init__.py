@@ -9,6 +9,7 @@ from keras_app.experiments.callbacks import PlateauLearningRate
 from keras_app.experiments.callbacks import TriangularLearningRate
 from keras_app.experiments.compress import Compress
 from keras_app.experiments.continuous import TicketSearch
+from keras_app.experiments.exporting import export_run
 from keras_app.experiments.lottery import Lottery
 from keras_app.experiments.training import Train
 
@@ -23,5 +24,6 @@ __all__ = [
     "TriangularLearningRate",
     "data",
     "devices",
+    "export_run",
     "models",
 ]

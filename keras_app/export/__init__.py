@@ -3,7 +3,6 @@
 from keras_app.export.export_report import ExportReport
 from keras_app.export.litert import export_litert
 from keras_app.export.onnx_file import export_onnx
-from keras_app.export.run import export_run
 from keras_app.export.saved_model import export_saved_model
 from keras_app.export.shrink import shrink
 from keras_app.export.sparse import load_sparse
@@ -15,7 +14,6 @@ __all__ = [
     "ExportReport",
     "export_litert",
     "export_onnx",
-    "export_run",
     "export_saved_model",
     "load_sparse",
     "merge_lora",

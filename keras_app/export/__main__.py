@@ -11,6 +11,7 @@ from keras_app.experiments.cli.parser import number
 from keras_app.experiments.cli.parser import Parser
 from keras_app.experiments.cli.parser import several
 from keras_app.experiments.cli.parser import switch
+from keras_app.experiments.exporting import export_run
 from keras_app.export.formats import FORMATS
 from keras_app.export.litert.targets import TARGETS
 
@@ -86,8 +87,6 @@ def main(argv):
         cli.UsageError: What would be exit status 2.
     """
     options = _parser().parse_args(argv)
-    from keras_app.export.run import export_run
-
     given = {
         "quantize": options.quantize,
         "sparse": _SPARSE.get(options.sparse),

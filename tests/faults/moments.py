@@ -45,11 +45,13 @@ MOMENTS = {
         f"{_ANYTIME}:_Learner", "prepare", 2, "python"
     ),
     "the page": Moment("keras_app.experiments.page", "write_page", 1, "python"),
-    "exporting": Moment("keras_app.export.run", "_targets", 1, "native"),
+    "exporting": Moment(
+        "keras_app.experiments.exporting", "_targets", 1, "native"
+    ),
 }
 _EXPORT = [
     "--gin_file=export.gin",
-    "--gin_param=export.export_run.formats=('sparse',)",
+    "--gin_param=experiments.export_run.formats=('sparse',)",
 ]
 
 

@@ -3,12 +3,11 @@
 import dataclasses
 import importlib
 import re
-import zipfile
 
 import keras
-import numpy as np
 
 from keras_app import files
+from keras_app.experiments import data as data_lib
 
 WORDS = (
     "a data set by name, such as cifar10 (images in [0, 1]); arrays.npz with x "
@@ -65,9 +64,6 @@ def read(text):
     match = _FUNCTION.fullmatch(text)
     if match:
         return _from_function(text, *match.groups())
-    # TensorFlow Datasets is slow to import.
-    from keras_app.experiments import data as data_lib
-
     parts = data_lib.Holdout(text)
     return Data(
         parts.arrays(parts.train_ids), parts.arrays(parts.validation_ids)
@@ -75,14 +71,7 @@ def read(text):
 
 
 def _from_file(path):
-    try:
-        with (
-            path.open("rb") as opened,
-            np.load(opened, allow_pickle=False) as file,
-        ):
-            found = {name: file[name] for name in file.files}
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"--data: {path} does not load: {error}") from error
+    found = files.load_arrays(path)
     known = {"x", "y", "x_val", "y_val"}
     if "x" not in found or found.keys() - known:
         raise ValueError(

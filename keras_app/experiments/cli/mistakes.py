@@ -10,6 +10,7 @@ import sys
 import tokenize
 
 from keras_app import cli
+from keras_app import experiments
 from keras_app import files
 from keras_app.experiments.cli import gin_files
 
@@ -93,6 +94,11 @@ def _configurable(gin, file, name):
 
 
 def _attribute(gin, file, owner, name):
+    if name in experiments.__all__:
+        return (
+            f" Write experiments.{name}, and above it the line: "
+            "from keras_app import experiments"
+        )
     found = pydoc.locate(owner)
     public = getattr(found, "__all__", None) or dir(found)
     return cli.did_you_mean(name, [x for x in public if x[0] != "_"])

@@ -2,13 +2,16 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_app import files
+from keras_app.experiments import data as data_lib
+from keras_app.experiments import page
+from keras_app.experiments.run.folder import MODEL
+from keras_app.experiments.run.folder import SUMMARY
 from keras_app.export import export_report
 from keras_app.export.export_report import ExportReport
 from keras_app.export.formats import checked
@@ -17,8 +20,6 @@ from keras_app.export.shrink import shrink as shrink_model
 from keras_app.hints import FilePath
 from keras_app.hints import Inputs
 
-_MODEL = "model.keras"
-_SUMMARY = "summary.json"
 _SAMPLES = 200
 
 
@@ -74,10 +75,10 @@ def export_run(
     """
     source = files.path(source)
     formats = checked(formats, **options)
-    path = source / _MODEL if source.is_dir() else source
+    path = source / MODEL if source.is_dir() else source
     if not path.is_file():
         raise FileNotFoundError(
-            f"`source` must be a run folder with a {_MODEL}, or a .keras file. "
+            f"`source` must be a run folder with a {MODEL}, or a .keras file. "
             f"Received: source={source}"
         )
     targets = _targets(source, path, formats, output, options)
@@ -98,11 +99,8 @@ def export_run(
         targets[each].parent.mkdir(parents=True, exist_ok=True)
         taken = FORMATS[each].options(data=data, **options)
         found[each] = FORMATS[each].export(model, targets[each], **taken)
-    if (source / _SUMMARY).is_file():
-        # Here: the library loads no experiments.
-        from keras_app.experiments.page import write_page
-
-        write_page(source)
+    if (source / SUMMARY).is_file():
+        page.write_page(source)
     return [found[each] for each in formats]
 
 
@@ -127,7 +125,7 @@ def _targets(source, model, formats, output, options):
 def _samples(source, data):
     """Inputs as an array, or `None` for random ones."""
     if data is None:
-        summary = source / _SUMMARY
+        summary = source / SUMMARY
         if not summary.is_file():
             return None
         name = json.loads(summary.read_text()).get("data")
@@ -148,19 +146,13 @@ def _samples(source, data):
 
 def _arrays(path, *choices):
     """Arrays of a `.npz` file: the first of several lists that it holds."""
-    try:
-        with (
-            files.path(path).open("rb") as opened,
-            np.load(opened, allow_pickle=False) as file,
-        ):
-            for names in choices:
-                if set(names) <= set(file.files):
-                    return [file[name] for name in names]
-            found = ", ".join(file.files) or "nothing"
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is no .npz file: {error}") from error
+    found = files.load_arrays(files.path(path))
+    for names in choices:
+        if found.keys() >= set(names):
+            return [found[name] for name in names]
     raise ValueError(
-        f"{path} must hold {' and '.join(choices[-1])}. Received: {found}"
+        f"{path} must hold {' and '.join(choices[-1])}. "
+        f"Received: {', '.join(found) or 'nothing'}"
     )
 
 
@@ -179,8 +171,5 @@ def _images(name):
 
 
 def _images_and_labels(name, split):
-    # TensorFlow Datasets is slow to import.
-    from keras_app.experiments import data as data_lib
-
     images, labels = data_lib.load_arrays(name, split, download=False)
     return images.astype("float32") / 255.0, labels
