@@ -2,19 +2,24 @@
 
 A run of `app.gin`, and checkpoints of 24 million numbers, with the folder on a
 disk and in S3: a server of `moto` on this machine, so that no network is
-measured. `PYTHONPATH=. python benchmarks/run_folder.py`, pinned to a core.
+measured. Pinned to a core:
+
+    PYTHONPATH=. python benchmarks/run_folder.py --results docs/results/data
 """
 
 import argparse
 import os
 import pathlib
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+import keras
 import numpy as np
+import results
 
 from tests import s3
 
@@ -60,32 +65,59 @@ def checkpoint(folder, numbers):
     return held, written, read
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--numbers", type=int, default=24_000_000)
-    options = parser.parse_args()
+def measure(rounds, numbers):
+    """`{"rounds": {place: [figures]}}`, the places in turns."""
     figures = {"disk": [], "S3": []}
     with tempfile.TemporaryDirectory() as disk:
         log = pathlib.Path(disk) / "puts.log"
         with s3.serving(log) as environment:
             os.environ.update(environment)
-            for turn in range(options.rounds):
+            for turn in range(rounds):
                 for where, place in (
                     ("disk", f"{disk}/{turn}"),
                     ("S3", f"s3://{s3.BUCKET}/{turn}"),
                 ):
                     times = run(f"{place}/run")
                     puts = log.read_text().count("begun")
-                    times += checkpoint(f"{place}/large", options.numbers)
+                    times += checkpoint(f"{place}/large", numbers)
                     figures[where].append((*times, puts))
                     log.write_text("")
-    print(
-        "| folder | run, s | of processor | held, s | written | read | puts |"
-    )
-    for where, rounds in figures.items():
-        middle = np.median(rounds, axis=0)
-        print(f"| {where} | " + " | ".join(f"{x:.3g}" for x in middle) + " |")
+    return {"rounds": figures}
+
+
+def table(rounds):
+    header = [
+        "folder",
+        "run, s",
+        "of processor, s",
+        "training held, s",
+        "written after, s",
+        "read in, s",
+        "objects put",
+    ]
+    rows = []
+    for where, figures in rounds.items():
+        cells = []
+        for column in zip(*figures):
+            middle = statistics.median(column)
+            text = f"{middle:.3g}"
+            if min(column) != max(column):
+                text += f" ({min(column):.3g}-{max(column):.3g})"
+            cells.append(text)
+        rows.append([where, *cells])
+    return header, rows
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    results.options(parser)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--numbers", type=int, default=24_000_000)
+    args = parser.parse_args(argv)
+    packages = ("keras", keras.config.backend(), "fsspec", "s3fs")
+    found = results.Results(args, "run_folder", packages, ("rounds", "numbers"))
+    found.measure("places", measure, args.rounds, args.numbers)
+    found.finish({"places": table(found.measured["places"]["rounds"])})
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@ r"""Methods at equal tuning budgets: settings by validation, figures by test.
     pip install -e '.[ray]'
     export TFDS_DATA_DIR=...
     python benchmarks/tuned_methods.py --results docs/results/data --work runs
+    python benchmarks/tuned_methods.py --data cifar10 --work runs
 
-Every method has twelve settings of its own knobs. Each is one run of `python -m
-keras_app.sweep` at 95 % sparsity, with a seed that is not used again, judged on
+Every method has as many settings of its own knobs: twelve on Fashion-MNIST,
+three on CIFAR-10, in a third of the epochs. Each is one run of `python -m
+keras_app.sweep` at one sparsity, with a seed that is not used again, judged on
 the validation part. The best one then trains at every sparsity with three seeds
 and is judged on the test set. What was tried and what was chosen is stored
 beside the results; a method that is there is not measured again.
@@ -15,6 +17,7 @@ protocol and the bindings that the table of settings gives.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -23,7 +26,6 @@ import sys
 import results
 from measure import plus_minus
 
-TUNED_AT = 0.95
 TUNING_SEED = 100
 STEPS = 5 * 446
 SOME_FAILED = 1  # of a sweep: settings with which a training diverges
@@ -38,7 +40,7 @@ ADAM = f"{OPTIMIZER}='adam'"
 
 # {method: (gin file, [(further bindings, {knob: values}), ...])}: the values of
 # all grids together are twelve settings.
-METHODS = {
+FASHION_MNIST = {
     "dense": (
         "fashion_mnist",
         [
@@ -143,6 +145,37 @@ METHODS = {
     ),
 }
 
+PEAK = "experiments.TriangularLearningRate.peak"
+SGD_PEAKS = [((), {PEAK: [0.75, 1.2, 2.0]})]
+
+# Three settings each, around the best on a network of twice the width.
+CIFAR10 = {
+    "dense": ("cifar10_dense", SGD_PEAKS),
+    "gradual magnitude": ("cifar10_magnitude", SGD_PEAKS),
+    "AdaBreg": ("cifar10_adabreg", [((), {PEAK: [1e-2, 2e-2, 4e-2]})]),
+    "RigL": ("cifar10_rigl", SGD_PEAKS),
+    "LinBreg": ("cifar10_linbreg", [((), {PEAK: [0.3, 1.0, 3.0]})]),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A data set with its network: what is tuned on it, where, and how."""
+
+    methods: dict
+    tuned_at: float
+    sparsities: tuple[float, ...]
+    # While tuning only.
+    bindings: tuple[str, ...] = ()
+
+
+TASKS = {
+    "fashion_mnist": Task(FASHION_MNIST, 0.95, (0.8, 0.9, 0.95, 0.98)),
+    "cifar10": Task(
+        CIFAR10, 0.966, (0.9, 0.966, 0.99), ("experiments.Train.epochs=2",)
+    ),
+}
+
 
 def sweep(folder, file, bindings, grid):
     """The finished runs of a sweep: `[(point, folder of the run)]`."""
@@ -172,15 +205,16 @@ def events(run):
     return [json.loads(line) for line in lines]
 
 
-def tune(name, work):
+def tune(name, task, work):
     """Settings with their validation accuracy, the best one first."""
-    file, grids = METHODS[name]
+    file, grids = task.methods[name]
     tried = []
     for number, (more, grid) in enumerate(grids):
         folder = work / f"{slug(name)}-tuning-{number}"
-        fixed = (*more, f"experiments.Train.seed={TUNING_SEED}")
+        seed = f"experiments.Train.seed={TUNING_SEED}"
+        fixed = (*more, *task.bindings, seed)
         if name != "dense":
-            fixed = (*fixed, f"SPARSITY={TUNED_AT}")
+            fixed = (*fixed, f"SPARSITY={task.tuned_at}")
         for point, run in sweep(folder, file, fixed, grid):
             # One that diverged is a setting that was tried, and lost.
             done = (run / "summary.json").exists()
@@ -197,9 +231,11 @@ def tune(name, work):
 
 def measure(name, args):
     """Everything about a method, as it is stored."""
-    tried = tune(name, args.work)
-    folder = args.work / f"{slug(name)}-final"
-    file, fixed = METHODS[name][0], tried[0]["settings"]
+    task = TASKS[args.data]
+    work = args.work / args.data
+    tried = tune(name, task, work)
+    folder = work / f"{slug(name)}-final"
+    file, fixed = task.methods[name][0], tried[0]["settings"]
     grid = {"experiments.Train.seed": args.seeds}
     if name != "dense":
         grid["SPARSITY"] = args.sparsities
@@ -233,12 +269,15 @@ def tables(found, args):
         rows.append(row)
         values = [100 * each["validation"] for each in one["tried"]]
         short = [
-            setting.replace("experiments.", "").replace(RATE[12:], "rate")
+            setting.replace(RATE, "rate")
+            .replace(PEAK, "rate")
+            .replace("experiments.", "")
             for setting in one["tried"][0]["settings"]
         ]
         settings.append(
             [
                 name,
+                str(len(values)),
                 f"`{', '.join(short)}`",
                 f"{values[0]:.2f}",
                 f"{values[-1]:.2f}" if values[-1] else "diverged",
@@ -250,7 +289,7 @@ def tables(found, args):
             rows,
         ),
         "settings": (
-            ["method", "chosen of twelve", "validation, best", "worst"],
+            ["method", "tried", "chosen", "validation, best", "worst"],
             settings,
         ),
     }
@@ -260,8 +299,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     results.options(parser)
-    add("--only", nargs="+", choices=METHODS, default=list(METHODS))
-    add("--sparsities", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.98])
+    add("--data", choices=TASKS, default="fashion_mnist")
+    add("--only", nargs="+", help="methods; all of the data set if not given")
+    add("--sparsities", type=float, nargs="+", help="those of the data set")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2])
     add(
         "--work",
@@ -270,13 +310,21 @@ def main(argv=None):
         help="folder of the sweeps, which go on where they stopped",
     )
     args = parser.parse_args(argv)
+    task = TASKS[args.data]
+    names = args.only or list(task.methods)
+    if unknown := sorted(set(names) - set(task.methods)):
+        parser.error(
+            f"`--only` must be of {', '.join(task.methods)}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    args.sparsities = args.sparsities or list(task.sparsities)
     found = results.Results(
         args,
-        "tuned_fashion_mnist",
+        f"tuned_{args.data}",
         ("keras", "torch", "tensorflow", "jax", "numpy"),
         ("sparsities", "seeds"),
     )
-    for name in args.only:
+    for name in names:
         found.measure(name, measure, name, args)
     found.finish(tables(found.measured, args))
 

@@ -289,10 +289,11 @@ def test_every_pruner_of_the_catalogue_is_compared(shared):
     assert not missing, f"compare_methods.py has no row of {sorted(missing)}."
 
 
-def test_every_method_has_the_same_tuning_budget(shared):
+@pytest.mark.parametrize("data,budget", [("fashion_mnist", 12), ("cifar10", 3)])
+def test_every_method_has_the_same_tuning_budget(shared, data, budget):
     import tuned_methods
 
-    for name, (file, grids) in tuned_methods.METHODS.items():
+    for name, (file, grids) in tuned_methods.TASKS[data].methods.items():
         assert (ROOT / "benchmarks" / "protocols" / f"{file}.gin").exists()
         settings = sum(math.prod(map(len, grid.values())) for _, grid in grids)
-        assert settings == 12, name
+        assert settings == budget, name

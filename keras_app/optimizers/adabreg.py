@@ -35,7 +35,9 @@ class AdaBreg(BregmanOptimizer):
     regularized weight, two beside each other one.
 
     Args:
-        learning_rate: tau, a float >= 0 or a schedule. Defaults to `1e-3`.
+        learning_rate: tau, a float >= 0 or a schedule. Defaults to `1e-3`, that
+            of the paper's hundred epochs; in trainings of a few epochs `2e-2`
+            was the best that was measured (docs/results/methods.md).
         beta_1, beta_2: Decay of the moments, in [0, 1). Default to `0.9` and
             `0.999`.
         epsilon: Added to the bias-corrected root, > 0; Keras's Adam adds it

@@ -32,9 +32,13 @@ class LinBreg(BregmanOptimizer):
     regularized weight, two with momentum.
 
     Args:
-        learning_rate: tau, a float >= 0 or a schedule. Defaults to `0.1`.
+        learning_rate: tau, a float >= 0 or a schedule. Defaults to `0.1`, that
+            of the paper's hundred epochs; in trainings of a few epochs `1.0`
+            with momentum was the best that was measured
+            (docs/results/methods.md).
         momentum: beta, in [0, 1). The buffer holds the learning rate and the
-            factor 1 - beta; not Keras's momentum. Defaults to `0.0`.
+            factor 1 - beta; not Keras's momentum. Defaults to `0.0`; `0.9`
+            was better.
         delta: Elastic-net parameter, > 0; scales the step. Defaults to `1.0`.
         regularizers: One regularizer of `keras_app.regularizers` for all
             kernels, `{regex or layer: regularizer}`, or a callable `variable
