@@ -233,7 +233,7 @@ def test_every_stored_table_is_on_a_page_with_its_provenance(shared):
             widths = {len(row) for row in [table["header"], *table["rows"]]}
             assert len(widths) == 1, path.name
     assert shown == stored
-    assert len(PAGES) == 9
+    assert len(PAGES) == 10
 
 
 def test_the_index_names_every_page():
