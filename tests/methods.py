@@ -187,10 +187,14 @@ _GRADUAL = (
     "schedules.PolynomialDecay.frequency=3",
 )
 
+# Convolutions enough for all that is done with them, and fewer to compile.
+_CONVNET = "models.convnet.filters=(8, 16)"
+
 # {name: (gin file, parameters)}: some seconds each.
 RUNS = {
     "app": (
         "app.gin",
+        _CONVNET,
         "experiments.Anytime.methods=('app',)",
         "experiments.Anytime.epochs=2",
         "experiments.Anytime.milestones=(1,)",
@@ -211,6 +215,7 @@ RUNS = {
     ),
     "ticket_search": (
         "cs.gin",
+        _CONVNET,
         *_HOLDOUT,
         "experiments.TicketSearch.rounds=2",
         "experiments.TicketSearch.epochs=2",
@@ -219,6 +224,7 @@ RUNS = {
     ),
     "lottery": (
         "prac.gin",
+        _CONVNET,
         *_HOLDOUT,
         "experiments.Lottery.methods=('prac',)",
         "experiments.Lottery.rounds=2",

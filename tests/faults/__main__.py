@@ -54,13 +54,15 @@ def _try(options, place, store):
     }
     for trial in trials.values():
         trial.run_whole()
+    # One run could take all the kills, and leave none for another method.
+    share = -(-options.kills // len(trials))
     end = _minutes() + options.minutes
     while sum(t.kills for t in trials.values()) < options.kills:
         if _minutes() > end:
             break
         trial = min(trials.values(), key=lambda t: t.kills)
         left = options.kills - sum(t.kills for t in trials.values())
-        trial.run_killed(left)
+        trial.run_killed(min(left, share - trial.kills))
     rows = [trial.row() for trial in trials.values()]
     found = {
         "backend": options.backend,
