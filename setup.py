@@ -50,7 +50,7 @@ TEST = [
     "moto[s3]>=5.2,<6",
     "mypy>=2.4,<2.5",
     "pytest>=8,<10",
-    "pytest-xdist>=3.5,<4",
+    "pytest-xdist>=3.8,<4",
     "pyyaml>=6,<7",
     "ruff==0.17.5",
     # Builds a wheel without network; older ones need more for it.

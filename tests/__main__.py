@@ -25,7 +25,10 @@ def _run(compiled):
     failed = []
     for backend in installed:
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
-        command += ["--dist", "loadfile", *sys.argv[1:]]
+        # In the order of the names: kills of whole runs, few tests that take
+        # minutes, would come last by their number and leave a worker idle.
+        command += ["--dist", "loadfile", "--no-loadscope-reorder"]
+        command += sys.argv[1:]
         if backend != installed[0]:
             command += ["-m", "not backend_free"]
         print(f"== tests on the {backend} backend", flush=True)
