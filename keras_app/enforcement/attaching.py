@@ -32,6 +32,9 @@ from keras_app.enforcement.state import MaskState
 from keras_app.hints import Arrays
 from keras_app.selection import paths_of
 
+# Keras has it from 3.15 on.
+_MULTI_OPTIMIZER = getattr(keras.optimizers, "MultiOptimizer", ())
+
 
 def attach(model, variables=()):
     """Makes `model`'s optimizer keep masks for `variables`; returns the state.
@@ -191,7 +194,7 @@ def _wrap(optimizer, owner, state):
 
 
 def _refuse_what_keeps_no_masks(optimizer):
-    if isinstance(optimizer, keras.optimizers.MultiOptimizer):
+    if isinstance(optimizer, _MULTI_OPTIMIZER):
         raise ValueError(
             "MultiOptimizer hands the variables to optimizers of its own, so "
             "that no mask would be kept. Train with one optimizer, such as "
