@@ -309,6 +309,29 @@ def test_an_accuracy_keeps_the_last_step_that_is_good(
     ]
 
 
+@once
+@pytest.mark.usefixtures("no_files")
+def test_the_search_shows_how_far_it_is(model, tmp_path, monkeypatch, capsys):
+    decide = ways.decide
+
+    def slowly(*arguments):
+        *arguments, progress = arguments
+        for done in range(4):
+            progress("timings of layers", done, 3)
+        return decide(*arguments)
+
+    monkeypatch.setattr(ways, "decide", slowly)
+    experiment = Compress(model, (X, Y), "flops:0.5", epochs=2)
+    experiment.run(tmp_path / "said")
+    lines = capsys.readouterr().out.splitlines()
+    [place] = [i for i, line in enumerate(lines) if "timings of" in line]
+    assert lines[place].endswith("timings of layers: 3")
+    assert "target flops:0.5" in lines[place - 1]
+    assert "epoch 1/1" in lines[place + 1]
+    experiment.run(tmp_path / "silent", verbose=False)
+    assert capsys.readouterr().out == ""
+
+
 # ---- what is refused --------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What can be asked of a compression, and which widths fulfil it."""
 
+import dataclasses
 import json
 
 import keras
@@ -8,6 +9,7 @@ import pytest
 from keras import layers
 
 from keras_app.compression import costs
+from keras_app.compression import decide
 from keras_app.compression import latency_table
 from keras_app.compression import plan
 from keras_app.compression import scoring
@@ -317,8 +319,10 @@ def a_table(tmp_path, monkeypatch):
     """A `Table` of invented times: 1 + read * given / 100."""
     calls = []
 
-    def time_layers(specs, quantize):
+    def time_layers(specs, quantize, begun):
         calls.append(len(specs))
+        for count in range(len(specs)):
+            begun(count)
         return [
             1 + spec["shape"][-1] * spec["config"].get("filters", 1) / 100
             for spec in specs
@@ -346,6 +350,81 @@ def test_times_are_measured_once_and_interpolated(tmp_path, monkeypatch):
     stored = json.loads(file.read_text())
     assert len(stored["milliseconds"]) == measured
     assert stored["machine"]["runtime"]
+
+
+def test_every_timing_is_said_and_the_last_when_it_is_done(
+    tmp_path, monkeypatch
+):
+    a_table(tmp_path, monkeypatch)
+    monkeypatch.setattr(latency_table, "_CHUNK", 4)
+    table, told = latency_table.Table(), []
+    specs = {
+        table.key(spec): spec
+        for spec in [{"shape": [i], "config": {}} for i in range(6)]
+    }
+    table.measure(specs, lambda *call: told.append(call))
+    assert told == [("timings of layers", i, 6) for i in range(7)]
+    # What is known takes no time.
+    table.measure(specs, lambda *call: told.append(call))
+    assert len(told) == 7
+
+
+# ---- how far the search is ---------------------------------------------------
+
+
+def decided(target, monkeypatch):
+    """What is said while widths are searched whose files take no time."""
+    model, told = residual(), []
+    cuts = Cuts(model, 8)
+
+    def content(measuring, widths):
+        return b"." * sum(widths.values())
+
+    def latency(measuring, widths):
+        return plan.Found(widths, float(sum(widths.values())), 40.0)
+
+    monkeypatch.setattr(decide._Measuring, "_content", content)
+    monkeypatch.setattr(decide._Measuring, "_latency", latency)
+    decide.decide_here(
+        model,
+        dataclasses.asdict(targets.parse(target)),
+        [np.ones(v.shape) for v in cuts.variables.values()],
+        8,
+        None,
+        {},
+        lambda *call: told.append(call),
+    )
+    return told
+
+
+@pytest.mark.parametrize("target", ["latency:0.5", "bytes:0.5"])
+def test_a_search_says_how_many_networks_it_measured(
+    target, tmp_path, monkeypatch
+):
+    a_table(tmp_path, monkeypatch)
+    told = decided(target, monkeypatch)
+    timed = [call for call in told if call[0] == "timings of layers"]
+    assert bool(timed) == (target == "latency:0.5")
+    measured = told[len(timed) :]
+    *counted, (what, done, total) = measured
+    # It found them before it had to look at as many as it may.
+    assert counted == [("networks measured", i, 7) for i in range(done + 1)]
+    assert what == "networks measured" and 2 <= done == total < 7
+
+
+def test_steps_toward_an_accuracy_are_counted_before(tmp_path, monkeypatch):
+    a_table(tmp_path, monkeypatch)
+    told = decided("accuracy:-1", monkeypatch)
+    measured = [call for call in told if call[0] == "networks measured"]
+    steps = len(measured) - 1
+    assert steps >= 2
+    assert measured == [
+        ("networks measured", i, steps) for i in range(steps + 1)
+    ]
+
+
+def test_flops_are_counted_without_a_word(monkeypatch):
+    assert decided("flops:0.5", monkeypatch) == []
 
 
 # ---- accuracies --------------------------------------------------------------

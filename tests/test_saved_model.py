@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import time
 from operator import itemgetter
 
 import keras
@@ -576,7 +577,7 @@ def doubled(x):
 def here(monkeypatch):
     """Saves the seconds that another process takes to start."""
 
-    def start(folder, backend):
+    def start(folder, *_):
         known = keras.saving.get_custom_objects()
         monkeypatch.delitem(known, "test_saved_model>Own", raising=False)
         fresh_process.answer(folder)
@@ -636,6 +637,31 @@ def test_a_process_that_dies_is_told_with_its_last_words(
     monkeypatch.setattr(fresh_process, "_PROGRAM", program)
     with pytest.raises(fresh_process.Crash, match=words):
         fresh_process.run("json:dumps")
+
+
+def count_to_two(mark, progress):
+    progress("halves", 1, 2)
+    deadline = time.monotonic() + 60
+    while not pathlib.Path(mark).exists():
+        assert time.monotonic() < deadline, "nobody heard of the first half"
+        time.sleep(0.01)
+    progress("halves", 2, 2)
+    return "two"
+
+
+@pytest.mark.backend_free
+def test_what_a_process_says_arrives_while_it_goes_on(tmp_path):
+    mark, told = tmp_path / "heard", []
+
+    def hear(*call):
+        told.append(call)
+        mark.touch()
+
+    task = f"{__name__}:count_to_two"
+    backend = keras.backend.backend()
+    found = fresh_process.run(task, None, backend, hear, mark=mark)
+    assert found == "two"
+    assert told == [("halves", 1, 2), ("halves", 2, 2)]
 
 
 @through_a_process

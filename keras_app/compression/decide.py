@@ -17,8 +17,11 @@ from keras_app.compression import targets as targets_lib
 from keras_app.compression.cuts import Cuts
 from keras_app.compression.files import samples_of
 from keras_app.compression.plan import Found
+from keras_app.compression.plan import MOST
 from keras_app.compression.plan import Planner
 from keras_app.compression.plan import search
+from keras_app.compression.progress import Counted
+from keras_app.compression.progress import silent
 from keras_app.export import fresh_process
 from keras_app.export import saved_model
 from keras_app.export import signature
@@ -29,6 +32,7 @@ from keras_app.export.litert.request import tracing
 # Timing in turns, each the least of many, still differs by so much.
 _TIMING_TOLERANCE = 0.02
 _ROUNDS = 41
+_WHAT = "networks measured"
 _SECONDS = 3.0
 # Of the time of the step before, on the way to an accuracy.
 _STEP = 0.85
@@ -53,7 +57,15 @@ class Decision:
     layers: list = ()
 
 
-def decide(model, target, scores, multiple_of=8, quantize=None, data=None):
+def decide(
+    model,
+    target,
+    scores,
+    multiple_of=8,
+    quantize=None,
+    data=None,
+    progress=silent,
+):
     """Returns the `Decision`s for a target.
 
     Args:
@@ -65,6 +77,8 @@ def decide(model, target, scores, multiple_of=8, quantize=None, data=None):
         multiple_of: Channels are taken so many at once. Defaults to `8`.
         quantize: What the files are. Defaults to `None`: float32.
         data: Sample inputs. Defaults to random ones.
+        progress: Told how many layers are timed and networks measured; see
+            `progress.silent`, the default.
 
     Raises:
         ValueError: A target that cannot be reached: see `plan.search`.
@@ -76,20 +90,19 @@ def decide(model, target, scores, multiple_of=8, quantize=None, data=None):
         "quantize": quantize,
     }
     samples = samples_of(model, data, _CALIBRATION)
+    arguments.update(samples=samples, progress=progress)
     if target.quantity == "flops":
-        found = decide_here(model, **arguments, samples=samples)
+        found = decide_here(model, **arguments)
     else:
         task = "keras_app.compression.decide:decide_here"
         try:
             with fresh_process.refusing_crashes(model):
-                found = fresh_process.run(
-                    task, model, **arguments, samples=samples
-                )
+                found = fresh_process.run(task, model, **arguments)
         except fresh_process.UnknownModel:
             # Classes of a script or a notebook, which only it knows.
             if host.BACKEND != "tensorflow":
                 raise
-            found = decide_here(model, **arguments, samples=samples)
+            found = decide_here(model, **arguments)
     names = list(Cuts(model, 1).shapes)
     return [
         Decision(**{**each, "widths": dict(zip(names, each["widths"]))})
@@ -97,7 +110,9 @@ def decide(model, target, scores, multiple_of=8, quantize=None, data=None):
     ]
 
 
-def decide_here(model, target, scores, multiple_of, quantize, samples):
+def decide_here(
+    model, target, scores, multiple_of, quantize, samples, progress
+):
     """Decides as `decide` does, in this process.
 
     Args:
@@ -106,6 +121,7 @@ def decide_here(model, target, scores, multiple_of, quantize, samples):
         scores: Arrays, in the order of `Cuts.variables`.
         multiple_of, quantize: As of `decide`.
         samples: `{input: array}`.
+        progress: As of `decide`.
 
     Returns:
         Fields of `Decision`s, as dicts, with widths in the order of the
@@ -115,14 +131,24 @@ def decide_here(model, target, scores, multiple_of, quantize, samples):
     cuts = Cuts(model, multiple_of)
     groups = cuts.groups(dict(zip(cuts.variables, scores, strict=True)))
     members = cuts.members(groups)
-    places, constant = _places(target, cuts, groups, members, quantize)
+    places, constant = _places(
+        target, cuts, groups, members, quantize, progress
+    )
     planner = Planner(groups, places, constant)
     measuring = _Measuring(cuts, groups, quantize, samples)
     measure, tolerance = measuring.of(target, planner)
     if target.quantity == "accuracy":
-        results = [measure(widths) for widths in _steps(planner)]
-    else:
+        # All at once, to know how many there are.
+        steps = list(_steps(planner))
+        measure = Counted(measure, _WHAT, len(steps), progress)
+        results = [measure(widths) for widths in steps]
+    elif target.quantity == "flops":
         results = [search(planner, measure, target, tolerance)]
+    else:
+        # Besides those searched, the dense one and the smallest.
+        measure = Counted(measure, _WHAT, MOST + 2, progress)
+        results = [search(planner, measure, target, tolerance)]
+        measure.close()
     return [
         {
             "widths": [found.widths[name] for name in cuts.shapes],
@@ -148,9 +174,11 @@ def _steps(planner):
         yield widths
 
 
-def _places(target, cuts, groups, members, quantize):
+def _places(target, cuts, groups, members, quantize, progress):
     if target.is_of_time:
-        return latency_table.latency_places(cuts, members, groups, quantize)
+        return latency_table.latency_places(
+            cuts, members, groups, quantize, progress
+        )
     kinds = {
         "flops": costs.flop_places,
         "bytes": costs.weight_places,

@@ -27,16 +27,18 @@ import numpy as np
 from keras_app import files
 from keras_app.compression import costs
 from keras_app.compression.plan import Place
+from keras_app.compression.progress import silent
 
 _ROUNDS = 15
 _SECONDS = 6.0
 _CHUNK = 48  # files that are in memory at once
+_WHAT = "timings of layers"
 # They do not change the time.
 _IGNORED = ("name", "dtype", "trainable", "build_config", "batch_input_shape")
 _IGNORED_ENDS = ("_initializer", "_regularizer", "_constraint", "_quantizer")
 
 
-def latency_places(cuts, members, groups, quantize=None):
+def latency_places(cuts, members, groups, quantize=None, progress=silent):
     """Returns `(places, constant)` of the milliseconds of the layers.
 
     Args:
@@ -45,6 +47,8 @@ def latency_places(cuts, members, groups, quantize=None):
         groups: The `plan.Group`s.
         quantize: `None` or `"int8"`, `"float16"`, `"dynamic"`: what the files
             are. Defaults to `None`.
+        progress: Told how many layers are timed, each width for itself; see
+            `progress.silent`, the default.
     """
     shapes = costs.layer_shapes(cuts.model)
     table = Table(quantize)
@@ -65,7 +69,7 @@ def latency_places(cuts, members, groups, quantize=None):
         if grid is not None
         for spec in grid.specs()
     }
-    table.measure(specs)
+    table.measure(specs, progress)
     places, seconds, work = [], 0.0, 0.0
     for by_flops, grid in wanted:
         if grid is None or not grid.fill(table):
@@ -206,20 +210,27 @@ class Table:
         """Milliseconds, or `None`."""
         return self._times.get(self.key(spec))
 
-    def measure(self, specs):
+    def measure(self, specs, progress=silent):
         """Measures what is not known yet, and writes it down.
 
         Args:
             specs: `{key: spec}`.
+            progress: As of `latency_places`.
         """
         missing = [
             spec for key, spec in specs.items() if key not in self._times
         ]
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            times = time_layers(chunk, self._quantize)
+
+            def begun(count, before=start):
+                progress(_WHAT, before + count, len(missing))
+
+            times = time_layers(chunk, self._quantize, begun)
             self._times.update(zip(map(self.key, chunk), times))
             self._write()
+        if missing:
+            progress(_WHAT, len(missing), len(missing))
 
     def _write(self):
         text = json.dumps(
@@ -249,16 +260,21 @@ def machine():
 # ---- one layer --------------------------------------------------------------
 
 
-def time_layers(specs, quantize):
+def time_layers(specs, quantize, begun):
     """Returns the milliseconds of each layer, `None` where it has no file.
 
     Args:
         specs: As of `Grid.specs`.
         quantize: See `latency_places`.
+        begun: Called as the file of each is begun, with how many were before:
+            making the files takes longer than timing all of them.
     """
     from keras_app.export.litert import timing
 
-    contents = [_file(spec, quantize) for spec in specs]
+    contents = []
+    for count, spec in enumerate(specs):
+        begun(count)
+        contents.append(_file(spec, quantize))
     there = [content for content in contents if content is not None]
     found = iter(timing.take_turns(there, rounds=_ROUNDS, seconds=_SECONDS))
     return [

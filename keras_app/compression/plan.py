@@ -17,6 +17,8 @@ import dataclasses
 
 import numpy as np
 
+MOST = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Group:
@@ -205,7 +207,7 @@ class Found:
     dense: float
 
 
-def search(planner, measure, target, tolerance, most=5):
+def search(planner, measure, target, tolerance, most=MOST):
     """Finds widths that *measure* as asked; costs only lead the way.
 
     The budget is corrected by what was measured, and widths are chosen again:
@@ -217,7 +219,8 @@ def search(planner, measure, target, tolerance, most=5):
         measure: A function `widths -> Found`.
         target: The `targets.Target`.
         tolerance: How far, as a share, a measurement may exceed what is asked.
-        most: How many widths are measured at the most. Defaults to `5`.
+        most: How many widths are measured at the most, besides those of the
+            dense and of the smallest model. Defaults to `5`.
 
     Returns:
         The `Found` that comes nearest to what was asked without exceeding it.

@@ -29,6 +29,7 @@ from keras_app.experiments.losses import SmoothedCrossentropy
 from keras_app.experiments.models.whitening import wants_whitening
 from keras_app.experiments.run.folder import RunFolder
 from keras_app.experiments.run.interruption import StopPoints
+from keras_app.experiments.run.progress import Terminal
 from keras_app.experiments.run.runner import Runner
 from keras_app.experiments.run.session import open_folder
 from keras_app.experiments.run.session import Session
@@ -335,7 +336,11 @@ class Learner:
         method: Its name.
         model: The compiled, built model.
         introduction: A line for the terminal.
+        terminal: The `Terminal` of the run that it learns in.
     """
+
+    # Before there is a run nothing is shown.
+    terminal = Terminal(verbose=False)
 
     #: Which figures of an epoch the terminal shows.
     shown = ("loss", "accuracy", "val_accuracy")

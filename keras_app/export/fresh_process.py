@@ -34,6 +34,8 @@ _MODEL = "model.keras"
 _ARGUMENTS = "arguments.json"
 _ARRAYS = "arrays.npz"
 _ANSWER = "answer.json"
+_PROGRESS = "progress.jsonl"
+_MEANWHILE = 0.2  # seconds
 _KEY = "__array__"  # marks the place of an array among the arguments
 
 
@@ -62,7 +64,7 @@ def refusing_crashes(model, advice=""):
         ) from error
 
 
-def run(task, model=None, backend="tensorflow", **arguments):
+def run(task, model=None, backend="tensorflow", progress=None, **arguments):
     """Returns what a function gives in a process of its own.
 
     The model and the arguments go through temporary files. The process starts
@@ -75,6 +77,9 @@ def run(task, model=None, backend="tensorflow", **arguments):
             define its classes and functions; what is defined in a script, a
             notebook or a function is not known there. Defaults to none.
         backend: Keras's backend there. Defaults to `"tensorflow"`.
+        progress: A function that is called here with what the task calls its
+            argument `progress` with, a fraction of a second later: what JSON
+            can hold. Defaults to `None`: the task has no such argument.
         **arguments: Numbers, strings, paths and arrays, or lists and dicts of
             them. A path arrives as a string and a tuple as a list.
 
@@ -92,7 +97,9 @@ def run(task, model=None, backend="tensorflow", **arguments):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         _write(folder, task, model, arguments)
-        status, errors = _start(folder, backend)
+        calls = _Calls(folder, progress)
+        status, errors = _start(folder, backend, calls.pass_on)
+        calls.pass_on()
         try:
             answer = json.loads((folder / _ANSWER).read_text())
         except FileNotFoundError as error:
@@ -104,9 +111,55 @@ def run(task, model=None, backend="tensorflow", **arguments):
     return answer["result"]
 
 
-def _start(folder, backend):
-    """Runs the process to its end: its exit status and its stderr."""
-    result = subprocess.run(
+class _Calls:
+    """What a task says while it goes on: a line for each call of `progress`.
+
+    Args:
+        folder: What the process reads and writes.
+        progress: As of `run`.
+    """
+
+    def __init__(self, folder, progress):
+        self._path = folder / _PROGRESS
+        self._progress = progress
+        self._read = 0
+        if progress is not None:
+            # The process writes to it where it finds it.
+            self._path.touch()
+
+    def pass_on(self):
+        """Calls `progress` with what is new."""
+        if self._progress is None:
+            return
+        # The last line may not be whole yet.
+        *lines, _ = self._path.read_text()[self._read :].split("\n")
+        for line in lines:
+            self._read += len(line) + 1
+            self._progress(*json.loads(line))
+
+
+def _writing(folder):
+    """`{"progress": function}` for a task whose calls are read."""
+    path = folder / _PROGRESS
+    if not path.exists():
+        return {}
+
+    def progress(*arguments):
+        with open(path, "a") as file:
+            file.write(json.dumps(arguments) + "\n")
+
+    return {"progress": progress}
+
+
+def _start(folder, backend, meanwhile):
+    """Runs the process to its end: its exit status and its stderr.
+
+    Args:
+        folder: What it reads and writes.
+        backend: Keras's backend there.
+        meanwhile: Called again and again until then.
+    """
+    with subprocess.Popen(
         # Not the current folder, which is on the path below if it is on
         # ours: a file in it may have the name of a module.
         [sys.executable, "-P", "-c", _PROGRAM, str(folder)],
@@ -119,11 +172,21 @@ def _start(folder, backend):
             "JAX_PLATFORMS": "cpu",
         },
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-    )
-    return result.returncode, result.stderr
+    ) as process:
+        try:
+            while True:
+                # What it has written until then is kept.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    _, errors = process.communicate(timeout=_MEANWHILE)
+                    return process.returncode, errors
+                meanwhile()
+        except BaseException:
+            process.kill()
+            raise
 
 
 def _last_words(status, errors):
@@ -142,6 +205,7 @@ def answer(folder):
         models = []
         if (folder / _MODEL).exists():
             models = [_load(folder, definitions)]
+        arguments.update(_writing(folder))
         result = {"result": function(task)(*models, **arguments)}
     except UnknownModel as error:
         result = {"unknown": str(error)}

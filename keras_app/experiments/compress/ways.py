@@ -94,6 +94,7 @@ class Cutting:
             e.multiple_of,
             e.quantize,
             e.data.first(8),
+            learner.terminal.part,
         )
 
     def _scores(self, model):

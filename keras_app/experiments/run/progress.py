@@ -23,6 +23,7 @@ class Terminal:
         self.console = Console(quiet=not verbose, highlight=False)
         self._progress = None
         self._task = None
+        self._parts = {}
         self._started = time.monotonic()
 
     def line(self, text):
@@ -51,6 +52,7 @@ class Terminal:
             self._task = progress.add_task("", total=total, completed=done)
             yield
         self._progress = None
+        self._parts = {}
 
     def advance(self, description):
         """One unit of work is done."""
@@ -58,6 +60,28 @@ class Terminal:
             self._progress.update(
                 self._task, advance=1, description=description
             )
+
+    def part(self, what, done, total):
+        """Shows how far something is that no unit of the bar stands for.
+
+        Below the bar while it goes on; then a line says it.
+
+        Args:
+            what: What is counted.
+            done: How many are done.
+            total: How many there will be at the most; as many as are done
+                when it has ended.
+        """
+        if self._progress is not None:
+            if what not in self._parts:
+                self._parts[what] = self._progress.add_task(what, total=total)
+            if done < total:
+                self._progress.update(self._parts[what], completed=done)
+            else:
+                self._progress.remove_task(self._parts.pop(what))
+            self._progress.refresh()
+        if done == total:
+            self.line(f"{what}: {done}")
 
     def table(self, title, columns, rows):
         """Prints a table; the first column is text, the others numbers."""

@@ -52,6 +52,7 @@ class Runner:
                 self.experiment.methods[number]
             )
         learner = self.learner
+        learner.terminal = session.terminal
         self._number = number
         session.open_events(learner.method)
         arrays, meta = checkpoint or ({}, {})
