@@ -23,9 +23,10 @@ def is_split(value):
 
     Copies of the whole on each of them, as of data parallelism, are no parts.
     """
-    if host.BACKEND != "jax":
+    value = getattr(value, "value", value)
+    if host.BACKEND != "jax" or _is_traced(value):
         return False
-    sharding = getattr(getattr(value, "value", value), "sharding", None)
+    sharding = getattr(value, "sharding", None)
     return sharding is not None and not sharding.is_fully_replicated
 
 
@@ -48,6 +49,13 @@ def copy(array):
 def gathered(array):
     """Returns an array whose parts, if it is split, are brought to the host."""
     return ops.convert_to_numpy(array) if is_split(array) else array
+
+
+def whole(array):
+    """Returns an array, of a few numbers, that lies whole on each device."""
+    if not is_split(array):
+        return array
+    return _compiled_copy(named_sharding(array.sharding.mesh))(array)
 
 
 def layout(array):
@@ -120,6 +128,20 @@ def all_finite(array):
 # ---- in JAX, compiled or not -----------------------------------------------
 
 
+def named_sharding(mesh, axes=()):
+    """A `jax.sharding.NamedSharding`; by default of what lies whole.
+
+    Args:
+        mesh: The `jax.sharding.Mesh`.
+        axes: For each axis of an array the names, in a tuple, of the axes of
+            the mesh that it is split over.
+    """
+    import jax
+
+    spec = jax.sharding.PartitionSpec(*(each or None for each in axes))
+    return jax.sharding.NamedSharding(mesh, spec)
+
+
 def bits_of(array):
     """The bits of floats as unsigned integers of their size."""
     import jax
@@ -142,6 +164,22 @@ def _nonzero(array):
         return array != 0
     # Without the sign, so that -0.0 is zero.
     return bits_of(array) << 1 != 0
+
+
+def _is_traced(value):
+    """Whether it stands for an array in a function that JAX compiles."""
+    if host.BACKEND != "jax":
+        return False
+    import jax
+
+    return isinstance(value, jax.core.Tracer)
+
+
+@functools.cache
+def _compiled_copy(layout):
+    import jax
+
+    return jax.jit(lambda array: array, out_shardings=layout)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Weights split over four devices, and what of them is fetched to the host."""
 
 import contextlib
+import json
 import pathlib
 import traceback
 from unittest import mock
@@ -8,11 +9,48 @@ from unittest import mock
 import keras
 import numpy as np
 
+from tests.helpers import run
+
 LAYOUT = {
     "hidden/kernel": (None, "model"),
     "hidden/bias": ("model",),
     "second/kernel": ("model", None),
 }
+
+
+_SCRIPT = """
+    import json, traceback
+    from tests import {} as tests
+    results = {{}}
+    for name, case in tests.cases().items():
+        try:
+            results[name] = case() or "ok"
+        except BaseException:
+            results[name] = traceback.format_exc()
+    print(json.dumps(results))
+"""
+
+
+def on_four_devices(module):
+    """`{name: "ok", or what failed}` of the `cases` of a module of tests.
+
+    In a process of their own, because devices are there from the start.
+    """
+    flags = "--xla_force_host_platform_device_count=4"
+    name = module.rpartition(".")[2]
+    script = _SCRIPT.format(name)
+    return json.loads(run(script, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")[-1])
+
+
+def put(array, axes):
+    """Splits an array over the devices."""
+    import jax
+
+    mesh = jax.sharding.Mesh(
+        np.array(jax.devices()).reshape(2, 2), ("batch", "model")
+    )
+    spec = jax.sharding.PartitionSpec(*axes)
+    return jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
 
 
 @contextlib.contextmanager

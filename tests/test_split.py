@@ -1,6 +1,5 @@
 """Weights split over four devices are pruned where they lie, as on the host."""
 
-import json
 import tempfile
 import warnings
 
@@ -19,7 +18,6 @@ from keras_app import split
 from keras_app.masks import mask_from_scores
 from tests import splitting
 from tests.helpers import jax_only
-from tests.helpers import run
 
 # ---- the choice itself ----------------------------------------------------
 
@@ -30,22 +28,11 @@ SHAPES = [(8, 6), (4, 2, 3)]
 AXES = [(None, "model"), ("model", "batch")]
 
 
-def put(array, axes):
-    """Splits an array over the devices."""
-    import jax
-
-    mesh = jax.sharding.Mesh(
-        np.array(jax.devices()).reshape(2, 2), ("batch", "model")
-    )
-    spec = jax.sharding.PartitionSpec(*axes)
-    return jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
-
-
 def agrees(scores, sparsity, ties, previous):
     """The masks of split arrays are split, and those of the host."""
     expected = mask_from_scores(scores, sparsity, ties=ties, previous=previous)
-    parts = [put(*pair) for pair in zip(scores, AXES)]
-    before = previous and [put(*pair) for pair in zip(previous, AXES)]
+    parts = [splitting.put(*pair) for pair in zip(scores, AXES)]
+    before = previous and [splitting.put(*pair) for pair in zip(previous, AXES)]
     with splitting.fetches() as fetched:
         found = mask_from_scores(parts, sparsity, ties=ties, previous=before)
     assert fetched == []
@@ -94,7 +81,7 @@ def the_choice_is_that_of_the_host():
 def draws_of_the_host_are_ranked_in_double_precision():
     # Equal in single precision.
     draws = 1 + np.arange(48.0).reshape(8, 6)[::-1] * 1e-12
-    old = put(np.ones((8, 6), bool), AXES[0])
+    old = splitting.put(np.ones((8, 6), bool), AXES[0])
     found = mask_from_scores(draws, 0.4, previous=old)
     assert split.is_split(found)
     np.testing.assert_array_equal(found, mask_from_scores(draws, 0.4))
@@ -104,12 +91,14 @@ def scores_that_are_no_numbers_are_refused():
     scores = np.ones((8, 6), "float32")
     scores[7, 5] = np.nan
     with pytest.raises(masks.DegenerateScores, match="Received NaN in 'w'"):
-        mask_from_scores({"w": put(scores, AXES[0])}, 0.5)
+        mask_from_scores({"w": splitting.put(scores, AXES[0])}, 0.5)
 
 
 def small_numbers_are_no_zeros():
     # XLA takes them for zeros on a CPU, where it compares floats.
-    values = put(np.array([[1e-40, -0.0], [0.0, 2.0]], "float32"), ("model",))
+    values = splitting.put(
+        np.array([[1e-40, -0.0], [0.0, 2.0]], "float32"), ("model",)
+    )
     assert split.count(values) == 2
     np.testing.assert_array_equal(
         split.nonzero(values), [[True, False], [False, True]]
@@ -312,25 +301,15 @@ CHOICES = [
     what_cannot_be_split_is_told_in_one_sentence,
 ]
 
-SCRIPT = """
-    from tests import test_split as tests
-    cases = {case.__name__: case for case in tests.CHOICES}
-    cases |= tests.trained_cases()
-    import json, traceback
-    results = {}
-    for name, case in cases.items():
-        try:
-            results[name] = case() or "ok"
-        except BaseException:
-            results[name] = traceback.format_exc()
-    print(json.dumps(results))
-"""
+
+def cases():
+    """`{name: what a process with four devices runs}`."""
+    return {case.__name__: case for case in CHOICES} | trained_cases()
 
 
 @pytest.fixture(scope="module")
 def four_devices():
-    flags = "--xla_force_host_platform_device_count=4"
-    return json.loads(run(SCRIPT, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")[-1])
+    return splitting.on_four_devices(__name__)
 
 
 @jax_only

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_app import host
+from keras_app import split
 
 # So many entries of a variable are compared with what the last step left, to
 # notice that its weights were replaced from outside. With 1 % of the entries
@@ -44,7 +45,7 @@ class Watch:
     def remember(self, index, variable):
         """Call it when the optimizer has written a weight."""
         # A copy: JAX would make a vector and its sample one buffer.
-        sample = ops.copy(self._sample(index, variable))
+        sample = ops.copy(split.whole(self._sample(index, variable)))
         self._optimizer.assign(self._samples[index], sample)
         self._writes[index] = host.count_of_writes(variable)
 

@@ -18,8 +18,7 @@ from keras_app import split
 from keras_app.checks import check_number
 from keras_app.hints import LearningRate
 from keras_app.hints import Tensor
-from keras_app.masks.exact_k import as_scores
-from keras_app.masks.exact_k import prune_smallest
+from keras_app.masks import mask_from_scores
 from keras_app.optimizers.base import ConfiguredOptimizer
 from keras_app.regularizers import SparsityRegularizer
 
@@ -178,19 +177,20 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
 
     def critical(
         self, regularizer: SparsityRegularizer
-    ) -> list[tuple[keras.Variable, np.ndarray]]:
+    ) -> list[tuple[keras.Variable, Tensor]]:
         """`[(variable, strengths from which on its groups are zero)]`.
 
-        Each a NumPy array that broadcasts to the variable; infinite where a
-        learning rate of 0 leaves no strength anything to do.
+        Each an array that broadcasts to the variable, in NumPy, or where the
+        variable is split over devices, there; infinite where a learning rate
+        of 0 leaves no strength anything to do.
         """
         found = []
         for index, variable in self.members(regularizer):
             self.refresh(index, variable)
             x, t = self.point(index)
             each = regularizer.critical(x if t in (0, 1) else x / t)
-            each = ops.convert_to_numpy(each)
-            found.append((variable, each if t else np.full_like(each, np.inf)))
+            each = split.read(each if t else ops.full_like(each, np.inf))
+            found.append((variable, each))
         return found
 
     def set_sparsity(
@@ -205,7 +205,8 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
         with `k = int(sparsity * number of groups)`. Groups that come back do
         so with what they have accumulated. Of groups with equal c those of
         lower index become zero: the others are moved by their last bits. What
-        is compared is compared on the host, and nothing is sorted.
+        is compared is compared on the host, or on the devices that a weight is
+        split over, and nothing is sorted.
 
         Args:
             regularizer: One of this optimizer's.
@@ -217,20 +218,16 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             nothing.
         """
         members = self.members(regularizer)
-        critical = [
-            as_scores(variable.path, each)
-            for variable, each in self.critical(regularizer)
-        ]
-        kept = prune_smallest(
-            critical, sparsity, "exact", [None] * len(critical)
-        )
-        below = max(c[~m].max(initial=0) for c, m in zip(critical, kept))
-        above = min(c[m].min(initial=np.inf) for c, m in zip(critical, kept))
+        paths = selection.paths_of([variable for _, variable in members])
+        critical = [each for _, each in self.critical(regularizer)]
+        kept = mask_from_scores(dict(zip(paths, critical)), sparsity).values()
+        below = max(_largest(c, ~m) for c, m in zip(critical, kept))
+        above = min(_smallest(c, m) for c, m in zip(critical, kept))
         if not np.isfinite(above):
             return False
         exact = above > 0
         if not exact:
-            above = min(c[c > 0].min(initial=np.inf) for c in critical)
+            above = min(_smallest(c, c > 0) for c in critical)
         elif below == above:
             for (index, _), c, m in zip(members, critical, kept):
                 latent = self.latent(index)
@@ -285,6 +282,18 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             config.get("regularizers"), custom_objects
         )
         return super().from_config(config, custom_objects)
+
+
+def _largest(array, where):
+    """The largest entry where it says so, 0 or more, as a NumPy number."""
+    found = split.numpy_of(array).where(where, array, 0).max(initial=0)
+    return np.asarray(found)[()]
+
+
+def _smallest(array, where):
+    """The smallest entry where it says so, or infinity, as a NumPy number."""
+    found = split.numpy_of(array).where(where, array, np.inf)
+    return np.asarray(found.min(initial=np.inf))[()]
 
 
 class _Rules:

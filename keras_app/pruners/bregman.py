@@ -3,13 +3,12 @@
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from keras_app import host
 from keras_app import masks as masks_lib
 from keras_app import selection
 from keras_app import shares
+from keras_app import split
 from keras_app.checks import check_sparsity
 from keras_app.hints import Arrays
 from keras_app.hints import OnMiss
@@ -86,6 +85,7 @@ class BregmanPruner(Pruner):
     """
 
     revives = True
+    takes_split = True
 
     def __init__(
         self,
@@ -171,9 +171,14 @@ class BregmanPruner(Pruner):
         """`{path: bool array}`, `True` kept; empty before the first `fit`."""
         if self._units is None:
             return {}
+        return selection.by_path(split.gathered, self._masks)
+
+    @property
+    def _masks(self):
+        """`masks`, as `read` returns values."""
         host.sync(self.model)
         return selection.by_path(
-            lambda v: ops.convert_to_numpy(v) != 0, self.variables
+            lambda v: split.nonzero(self.read(v)), self.variables
         )
 
     # ---- how -----------------------------------------------------------
@@ -184,7 +189,8 @@ class BregmanPruner(Pruner):
         found = {}
         for regularizer in {id(r): r for r in self._own.values()}.values():
             for variable, critical in optimizer.critical(regularizer):
-                found[id(variable)] = np.broadcast_to(critical, variable.shape)
+                spread = split.numpy_of(critical).broadcast_to
+                found[id(variable)] = spread(critical, variable.shape)
         return selection.by_path(lambda v: found[id(v)], variables)
 
     def combine(
@@ -213,7 +219,7 @@ class BregmanPruner(Pruner):
         # One step moves all that will ever move.
         again = self._waiting is not None
         self._waiting = None if again or all(done) else sparsity
-        self._density = shares.density_of(self.masks)
+        self._density = shares.density_of(self._masks)
 
     def on_epoch_end(self, epoch, logs=None):
         """Adds `sparsity` and `sparsity_all` to the logs, as they are now.
@@ -222,7 +228,7 @@ class BregmanPruner(Pruner):
         """
         if epoch + 1 == self.params.get("epochs"):
             self._meet()
-        self._density = shares.density_of(self.masks)
+        self._density = shares.density_of(self._masks)
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs=None):
@@ -267,28 +273,27 @@ class _Groups(Units):
         super().__init__(masks_lib.Unstructured(), chosen)
         self._own = own
 
-    def _pooled(self, pool, arrays):
-        return {
-            path: pool(
-                array,
-                axis=self._own[path].group_axes(array.shape),
-                keepdims=True,
-            )
-            for path, array in arrays.items()
-        }
-
     def pool(self, scores):
         """Returns `{path: scores of its groups}`."""
-        return self._pooled(np.max, scores)
+        return {
+            path: array.max(self._axes(path), keepdims=True)
+            for path, array in scores.items()
+        }
 
     def pool_masks(self, masks):
         """Returns `{path: which groups still keep anything}`."""
-        return self._pooled(np.any, masks)
+        return {
+            path: mask.any(self._axes(path), keepdims=True)
+            for path, mask in masks.items()
+        }
+
+    def _axes(self, path):
+        return self._own[path].group_axes(self.shapes[path])
 
     def spread(self, units):
         """Returns `{path: mask}`."""
         return {
-            path: np.broadcast_to(kept, self.shapes[path])
+            path: split.numpy_of(kept).broadcast_to(kept, self.shapes[path])
             for path, kept in units.items()
         }
 
