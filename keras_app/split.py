@@ -59,16 +59,22 @@ def whole(array):
 
 
 def layout(array):
-    """Returns the `jax.sharding.Sharding` of an array that is split.
+    """Returns the `jax.sharding.NamedSharding` of what is split.
 
-    `None` of others.
+    `None` of other variables and arrays.
     """
-    return array.sharding if is_split(array) else None
+    if not is_split(array):
+        return None
+    return getattr(array, "value", array).sharding
 
 
 def numpy_of(*arrays):
-    """The module, `numpy` or `jax.numpy`, whose functions take the arrays."""
-    if not any(map(is_split, arrays)):
+    """The module whose functions take the arrays.
+
+    `jax.numpy` where one of them is split, or is traced by a compiled function;
+    else `numpy`.
+    """
+    if not any(is_split(array) or _is_traced(array) for array in arrays):
         return np
     import jax
 
@@ -128,6 +134,37 @@ def all_finite(array):
 # ---- in JAX, compiled or not -----------------------------------------------
 
 
+@functools.cache
+def method_for(layout, owner, method, *args):
+    """Returns a pure method of arrays, compiled if they are split.
+
+    It is compiled once for all owners that are equal.
+
+    Args:
+        layout: The `layout` of the array that it returns; with `None` the
+            method is returned as it is, for arrays of NumPy.
+        owner: A value object.
+        method: Its name.
+        *args: What it takes after the arrays; must have a hash.
+    """
+    function = getattr(owner, method)
+
+    def of_arrays(*arrays):
+        return function(*arrays, *args)
+
+    if layout is None:
+        return of_arrays
+    import jax
+
+    compiled = jax.jit(of_arrays, out_shardings=layout)
+
+    def in_double_precision(*arrays):
+        with in_64_bits():
+            return compiled(*arrays)
+
+    return in_double_precision
+
+
 def named_sharding(mesh, axes=()):
     """A `jax.sharding.NamedSharding`; by default of what lies whole.
 
@@ -140,6 +177,35 @@ def named_sharding(mesh, axes=()):
 
     spec = jax.sharding.PartitionSpec(*(each or None for each in axes))
     return jax.sharding.NamedSharding(mesh, spec)
+
+
+def axes_of(layout, rank):
+    """Returns what `named_sharding` calls `axes`, a list, of a layout."""
+    spec = [*layout.spec, *[None] * (rank - len(layout.spec))]
+    return [
+        (each,) if isinstance(each, str) else tuple(each or ()) for each in spec
+    ]
+
+
+def widened(array):
+    """Returns floats of JAX in double precision, however small.
+
+    On a CPU a conversion loses the smallest numbers of single precision. Arrays
+    of NumPy, whose functions widen them, are returned as they are.
+    """
+    if isinstance(array, np.ndarray) or array.dtype.itemsize == 8:
+        return array
+    import jax
+
+    bits = bits_of(array).astype("uint32")
+    if array.dtype.itemsize == 2:
+        bits = bits << 16  # of a bfloat16, the upper half of a float32
+    single = jax.lax.bitcast_convert_type(bits, "float32")
+    small = (bits & 0x7FFFFF).astype("float64") * 2.0**-149
+    small = jax.numpy.where(bits >> 31 == 1, -small, small)
+    return jax.numpy.where(
+        (bits >> 23) & 0xFF == 0, small, single.astype("float64")
+    )
 
 
 def bits_of(array):

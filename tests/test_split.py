@@ -201,9 +201,9 @@ def what_needs_whole_arrays_says_so():
     with splitting.distributed():
         model = splitting.model()
         pruner = pruners.MagnitudePruner(
-            schedules.OneShot(0.5), structure=masks.Channel()
+            schedules.OneShot(0.5), structure=masks.NM(2, 4, transposable=True)
         )
-        with pytest.warns(UserWarning, match="gathered on the host .*Channel"):
+        with pytest.warns(UserWarning, match="gathered on the host .*NM"):
             pruner.set_model(model)
         with splitting.fetches() as fetched:
             pruner.prune(0.5)

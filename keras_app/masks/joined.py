@@ -6,10 +6,10 @@ from keras import ops
 
 from keras_app import graph
 from keras_app import selection
-from keras_app.masks.structures import all_but
-from keras_app.masks.structures import along
+from keras_app import split
+from keras_app.masks import applied
+from keras_app.masks.structures import Channel
 from keras_app.masks.structures import Structure
-from keras_app.masks.structures import sum_over
 from keras_app.masks.structures import Units
 from keras_app.masks.structures import Unstructured
 from keras_app.selection import Selection
@@ -19,6 +19,7 @@ class _Joined(Structure):
     """What the graph of a model joins, in all layers."""
 
     is_of_arrays = False
+    takes_split = True
 
     #: Whether heads of attention are joined, or channels.
     heads: bool
@@ -163,9 +164,9 @@ class GraphUnits(Units):
         path_of = {id(variable): path for path, variable in paths.items()}
         scored = {id(variable) for variable in chosen.variables.values()}
         blocked = _blocked(analysis, members, path_of, scored)
-        # Where the units are in the weights: (path, axis, root of each place).
+        # The units of each weight, and the root of each.
         self._places = [
-            (path_of[id(member.variable)], member.axis, roots)
+            (path_of[id(member.variable)], Channel(member.axis), roots)
             for member, roots in members
             if not blocked.keys() >= set(roots.tolist())
         ]
@@ -220,26 +221,31 @@ class GraphUnits(Units):
     def pool(self, scores):
         """Returns `{name of a set: sums of the scores of its units}`."""
         totals = np.zeros(self._atoms)
-        for path, axis, roots in self._places:
+        for path, channels, roots in self._places:
             if path in scores:
-                np.add.at(totals, roots, sum_over(scores[path], axis))
+                found = applied.pool(channels, scores[path])
+                np.add.at(totals, roots, found)
         return {name: totals[roots] for name, roots in self.roots.items()}
 
     def pool_masks(self, masks):
         """Returns `{name of a set: which units still keep anything}`."""
         alive = np.zeros(self._atoms, bool)
-        for path, axis, roots in self._places:
+        for path, channels, roots in self._places:
             if path in masks:
-                found = masks[path].any(all_but(axis, masks[path].ndim))
+                found = applied.pool_mask(channels, masks[path])
                 alive[roots[found]] = True
         return {name: alive[roots] for name, roots in self.roots.items()}
 
-    def spread(self, units):
+    def spread(self, units, beside):
         """Returns `{path: mask}` of scored weights and followers."""
         kept = self._kept(units)
-        masks = {path: np.ones(s, bool) for path, s in self._shapes.items()}
-        for path, axis, roots in self._places:
-            masks[path] &= along(kept[roots], axis, masks[path].ndim)
+        masks = {}
+        for path, channels, roots in self._places:
+            layout = split.layout(beside.get(path))
+            mask = applied.expand(
+                channels, kept[roots], self._shapes[path], layout
+            )
+            masks[path] = masks[path] & mask if path in masks else mask
         return masks
 
     def settle(self, units):

@@ -5,6 +5,7 @@ shape of its kernel. Runtimes and hardware want zeros to lie in patterns along
 the inputs, or the outputs, of that matrix.
 """
 
+import dataclasses
 import math
 from typing import get_args
 from typing import Literal
@@ -14,7 +15,9 @@ import numpy as np
 
 from keras_app import layers
 from keras_app import selection
+from keras_app import split
 from keras_app.checks import check_choice
+from keras_app.masks import applied
 from keras_app.masks.structures import Block
 from keras_app.masks.structures import Pooling
 from keras_app.masks.structures import Structure
@@ -59,6 +62,7 @@ class TargetBlock(Structure):
     """
 
     is_of_arrays = False
+    takes_split = True
 
     def __init__(
         self, target: Literal["litert", "litert_int8"], pooling: Pooling = "avg"
@@ -98,32 +102,62 @@ class TargetBlock(Structure):
 _TARGETS = {"litert": (4, 4), "litert_int8": (16, 1)}
 
 
+@dataclasses.dataclass(frozen=True)
 class Matrix:
     """A kernel seen as a matrix of two kinds of axes.
 
     Args:
-        shape: Shape of the kernel.
+        kernel: Shape of the kernel.
         rows: Axes that are the rows; with `None` the kernel stays as it is.
     """
 
-    def __init__(self, shape, rows=None):
-        axes = range(len(shape))
-        self._order = [*axes]
-        self.shape = shape
-        if rows is not None:
-            self._order = [*rows, *(axis for axis in axes if axis not in rows)]
-            height = math.prod(shape[axis] for axis in rows)
-            self.shape = height, math.prod(shape) // height
-        self._ordered = [shape[axis] for axis in self._order]
+    kernel: tuple[int, ...]
+    rows: tuple[int, ...] | None = None
+
+    @property
+    def shape(self):
+        """Shape of the matrix."""
+        if self.rows is None:
+            return self.kernel
+        height = math.prod(self.kernel[axis] for axis in self.rows)
+        return height, math.prod(self.kernel) // height
 
     def of(self, array):
         """Returns the matrix of an array of the kernel's shape."""
+        return self._moved("to_rows", array, self.layout(split.layout(array)))
+
+    def back(self, matrix, layout):
+        """Undoes `of`, for an array of this `split.layout`."""
+        return self._moved("from_rows", matrix, layout)
+
+    def layout(self, layout):
+        """Returns the `split.layout` of the matrix, for that of the kernel."""
+        if layout is None or self.rows is None:
+            return layout
+        names = split.axes_of(layout, len(self.kernel))
+        height = len(self.rows)
+        both = self._order[:height], self._order[height:]
+        axes = [sum((names[axis] for axis in part), ()) for part in both]
+        return split.named_sharding(layout.mesh, axes)
+
+    def to_rows(self, array):
+        """Returns what `of` does, on the host or compiled."""
         return array.transpose(self._order).reshape(self.shape)
 
-    def back(self, matrix):
-        """Undoes `of`."""
-        array = matrix.reshape(self._ordered)
-        return np.ascontiguousarray(array.transpose(np.argsort(self._order)))
+    def from_rows(self, matrix):
+        """Returns what `back` does, on the host or compiled."""
+        array = matrix.reshape([self.kernel[axis] for axis in self._order])
+        return array.transpose(np.argsort(self._order).tolist()).copy()
+
+    def _moved(self, method, array, layout):
+        if self.rows is None:
+            return array
+        return split.method_for(layout, self, method)(array)
+
+    @property
+    def _order(self):
+        others = [i for i in range(len(self.kernel)) if i not in self.rows]
+        return [*self.rows, *others]
 
 
 class MatrixUnits(Units):
@@ -141,7 +175,7 @@ class MatrixUnits(Units):
     def __init__(self, structure, chosen, rows, pooled=None):
         super().__init__(structure, chosen)
         self.matrices = {
-            path: Matrix(shape, rows[path])
+            path: Matrix(shape, rows[path] and tuple(rows[path]))
             for path, shape in self.shapes.items()
         }
         self._pooled = pooled or dict.fromkeys(rows, Unstructured())
@@ -149,24 +183,31 @@ class MatrixUnits(Units):
     def pool(self, scores):
         """Returns `{path: scores of the units of its matrix}`."""
         return {
-            path: self._pooled[path].pool(self.matrices[path].of(values))
+            path: applied.pool(
+                self._pooled[path], self.matrices[path].of(values)
+            )
             for path, values in scores.items()
         }
 
     def pool_masks(self, masks):
         """Returns `{path: which units of its matrix still keep anything}`."""
         return {
-            path: self._pooled[path].pool_mask(self.matrices[path].of(mask))
+            path: applied.pool_mask(
+                self._pooled[path], self.matrices[path].of(mask)
+            )
             for path, mask in masks.items()
         }
 
-    def spread(self, units):
+    def spread(self, units, beside):
         """Returns `{path: mask}`."""
         masks = {}
         for path, kept in units.items():
             matrix = self.matrices[path]
-            mask = self._pooled[path].expand(kept, matrix.shape)
-            masks[path] = matrix.back(mask)
+            layout = split.layout(beside[path])
+            mask = applied.expand(
+                self._pooled[path], kept, matrix.shape, matrix.layout(layout)
+            )
+            masks[path] = matrix.back(mask, layout)
         return masks
 
 

@@ -8,10 +8,12 @@ import keras
 import numpy as np
 
 from keras_app import selection
+from keras_app import split
 from keras_app.checks import check_int
 from keras_app.hints import Shape
 from keras_app.hints import Ties
 from keras_app.masks import exact_k
+from keras_app.masks import on_devices
 from keras_app.masks.matrices import contracted
 from keras_app.masks.matrices import MatrixUnits
 from keras_app.masks.structures import check_axis
@@ -75,6 +77,7 @@ class NM(Structure):
     by enumeration, not as a flow or by its approximation.
     """
 
+    pools = False
     fixes_sparsity = True
 
     def __init__(
@@ -110,6 +113,11 @@ class NM(Structure):
             )
         self.axis = axis
         self.transposable = transposable
+
+    @property
+    def takes_split(self) -> bool:
+        """Whether groups lie along one axis: masks of blocks are tried out."""
+        return not self.transposable
 
     @property
     def sparsity(self) -> float:
@@ -172,7 +180,10 @@ class NM(Structure):
         for array in arrays:
             self.check_shape(array.shape)
         if sparsity == 0:
-            return [np.ones(array.shape, bool) for array in arrays]
+            return [
+                split.numpy_of(array).ones_like(array, dtype=bool)
+                for array in arrays
+            ]
         mask = self._transposable_mask if self.transposable else self._mask
         return [mask(array, old) for array, old in zip(arrays, previous)]
 
@@ -240,6 +251,9 @@ class NM(Structure):
         ]
 
     def _mask(self, scores, previous):
+        if split.is_split(scores):
+            choose = split.method_for(scores.sharding, self, "_best_of_groups")
+            return choose(scores, previous)
         # The padding below is -inf and must lose to every score.
         ranked = np.maximum(scores, -np.finfo(np.float64).max)
         if previous is not None:
@@ -259,6 +273,11 @@ class NM(Structure):
         np.put_along_axis(mask, pruned, False, axis=-1)
         mask = mask.reshape(rows.shape)[..., :length]
         return np.ascontiguousarray(np.moveaxis(mask, -1, self.axis))
+
+    def _best_of_groups(self, scores, previous):
+        return on_devices.best_of_groups(
+            scores, previous, self.n, self.m, self.axis
+        )
 
     def _regions(self, shape):
         """`[(slices of the last two axes, their block, number of blocks)]`."""
@@ -284,18 +303,18 @@ class NM(Structure):
             patterns = _patterns(self.n, height, width)
             region = scores[where]
             # The two axes of a block, made the last one.
-            split = (
+            parts = (
                 *region.shape[:-2],
                 region.shape[-2] // height,
                 height,
                 region.shape[-1] // width,
                 width,
             )
-            ranked = _flat_blocks(region, split)
+            ranked = _flat_blocks(region, parts)
             alive = (
                 np.ones(ranked.shape, bool)
                 if previous is None
-                else _flat_blocks(previous[where], split)
+                else _flat_blocks(previous[where], parts)
             )
             kept = np.empty(ranked.shape, bool)
             size = exact_k.CHUNK // len(patterns)
@@ -303,7 +322,7 @@ class NM(Structure):
                 here = slice(start, start + size)
                 kept[here] = _best_patterns(patterns, ranked[here], alive[here])
             kept = kept.reshape(
-                *split[:-4], split[-4], split[-2], height, width
+                *parts[:-4], parts[-4], parts[-2], height, width
             )
             mask[where] = kept.swapaxes(-3, -2).reshape(region.shape)
         return mask
@@ -322,9 +341,9 @@ def _patterns(n, height, width):
     return bits[counts == counts.max()]
 
 
-def _flat_blocks(region, split):
-    blocks = region.reshape(split).swapaxes(-3, -2)
-    return blocks.reshape(-1, split[-3] * split[-1])
+def _flat_blocks(region, parts):
+    blocks = region.reshape(parts).swapaxes(-3, -2)
+    return blocks.reshape(-1, parts[-3] * parts[-1])
 
 
 def _best_patterns(patterns, scores, alive):

@@ -72,6 +72,48 @@ def compiled(exact, layouts):
     return jax.jit(chosen, out_shardings=[each or whole for each in layouts])
 
 
+def best_of_groups(scores, previous, n, m, axis):
+    """Keeps the `n` best of every `m` entries along an axis; under 64 bits.
+
+    Args:
+        scores: The scores.
+        previous: The mask before, or `None`.
+        n, m, axis: As of `NM`.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    axis %= scores.ndim
+    keys = _keys(scores, 64 if scores.dtype == jnp.float64 else 32)
+    # Below those of all scores: what is pruned, and what fills the last group.
+    lowest = jnp.zeros((), keys.dtype)
+    keys = keys if previous is None else jnp.where(previous, keys, lowest)
+    groups = grouped(keys, m, axis, lowest)
+    # How many of its group go before each entry: along an axis of their own.
+    mine = jnp.expand_dims(groups, axis + 1)
+    others = jnp.expand_dims(groups, axis + 2)
+    pair = (1,) * (axis + 1) + (m, m) + (1,) * (scores.ndim - axis - 1)
+    place = jax.lax.broadcasted_iota("int32", pair, axis + 2)
+    other = jax.lax.broadcasted_iota("int32", pair, axis + 1)
+    first = (others < mine) | ((others == mine) & (other < place))
+    kept = first.sum(axis + 1, dtype="int32") >= m - n
+    kept = kept.reshape(*kept.shape[:axis], -1, *kept.shape[axis + 2 :])
+    return jax.lax.slice_in_dim(kept, 0, scores.shape[axis], axis=axis)
+
+
+def grouped(array, size, axis, fill):
+    """Makes an axis two: groups of `size` entries, and the entries of each.
+
+    The last group is filled up with `fill`.
+    """
+    import jax.numpy as jnp
+
+    padding = -array.shape[axis] % size
+    pads = [(0, padding if i == axis else 0) for i in range(array.ndim)]
+    shape = [*array.shape[:axis], -1, size, *array.shape[axis + 1 :]]
+    return jnp.pad(array, pads, constant_values=fill).reshape(shape)
+
+
 def _chosen(exact, arrays, previous, k):
     """The masks; under 64 bits."""
     import jax.numpy as jnp

@@ -22,6 +22,7 @@ from keras_app.checks import check_sparsity
 from keras_app.config import Configured
 from keras_app.hints import Shape
 from keras_app.hints import Ties
+from keras_app.masks import applied
 from keras_app.masks import exact_k
 from keras_app.masks import on_devices
 from keras_app.selection import Selection
@@ -63,7 +64,7 @@ def mask_from_scores(
         Bool masks, `True` kept, in the container of `scores`. NumPy arrays; of
         scores that are split over devices, as `keras.distribution` splits
         weights on JAX, arrays that are split alike. Those are never gathered,
-        unless a `structure` pools them.
+        unless a `structure` does not take them.
 
     Raises:
         ValueError: For NaN scores, unknown `ties`, a sparsity outside [0, 1],
@@ -85,8 +86,7 @@ def mask_from_scores(
         )
     named = by_name(scores)
     previous = _check_previous(named, scores, previous)
-    if type(structure) is not Unstructured:
-        # Units are pooled on the host.
+    if not structure.takes_split:
         named = {name: split.gathered(array) for name, array in named.items()}
         previous = [split.gathered(old) for old in previous]
     arrays = _as_scores(named, previous)
@@ -119,11 +119,14 @@ def in_container(container, arrays):
 
 
 def _as_scores(named, previous):
-    """Scores without a NaN: on the host, or all where one of them is split."""
-    pairs = zip(named.items(), previous)
-    if any(map(split.is_split, [*named.values(), *previous])):
-        return [on_devices.as_scores(*item, old) for item, old in pairs]
-    return [exact_k.as_scores(*item) for item, _ in pairs]
+    """Scores without a NaN: on the host, or where one or its mask is split."""
+    found = []
+    for (name, array), old in zip(named.items(), previous):
+        if split.is_split(array) or split.is_split(old):
+            found.append(on_devices.as_scores(name, array, old))
+        else:
+            found.append(exact_k.as_scores(name, array))
+    return found
 
 
 def _check_previous(named, scores, previous):
@@ -168,7 +171,8 @@ class Structure(Configured):
 
     and by `pool_mask(mask)`, which units still keep anything, where that is not
     `pool(mask) > 0`. Each argument of its constructor is an attribute of the
-    same name.
+    same name. One that says `takes_split = True` is also asked about weights
+    that are split over devices: its methods are then compiled by JAX.
 
     Example:
 
@@ -184,6 +188,12 @@ class Structure(Configured):
 
     #: Whether the units of an array can be told without its model.
     is_of_arrays = True
+
+    #: Whether its methods can be compiled, for arrays split over devices.
+    takes_split = False
+
+    #: Whether units are more than single weights.
+    pools = True
 
     #: Whether it fixes the sparsity of what it prunes, whatever is asked.
     fixes_sparsity = False
@@ -220,15 +230,15 @@ class Structure(Configured):
             ties: `"exact"` or `"le"`, as in `mask_from_scores`.
             previous: List of the masks before, or of `None`.
         """
-        exact = on_devices if any(map(split.is_split, arrays)) else exact_k
-        unit_masks = exact.prune_smallest(
-            [self.pool(array) for array in arrays],
-            sparsity,
-            ties,
-            [None if old is None else self.pool_mask(old) for old in previous],
-        )
+        units = [applied.pool(self, array) for array in arrays]
+        before = [
+            None if old is None else applied.pool_mask(self, old)
+            for old in previous
+        ]
+        exact = on_devices if any(map(split.is_split, units)) else exact_k
+        unit_masks = exact.prune_smallest(units, sparsity, ties, before)
         return [
-            self.expand(mask, array.shape)
+            applied.expand(self, mask, array.shape, split.layout(array))
             for mask, array in zip(unit_masks, arrays)
         ]
 
@@ -301,8 +311,14 @@ class Units:
         """Returns `{name of a set: which units still keep anything}`."""
         return masks
 
-    def spread(self, units):
-        """Returns `{path: mask}` of scored weights and followers."""
+    def spread(self, units, beside):
+        """Returns `{path: mask}` of scored weights and followers.
+
+        Args:
+            units: `{name of a set: which units are kept}`.
+            beside: `{path: array}` of the scored weights: where it is split
+                over devices, the mask is.
+        """
         return units
 
     def settle(self, units):
@@ -311,7 +327,7 @@ class Units:
     def kept(self, masks):
         """Returns `{name of a set: which units keep anything}`, all pooled."""
         return {
-            name: self.structure.pool_mask(mask)
+            name: applied.pool_mask(self.structure, mask)
             for name, mask in self.pool_masks(masks).items()
         }
 
@@ -324,13 +340,17 @@ class Units:
             units: `{name of a set: which units are kept}`.
             old: `{path: mask}` before the update.
         """
-        new, before = self.spread(units), self.spread(self.pool_masks(old))
+        new = self.spread(units, old)
+        before = self.spread(self.pool_masks(old), old)
         return {path: new[path] & (old[path] | ~before[path]) for path in old}
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
 class Unstructured(Structure):
     """Every weight by itself."""
+
+    takes_split = True
+    pools = False
 
     def pool(self, scores: np.ndarray) -> np.ndarray:
         """Returns the score of each unit: here each entry's own."""
@@ -364,6 +384,8 @@ class Channel(Structure):
            [False,  True,  True]])
     """
 
+    takes_split = True
+
     def __init__(self, axis: int = -1) -> None:
         self.axis = check_axis(axis)
 
@@ -372,13 +394,19 @@ class Channel(Structure):
         self.check_shape(scores.shape)
         # Accumulated in double: the order of a float32 sum differs between
         # platforms and would move the threshold.
-        return sum_over(scores, self.axis)
+        others = _all_but(self.axis, scores.ndim)
+        return split.widened(scores).sum(others, dtype=np.float64)
+
+    def pool_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Returns which channels still keep anything."""
+        return mask.any(_all_but(self.axis, mask.ndim))
 
     def expand(self, unit_mask: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns the mask of shape `shape` for the channels kept."""
-        return np.broadcast_to(
-            along(unit_mask, self.axis, len(shape)), shape
-        ).copy()
+        view = [1] * len(shape)
+        view[self.axis] = unit_mask.size
+        broadcast_to = split.numpy_of(unit_mask).broadcast_to
+        return broadcast_to(unit_mask.reshape(view), shape).copy()
 
 
 @keras.saving.register_keras_serializable(package="keras_app")
@@ -402,6 +430,8 @@ class Block(Structure):
            [False, False,  True]])
     """
 
+    takes_split = True
+
     def __init__(
         self, block_shape: tuple[int, int], pooling: Pooling = "avg"
     ) -> None:
@@ -419,19 +449,15 @@ class Block(Structure):
     def pool(self, scores: np.ndarray) -> np.ndarray:
         """Returns the pooled score of each block."""
         check_rank("Block", scores.shape)
-        starts = [
-            np.arange(0, length, size)
-            for length, size in zip(scores.shape[-2:], self.block_shape)
-        ]
         is_mean = self.pooling == "avg"
-        reduce = np.add if is_mean else np.maximum
-        pooled = scores.astype("float64") if is_mean else scores
-        for axis, first in zip((-2, -1), starts):
-            pooled = reduce.reduceat(pooled, first, axis=axis)
+        pooled = split.widened(scores)
+        pooled = pooled.astype("float64") if is_mean else pooled
+        for axis, size in zip((-2, -1), self.block_shape):
+            pooled = applied.reduced(pooled, size, axis, is_mean)
         if is_mean:
             height, width = (
-                np.diff(np.append(first, length))
-                for first, length in zip(starts, scores.shape[-2:])
+                np.diff(np.append(np.arange(0, length, size), length))
+                for length, size in zip(scores.shape[-2:], self.block_shape)
             )
             pooled = pooled / np.outer(height, width)
         return pooled
@@ -439,8 +465,9 @@ class Block(Structure):
     def expand(self, unit_mask: np.ndarray, shape: Shape) -> np.ndarray:
         """Returns the mask of shape `shape` for the blocks kept."""
         rows, columns = self.block_shape
-        mask = np.repeat(unit_mask, rows, axis=-2)[..., : shape[-2], :]
-        return np.repeat(mask, columns, axis=-1)[..., : shape[-1]].copy()
+        repeat = split.numpy_of(unit_mask).repeat
+        mask = repeat(unit_mask, rows, axis=-2)[..., : shape[-2], :]
+        return repeat(mask, columns, axis=-1)[..., : shape[-1]].copy()
 
 
 def check_axis(axis, rule="an integer"):
@@ -459,18 +486,6 @@ def check_rank(name, shape):
         )
 
 
-def all_but(axis, rank):
-    """Returns all axes of an array of this rank but one."""
+def _all_but(axis, rank):
+    """All axes of an array of this rank but one."""
     return tuple(i for i in range(rank) if i != axis % rank)
-
-
-def sum_over(array, axis):
-    """Returns the sum over all axes but one, in double precision."""
-    return array.sum(all_but(axis, array.ndim), dtype=np.float64)
-
-
-def along(values, axis, rank):
-    """Returns a vector in a shape that broadcasts along one axis."""
-    view = [1] * rank
-    view[axis] = values.size
-    return values.reshape(view)

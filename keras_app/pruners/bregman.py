@@ -290,7 +290,7 @@ class _Groups(Units):
     def _axes(self, path):
         return self._own[path].group_axes(self.shapes[path])
 
-    def spread(self, units):
+    def spread(self, units, beside):
         """Returns `{path: mask}`."""
         return {
             path: split.numpy_of(kept).broadcast_to(kept, self.shapes[path])
@@ -299,4 +299,6 @@ class _Groups(Units):
 
     def expand(self, units, old):
         """Returns the masks; all of a group that is kept may be active."""
-        return {path: kept.copy() for path, kept in self.spread(units).items()}
+        return {
+            path: kept.copy() for path, kept in self.spread(units, old).items()
+        }

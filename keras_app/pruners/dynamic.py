@@ -14,6 +14,7 @@ from keras_app.hints import Arrays
 from keras_app.hints import Distribution
 from keras_app.hints import Schedule
 from keras_app.hints import Variables
+from keras_app.masks import applied
 from keras_app.pruners.arguments import DynamicArguments
 from keras_app.pruners.clock import begin_and_end
 from keras_app.pruners.pruner import Pruner
@@ -194,7 +195,7 @@ def drop_and_grow(kept, magnitudes, grow, fraction, sparsity, structure=None):
     # Within an n:m group of n = 1 there is no smaller share to drop.
     loose = structure.fixes_sparsity
     dropped_together = masks_lib.Unstructured() if loose else structure
-    units = [structure.pool_mask(mask) for mask in kept.values()]
+    units = [applied.pool_mask(structure, mask) for mask in kept.values()]
     total = sum(unit.size for unit in units)
     alive = sum(map(split.count, units))
     dropped = int(fraction * alive)

@@ -412,7 +412,7 @@ class Pruner(Configured, Reading, Steering, abc.ABC):
         variables = self.variables
         pairs = [(variables[path], masks[path]) for path in variables]
         kept = self._units.pool_masks(masks)
-        spread = self._units.spread(kept)
+        spread = self._units.spread(kept, masks)
         pairs += [
             (variable, spread[path])
             for path, variable in self._units.followers.items()

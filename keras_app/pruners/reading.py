@@ -7,7 +7,6 @@ from keras_app import split
 from keras_app.hints import Arrays
 from keras_app.hints import Tensor
 from keras_app.hints import Variables
-from keras_app.masks import Unstructured
 from keras_app.selection import by_path
 from keras_app.selection import some
 
@@ -31,11 +30,11 @@ class Reading:
         Needs `variables`.
         """
         paths = [p for p, v in self.variables.items() if split.is_split(v)]
-        singly = self.structure in (None, Unstructured())
-        self._gathers = bool(paths) and not (singly and self.takes_split)
+        fits = self.structure is None or self.structure.takes_split
+        self._gathers = bool(paths) and not (fits and self.takes_split)
         if not self._gathers:
             return []
-        what = "the method" if singly else repr(self.structure)
+        what = "the method" if fits else repr(self.structure)
         return [
             f"{some(paths)}: split over devices, and gathered on the host at "
             f"each update, where {what} is computed; docs/distribution.md says "

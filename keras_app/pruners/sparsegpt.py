@@ -52,7 +52,8 @@ class SparseGPTPruner(CalibratedPruner):
 
     It computes on the host in double precision, whatever the backend: for a
     kernel of d inputs and n outputs d^3 + d^2 n operations, three arrays of d^2
-    numbers at a time, and one forward pass over `data`.
+    numbers at a time, and one forward pass over `data`. Kernels that are split
+    over devices are gathered there, all of them.
 
     Args:
         schedule: Usually `OneShot`.

@@ -31,6 +31,8 @@ class WandaPruner(CalibratedPruner):
     are compared instead, by the scores themselves: `NM(2, 4,
     axis="inputs")` is the 2:4 of the paper, along the inputs.
 
+    Kernels that are split over devices are gathered on the host.
+
     By default the kernels of all other layers are left out, with a reason in
     `report.skipped`.
 

@@ -169,8 +169,8 @@ class Cutting:
                 own: np.arange(self._cuts.shapes[name]) < decision.widths[name]
                 for own, name in zip(units.shapes, names, strict=True)
             }
-            spread = units.spread(kept)
             held = {**units.selection.variables, **units.followers}
+            spread = units.spread(kept, held)
             for path, variable in held.items():
                 variable.assign(ops.convert_to_numpy(variable) * spread[path])
             units.settle(kept)
