@@ -222,6 +222,31 @@ def is_dropped_and_grown_in_units(structure):
     return check
 
 
+def is_scored_by_inputs(structure):
+    """Wanda: what comes to the host are inputs of layers, and no kernels."""
+
+    def masks_of():
+        inputs = np.random.default_rng(1).standard_normal((40, 8))
+        pruner = pruners.WandaPruner(
+            schedules.OneShot(0.5), data=[inputs], structure=structure
+        )
+        pruner.set_model(network())
+        with splitting.fetches(SIZES) as fetched:
+            pruner.prune(0.3)
+            pruner.prune(0.6)
+        return pruner.masks, [f for f in fetched if not f.startswith("(40, ")]
+
+    def check():
+        whole, _ = masks_of()
+        with splitting.distributed(LAYOUT):
+            parts, fetched = masks_of()
+        assert fetched == [], fetched
+        for path, mask in whole.items():
+            np.testing.assert_array_equal(mask, parts[path], path)
+
+    return check
+
+
 CASES = {
     **{repr(each): chooses_as_the_host(each) for each in STRUCTURES},
     **{
@@ -229,6 +254,8 @@ CASES = {
     },
     "grown channels": is_dropped_and_grown_in_units(masks.Channel()),
     "grown n:m": is_dropped_and_grown_in_units(masks.NM(2, 4)),
+    "wanda": is_scored_by_inputs(None),
+    "wanda n:m": is_scored_by_inputs(masks.NM(2, 4, axis="inputs")),
     "last groups": what_is_pruned_before_goes_before_what_fills_a_group,
     "blocks": blocks_stay_on_the_devices,
     "others": others_are_gathered,

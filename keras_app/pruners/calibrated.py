@@ -1,7 +1,10 @@
 """The base of pruners that look at the inputs of layers."""
 
 import contextlib
+import dataclasses
+import math
 from collections.abc import Callable
+from typing import Self
 from typing import Unpack
 
 import keras
@@ -14,6 +17,8 @@ from keras_app import layers
 from keras_app import masks as masks_lib
 from keras_app.hints import Data
 from keras_app.hints import Schedule
+from keras_app.hints import Shape
+from keras_app.hints import Tensor
 from keras_app.hints import Variables
 from keras_app.pruners.arguments import PrunerArguments
 from keras_app.pruners.pruner import Pruner
@@ -95,7 +100,7 @@ class CalibratedPruner(Pruner):
         """Returns `{path: Matrices}` of `{path: variable}`."""
         users = _layers_by_kernel(self.model)
         return {
-            path: Matrices(users[id(variable)][0], variable.shape)
+            path: Matrices.of_layer(users[id(variable)][0], variable.shape)
             for path, variable in variables.items()
         }
 
@@ -180,44 +185,59 @@ class CalibratedPruner(Pruner):
                 vars(layer)["call"] = shadowing
 
 
+@dataclasses.dataclass(frozen=True)
 class Matrices:
     """A kernel as the matrices that multiply inputs, `(groups, in, out)`.
 
     Args:
-        layer: The layer, whose row of the catalogue has `inputs`.
-        shape: Shape of its kernel.
+        kernel: Shape of the kernel.
+        order: Its axes: those of groups, of inputs, of outputs.
+        shape: Shape `(groups, in, out)` that it has in this order.
+        parts: In how many groups the outputs are, of a convolution.
     """
 
-    def __init__(self, layer, shape):
-        self._shape = tuple(shape)
+    kernel: tuple[int, ...]
+    order: tuple[int, ...]
+    shape: tuple[int, int, int]
+    parts: int
+
+    @classmethod
+    def of_layer(cls, layer: keras.layers.Layer, shape: Shape) -> Self:
+        """Returns those of a layer whose kernel has this shape.
+
+        The row of the catalogue for the layer must have `inputs`.
+        """
         [kernel] = layers.row_of(layer).kernels
         rank = len(shape)
         shared = list(kernel.shared_axes(layer, rank))
         rows = list(kernel.contracted_axes(layer, rank))
         rest = [axis for axis in range(rank) if axis not in shared + rows]
-        groups, height = (
-            int(np.prod([shape[axis] for axis in part]))
-            for part in (shared, rows)
-        )
-        # Where the entries of the matrices are in the kernel.
-        places = np.arange(np.prod(shape)).reshape(shape)
-        places = places.transpose(shared + rows + rest)
-        places = places.reshape(groups, height, -1)
-        # Of a convolution in groups each makes outputs that lie together.
+        sizes = [
+            math.prod(shape[axis] for axis in part)
+            for part in (shared, rows, rest)
+        ]
         parts = getattr(layer, "groups", 1)
-        if parts > 1:
-            places = places.reshape(height, parts, -1).swapaxes(0, 1)
-        self._places = places
+        return cls(tuple(shape), (*shared, *rows, *rest), tuple(sizes), parts)
 
-    def of(self, array):
+    def of(self, array: Tensor) -> Tensor:
         """Returns the matrices of an array of the kernel's shape."""
-        return array.reshape(-1)[self._places]
+        matrices = array.transpose(self.order).reshape(self.shape)
+        # Of a convolution in groups each makes outputs that lie together.
+        if self.parts > 1:
+            matrices = matrices.reshape(*self._in_parts).swapaxes(0, 1)
+        return matrices.copy()
 
-    def back(self, matrices):
+    def back(self, matrices: Tensor) -> Tensor:
         """Undoes `of`."""
-        array = np.empty(self._places.size, matrices.dtype)
-        array[self._places] = matrices
-        return array.reshape(self._shape)
+        if self.parts > 1:
+            matrices = matrices.swapaxes(0, 1)
+        array = matrices.reshape([self.kernel[axis] for axis in self.order])
+        return array.transpose(np.argsort(self.order).tolist()).copy()
+
+    @property
+    def _in_parts(self):
+        _, height, width = self.shape
+        return height, self.parts, width // self.parts
 
 
 def check_finite(path, sums):
@@ -233,9 +253,15 @@ def ranks_within_outputs(scores):
     """Replaces scores of matrices by their rank among those of one output."""
     # An output with a single weight has nothing to compare within.
     within = scores if scores.shape[-2] > 1 else scores.reshape(1, -1, 1)
+    order = _argsort(within)
+    return _argsort(order).reshape(scores.shape)
+
+
+def _argsort(array):
     # Stable: of equal scores the lower index is pruned, as everywhere.
-    order = np.argsort(within, axis=-2, kind="stable")
-    return np.argsort(order, axis=-2, kind="stable").reshape(scores.shape)
+    if isinstance(array, np.ndarray):
+        return array.argsort(axis=-2, kind="stable")
+    return array.argsort(axis=-2, stable=True)
 
 
 def _layers_by_kernel(model):

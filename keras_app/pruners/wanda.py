@@ -1,14 +1,17 @@
 """Pruning by weights and the inputs they see: Wanda."""
 
+import dataclasses
+
 import keras
 import numpy as np
-from keras import ops
 
 from keras_app import layers
+from keras_app import split
 from keras_app.hints import Arrays
 from keras_app.hints import Variables
 from keras_app.pruners.calibrated import CalibratedPruner
 from keras_app.pruners.calibrated import check_finite
+from keras_app.pruners.calibrated import Matrices
 from keras_app.pruners.calibrated import ranks_within_outputs
 
 
@@ -30,8 +33,6 @@ class WandaPruner(CalibratedPruner):
     the same number of its inputs, to within one. With a `structure` its units
     are compared instead, by the scores themselves: `NM(2, 4,
     axis="inputs")` is the 2:4 of the paper, along the inputs.
-
-    Kernels that are split over devices are gathered on the host.
 
     By default the kernels of all other layers are left out, with a reason in
     `report.skipped`.
@@ -71,19 +72,18 @@ class WandaPruner(CalibratedPruner):
     paper.
     """
 
+    takes_split = True
+
     def scores(self, variables: Variables) -> Arrays:
         """Returns `{path: |w| ||x||}`, or its rank within the output."""
         squares = self._squared_inputs(variables)
-        masks = self.masks
+        masks = self._masks
         scores = {}
         for path, matrices in self.matrices(variables).items():
-            w = ops.convert_to_numpy(variables[path]).astype("float64")
-            found = np.abs(matrices.of(w)) * np.sqrt(squares[path])
-            if self.is_unstructured:
-                # Below weights that are kept although their input is zero.
-                found[~matrices.of(masks[path])] = -1.0
-                found = ranks_within_outputs(found)
-            scores[path] = matrices.back(found)
+            rule = _Rule(matrices, self.is_unstructured)
+            w = self.read(variables[path])
+            score = split.method_for(split.layout(w), rule, "score")
+            scores[path] = score(w, np.sqrt(squares[path]), masks[path])
         return scores
 
     def _squared_inputs(self, variables):
@@ -101,3 +101,21 @@ class WandaPruner(CalibratedPruner):
         for path, sums in squares.items():
             check_finite(path, sums)
         return squares
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """The scores of one kernel: on the host, or compiled where it lies."""
+
+    matrices: Matrices
+    within_outputs: bool
+
+    def score(self, w, norms, kept):
+        w = split.widened(w).astype("float64")
+        found = abs(self.matrices.of(w)) * norms
+        if self.within_outputs:
+            # Below weights that are kept although their input is zero.
+            where = split.numpy_of(found).where
+            found = where(self.matrices.of(kept), found, -1.0)
+            found = ranks_within_outputs(found)
+        return self.matrices.back(found)
