@@ -107,6 +107,8 @@ def test_a_network_moves_as_one_that_masks_in_the_forward_pass(golden, case):
         np.testing.assert_allclose(
             theta, get["theta_before_keras"][step], **close
         )
+        # Keras before 3.15 returns the mean of all steps since.
+        model.reset_metrics()
         value = model.train_on_batch(get["x_nhwc"], get["y"])
         np.testing.assert_allclose(
             value, get["ce_loss_before_step"][step], **close
