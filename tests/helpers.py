@@ -17,6 +17,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 BACKEND = keras.backend.backend()
+KERAS = tuple(map(int, keras.__version__.split(".")[:2]))
 
 tensorflow_only = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="there on TensorFlow alone"

@@ -30,6 +30,7 @@ from keras_app.pruners import MagnitudePruner
 from keras_app.regularizers import L1
 from keras_app.schedules import OneShot
 from keras_app.schedules import PolynomialDecay
+from tests.helpers import KERAS
 from tests.models import chain
 from tests.models import Mute
 
@@ -355,7 +356,12 @@ def assert_same_masks(loaded, model):
         (Defaults, (keras.optimizers.SGD, "mae"), None),
         (Configured, (0.125,), None),
         (Renamed, (keras.optimizers.SGD, "mae"), "Renamed.*was not called"),
-        (Another, (), "Another.compile was not called"),
+        # With Keras 3.14 it is called, and comes to the same.
+        (
+            Another,
+            (),
+            "Another.compile was not called" if KERAS >= (3, 15) else None,
+        ),
     ],
 )
 def test_a_class_with_its_own_compile_goes_on_training(
