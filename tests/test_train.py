@@ -202,7 +202,7 @@ def test_mistakes_name_what_is_wrong(tmp_path, arguments, words):
         ("Anytime.levl=3", "Did you mean level?"),
         ("experiments.anytme.level=3", "Did you mean experiments.Anytime?"),
         ("Anytime.pruner=@anytme", "Did you mean Anytime?"),
-        # None of our gin files names it: gin forgets nothing that one has named.
+        # No gin file of ours names it: gin forgets nothing that one named.
         (
             "callbacks.LambdaController.warmup=3",
             "What the gin files name: experiments.Anytime",
