@@ -72,6 +72,7 @@ def measure(rounds, numbers):
         log = pathlib.Path(disk) / "puts.log"
         with s3.serving(log) as environment:
             os.environ.update(environment)
+            log.write_text("")  # what the server put at its start
             for turn in range(rounds):
                 for where, place in (
                     ("disk", f"{disk}/{turn}"),

@@ -134,35 +134,22 @@ def all_finite(array):
 # ---- in JAX, compiled or not -----------------------------------------------
 
 
-@functools.cache
 def method_for(layout, owner, method, *args):
     """Returns a pure method of arrays, compiled if they are split.
 
-    It is compiled once for all owners that are equal.
+    It is compiled once for all owners that are equal; on the host nothing is
+    kept.
 
     Args:
         layout: The `layout` of the array that it returns; with `None` the
             method is returned as it is, for arrays of NumPy.
-        owner: A value object.
+        owner: The object; to be compiled, one with a hash by value.
         method: Its name.
         *args: What it takes after the arrays; must have a hash.
     """
-    function = getattr(owner, method)
-
-    def of_arrays(*arrays):
-        return function(*arrays, *args)
-
     if layout is None:
-        return of_arrays
-    import jax
-
-    compiled = jax.jit(of_arrays, out_shardings=layout)
-
-    def in_double_precision(*arrays):
-        with in_64_bits():
-            return compiled(*arrays)
-
-    return in_double_precision
+        return lambda *arrays: getattr(owner, method)(*arrays, *args)
+    return _compiled_method(layout, owner, method, args)
 
 
 def named_sharding(mesh, axes=()):
@@ -239,6 +226,22 @@ def _is_traced(value):
     import jax
 
     return isinstance(value, jax.core.Tracer)
+
+
+@functools.cache
+def _compiled_method(layout, owner, method, args):
+    import jax
+
+    function = getattr(owner, method)
+    compiled = jax.jit(
+        lambda *arrays: function(*arrays, *args), out_shardings=layout
+    )
+
+    def in_double_precision(*arrays):
+        with in_64_bits():
+            return compiled(*arrays)
+
+    return in_double_precision
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Weights split over four devices, and what of them is fetched to the host."""
 
 import contextlib
+import functools
 import json
 import pathlib
 import traceback
@@ -8,7 +9,9 @@ from unittest import mock
 
 import keras
 import numpy as np
+import pytest
 
+from tests.helpers import jax_only
 from tests.helpers import run
 
 LAYOUT = {
@@ -31,6 +34,19 @@ _SCRIPT = """
 """
 
 
+def tests_of(module, names):
+    """The test of each of a module's `cases`, by their names."""
+
+    @jax_only
+    @pytest.mark.parametrize("case", names)
+    def test_on_four_devices(case):
+        found = on_four_devices(module)[case]
+        assert found == "ok", found
+
+    return test_on_four_devices
+
+
+@functools.cache
 def on_four_devices(module):
     """`{name: "ok", or what failed}` of the `cases` of a module of tests.
 

@@ -17,7 +17,6 @@ from keras_app import schedules
 from keras_app import split
 from keras_app.masks import mask_from_scores
 from tests import splitting
-from tests.helpers import jax_only
 
 # ---- the choice itself ----------------------------------------------------
 
@@ -307,21 +306,14 @@ def cases():
     return {case.__name__: case for case in CHOICES} | trained_cases()
 
 
-@pytest.fixture(scope="module")
-def four_devices():
-    return splitting.on_four_devices(__name__)
-
-
-@jax_only
-@pytest.mark.parametrize(
-    "case",
+# The cases of trainings train; here their names are enough.
+test_on_four_devices = splitting.tests_of(
+    __name__,
     [
         *(case.__name__ for case in CHOICES),
         *(" ".join(key) for key in TRAININGS),
     ],
 )
-def test_on_four_devices(four_devices, case):
-    assert four_devices[case] == "ok", four_devices[case]
 
 
 def test_nothing_is_split_on_one_device():

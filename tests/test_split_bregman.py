@@ -1,7 +1,6 @@
 """Strengths of weights split over four devices are those of the host."""
 
 import numpy as np
-import pytest
 
 from keras_app import optimizers
 from keras_app import pruners
@@ -9,7 +8,6 @@ from keras_app import regularizers
 from keras_app import schedules
 from keras_app import split
 from tests import splitting
-from tests.helpers import jax_only
 
 # ---- the choice itself ----------------------------------------------------
 
@@ -119,26 +117,15 @@ def masks_can_be_proposed():
         np.testing.assert_array_equal(mask, np.asarray(parts[path]))
 
 
-CASES = {
-    **{n: agrees(m, optimizers.LinBreg) for n, m in REGULARIZERS.items()},
-    "ProxSGD": agrees(REGULARIZERS["L1"], optimizers.ProxSGD),
-    "trained layer": trains("layer"),
-    "trained global": trains("global"),
-    "proposed": masks_can_be_proposed,
-}
-
-
 def cases():
     """`{name: what a process with four devices runs}`."""
-    return CASES
+    return {
+        **{n: agrees(m, optimizers.LinBreg) for n, m in REGULARIZERS.items()},
+        "ProxSGD": agrees(REGULARIZERS["L1"], optimizers.ProxSGD),
+        "trained layer": trains("layer"),
+        "trained global": trains("global"),
+        "proposed": masks_can_be_proposed,
+    }
 
 
-@pytest.fixture(scope="module")
-def four_devices():
-    return splitting.on_four_devices(__name__)
-
-
-@jax_only
-@pytest.mark.parametrize("case", CASES)
-def test_on_four_devices(four_devices, case):
-    assert four_devices[case] == "ok", four_devices[case]
+test_on_four_devices = splitting.tests_of(__name__, cases())

@@ -1,8 +1,9 @@
 """Structures of weights split over four devices are pruned there."""
 
+import functools
+
 import keras
 import numpy as np
-import pytest
 
 from keras_app import masks
 from keras_app import pruners
@@ -10,7 +11,6 @@ from keras_app import schedules
 from keras_app import split
 from keras_app.masks import mask_from_scores
 from tests import splitting
-from tests.helpers import jax_only
 
 # ---- arrays ---------------------------------------------------------------
 
@@ -211,6 +211,16 @@ def prunes_models_as_the_host(structure):
     return check
 
 
+def agree(masks_of):
+    """Asserts that masks are those of the host, and that nothing is fetched."""
+    whole, _ = masks_of()
+    with splitting.distributed(LAYOUT):
+        parts, fetched = masks_of()
+    assert fetched == [], fetched
+    for path, mask in whole.items():
+        np.testing.assert_array_equal(mask, parts[path], path)
+
+
 def is_dropped_and_grown_in_units(structure):
     def masks_of():
         pruner = pruners.SET(
@@ -222,15 +232,7 @@ def is_dropped_and_grown_in_units(structure):
             splitting.fit(model, pruner)
         return pruner.masks, fetched
 
-    def check():
-        whole, _ = masks_of()
-        with splitting.distributed(LAYOUT):
-            parts, fetched = masks_of()
-        assert fetched == [], fetched
-        for path, mask in whole.items():
-            np.testing.assert_array_equal(mask, parts[path], path)
-
-    return check
+    return functools.partial(agree, masks_of)
 
 
 def is_scored_by_inputs(structure):
@@ -247,44 +249,26 @@ def is_scored_by_inputs(structure):
             pruner.prune(0.6)
         return pruner.masks, [f for f in fetched if not f.startswith("(40, ")]
 
-    def check():
-        whole, _ = masks_of()
-        with splitting.distributed(LAYOUT):
-            parts, fetched = masks_of()
-        assert fetched == [], fetched
-        for path, mask in whole.items():
-            np.testing.assert_array_equal(mask, parts[path], path)
-
-    return check
-
-
-CASES = {
-    **{repr(each): chooses_as_the_host(each) for each in STRUCTURES},
-    **{
-        f"model {each!r}": prunes_models_as_the_host(each) for each in IN_MODELS
-    },
-    "grown channels": is_dropped_and_grown_in_units(masks.Channel()),
-    "grown n:m": is_dropped_and_grown_in_units(masks.NM(2, 4)),
-    "wanda": is_scored_by_inputs(None),
-    "wanda n:m": is_scored_by_inputs(masks.NM(2, 4, axis="inputs")),
-    "last groups": what_is_pruned_before_goes_before_what_fills_a_group,
-    "small": units_of_small_numbers_are_ranked,
-    "blocks": blocks_stay_on_the_devices,
-    "others": others_are_gathered,
-}
+    return functools.partial(agree, masks_of)
 
 
 def cases():
     """`{name: what a process with four devices runs}`."""
-    return CASES
+    return {
+        **{repr(each): chooses_as_the_host(each) for each in STRUCTURES},
+        **{
+            f"model {each!r}": prunes_models_as_the_host(each)
+            for each in IN_MODELS
+        },
+        "grown channels": is_dropped_and_grown_in_units(masks.Channel()),
+        "grown n:m": is_dropped_and_grown_in_units(masks.NM(2, 4)),
+        "wanda": is_scored_by_inputs(None),
+        "wanda n:m": is_scored_by_inputs(masks.NM(2, 4, axis="inputs")),
+        "last groups": what_is_pruned_before_goes_before_what_fills_a_group,
+        "small": units_of_small_numbers_are_ranked,
+        "blocks": blocks_stay_on_the_devices,
+        "others": others_are_gathered,
+    }
 
 
-@pytest.fixture(scope="module")
-def four_devices():
-    return splitting.on_four_devices(__name__)
-
-
-@jax_only
-@pytest.mark.parametrize("case", CASES)
-def test_on_four_devices(four_devices, case):
-    assert four_devices[case] == "ok", four_devices[case]
+test_on_four_devices = splitting.tests_of(__name__, cases())

@@ -17,6 +17,8 @@ import dataclasses
 
 import numpy as np
 
+# So many widths `search` measures, besides those of the dense and of the
+# smallest model.
 MOST = 5
 
 

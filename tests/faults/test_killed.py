@@ -27,6 +27,8 @@ def killed(folder, names, kills, *more):
     assert figures.exists(), result.stdout + result.stderr
     rows = json.loads(figures.read_text())["methods"]
     assert [row["method"] for row in rows] == list(names)
+    fine = all(row["survived"] == row["kills"] for row in rows)
+    assert fine == (result.returncode == 0), result.stdout + result.stderr
     return {row["method"]: row for row in rows}
 
 
