@@ -202,11 +202,6 @@ def test_mistakes_name_what_is_wrong(tmp_path, arguments, words):
         ("Anytime.levl=3", "Did you mean level?"),
         ("experiments.anytme.level=3", "Did you mean experiments.Anytime?"),
         ("Anytime.pruner=@anytme", "Did you mean Anytime?"),
-        # No gin file of ours names it: gin forgets nothing that one named.
-        (
-            "callbacks.LambdaController.warmup=3",
-            "What the gin files name: experiments.Anytime",
-        ),
         (
             "from keras_app.experiments import modles",
             "Did you mean keras_app.experiments.models?",
@@ -221,6 +216,16 @@ def test_a_binding_that_is_wrong_is_named(tmp_path, param, words):
     assert str(error.value).startswith(f"--gin_param={param}: ")
     assert words in str(error.value)
     assert "\n" not in str(error.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_name_like_no_other_is_answered_with_all(tmp_path):
+    param = "nothing_is_called_so.level=3"
+    arguments = [*SHORT, f"--gin_param={param}", f"--run_dir={tmp_path / 'r'}"]
+    with pytest.raises(cli.UsageError) as error:
+        train.main(["train", *arguments])
+    # gin forgets no name of the files that ran before in this process.
+    _, names = str(error.value).split(" What the gin files name: ")
+    assert {"experiments.Anytime", "train.run"} <= set(names[:-1].split(", "))
 
 
 @pytest.mark.parametrize(
