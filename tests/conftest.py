@@ -57,9 +57,8 @@ def done_here(request, monkeypatch):
     """Exports work in this process, without the start of another."""
     from keras_app.export import fresh_process
 
-    def start(folder, *_):
+    def do(folder, *_):
         fresh_process.answer(folder)
-        return 0, ""
 
     if "elsewhere" not in request.fixturenames:
-        monkeypatch.setattr(fresh_process, "_start", start)
+        monkeypatch.setattr(fresh_process, "_do", do)

@@ -1,5 +1,6 @@
 """Tests of SavedModels: one copy of each weight, the same outputs, no rest."""
 
+import functools
 import json
 import os
 import pathlib
@@ -577,13 +578,12 @@ def doubled(x):
 def here(monkeypatch):
     """Saves the seconds that another process takes to start."""
 
-    def start(folder, *_):
+    def do(folder, *_):
         known = keras.saving.get_custom_objects()
         monkeypatch.delitem(known, "test_saved_model>Own", raising=False)
         fresh_process.answer(folder)
-        return 0, ""
 
-    monkeypatch.setattr(fresh_process, "_start", start)
+    monkeypatch.setattr(fresh_process, "_do", do)
 
 
 def outputs_of_ones(model):
@@ -662,6 +662,42 @@ def test_what_a_process_says_arrives_while_it_goes_on(tmp_path):
     found = fresh_process.run(task, None, backend, hear, mark=mark)
     assert found == "two"
     assert told == [("halves", 1, 2), ("halves", 2, 2)]
+
+
+def process_id():
+    return os.getpid()
+
+
+def leave():
+    os._exit(3)
+
+
+@pytest.mark.backend_free
+def test_a_kept_process_does_task_after_task_until_it_crashes():
+    # numpy starts fastest; two levels, of a caller and what it calls.
+    ask = functools.partial(fresh_process.run, backend="numpy")
+    with fresh_process.kept():
+        with fresh_process.kept():
+            first = ask(f"{__name__}:process_id")
+        assert first != os.getpid()
+        with pytest.raises(ValueError, match="no luck"):
+            ask(f"{__name__}:fail")
+        assert ask(f"{__name__}:process_id") == first
+        assert ask(f"{__name__}:process_id", reuse=False) != first
+        with pytest.raises(fresh_process.Crash, match="exit status 3"):
+            ask(f"{__name__}:leave")
+        second = ask(f"{__name__}:process_id")
+        assert second != first
+    for number in (first, second):
+        with pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
+
+
+def fail():
+    # What a task prints, or reads, is not taken for an order or an answer.
+    print("answer.json")
+    assert sys.stdin.read() == ""
+    raise ValueError("no luck")
 
 
 @through_a_process

@@ -65,7 +65,6 @@ def outputs_of(content, model, data):
         path = pathlib.Path(folder) / "outputs.npz"
         fresh_process.run(
             "keras_app.compression.files:run",
-            backend="numpy",
             content=np.frombuffer(content, "uint8"),
             samples=samples,
             path=path,

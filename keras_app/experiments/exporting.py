@@ -13,6 +13,7 @@ from keras_app.experiments import page
 from keras_app.experiments.run.folder import MODEL
 from keras_app.experiments.run.folder import SUMMARY
 from keras_app.export import export_report
+from keras_app.export import fresh_process
 from keras_app.export.export_report import ExportReport
 from keras_app.export.formats import checked
 from keras_app.export.formats import FORMATS
@@ -95,10 +96,11 @@ def export_run(
         model = files.load_model(path, compile=False)
         if shrink:
             model = shrink_model(model, data, multiple_of)
-    for each in missing:
-        targets[each].parent.mkdir(parents=True, exist_ok=True)
-        taken = FORMATS[each].options(data=data, **options)
-        found[each] = FORMATS[each].export(model, targets[each], **taken)
+    with fresh_process.kept():
+        for each in missing:
+            targets[each].parent.mkdir(parents=True, exist_ok=True)
+            taken = FORMATS[each].options(data=data, **options)
+            found[each] = FORMATS[each].export(model, targets[each], **taken)
     if (source / SUMMARY).is_file():
         page.write_page(source)
     return [found[each] for each in formats]

@@ -26,16 +26,15 @@ from keras_app.cli import one_line
 from keras_app.export import copies
 
 _PROGRAM = """
-import sys
 from keras_app.export import fresh_process
-fresh_process.answer(sys.argv[1])
+fresh_process.serve()
 """
 _MODEL = "model.keras"
 _ARGUMENTS = "arguments.json"
 _ARRAYS = "arrays.npz"
 _ANSWER = "answer.json"
 _PROGRESS = "progress.jsonl"
-_MEANWHILE = 0.2  # seconds
+_MEANWHILE = 0.1  # seconds
 _KEY = "__array__"  # marks the place of an array among the arguments
 
 
@@ -64,7 +63,30 @@ def refusing_crashes(model, advice=""):
         ) from error
 
 
-def run(task, model=None, backend="tensorflow", progress=None, **arguments):
+@contextlib.contextmanager
+def kept():
+    """Lets the processes of `run` go on to the next task, of each backend one.
+
+    To start one takes seconds. They end with the context.
+    """
+    _contexts.append(None)
+    try:
+        yield
+    finally:
+        _contexts.pop()
+        while _waiting and not _contexts:
+            _, process = _waiting.popitem()
+            process.end()
+
+
+def run(
+    task,
+    model=None,
+    backend="tensorflow",
+    progress=None,
+    reuse=True,
+    **arguments,
+):
     """Returns what a function gives in a process of its own.
 
     The model and the arguments go through temporary files. The process starts
@@ -80,6 +102,8 @@ def run(task, model=None, backend="tensorflow", progress=None, **arguments):
         progress: A function that is called here with what the task calls its
             argument `progress` with, a fraction of a second later: what JSON
             can hold. Defaults to `None`: the task has no such argument.
+        reuse: Whether one may do it that has done others, where they are
+            `kept`. Defaults to `True`.
         **arguments: Numbers, strings, paths and arrays, or lists and dicts of
             them. A path arrives as a string and a tuple as a list.
 
@@ -98,12 +122,11 @@ def run(task, model=None, backend="tensorflow", progress=None, **arguments):
         folder = pathlib.Path(folder)
         _write(folder, task, model, arguments)
         calls = _Calls(folder, progress)
-        status, errors = _start(folder, backend, calls.pass_on)
+        crash = _do(folder, backend, reuse, calls.pass_on)
         calls.pass_on()
-        try:
-            answer = json.loads((folder / _ANSWER).read_text())
-        except FileNotFoundError as error:
-            raise Crash(_last_words(status, errors)) from error
+        if crash:
+            raise Crash(crash)
+        answer = json.loads((folder / _ANSWER).read_text())
     if "unknown" in answer:
         raise UnknownModel(answer["unknown"])
     if "error" in answer:
@@ -151,42 +174,94 @@ def _writing(folder):
     return {"progress": progress}
 
 
-def _start(folder, backend, meanwhile):
-    """Runs the process to its end: its exit status and its stderr.
+_contexts = []  # of `kept` that are open
+_waiting = {}  # by their backends, the processes that have nothing to do
+
+
+def _do(folder, backend, reuse, meanwhile):
+    """Has the task in a folder done; returns the last words of a crash.
 
     Args:
-        folder: What it reads and writes.
+        folder: What the process reads and writes.
         backend: Keras's backend there.
+        reuse: As of `run`.
         meanwhile: Called again and again until then.
     """
-    with subprocess.Popen(
-        # Not the current folder, which is on the path below if it is on
-        # ours: a file in it may have the name of a module.
-        [sys.executable, "-P", "-c", _PROGRAM, str(folder)],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
-            # This process holds their memory.
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "JAX_PLATFORMS": "cpu",
-        },
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-    ) as process:
-        try:
-            while True:
-                # What it has written until then is kept.
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    _, errors = process.communicate(timeout=_MEANWHILE)
-                    return process.returncode, errors
+    process = _waiting.pop(backend, None) if reuse else None
+    process = process or _Process(backend)
+    try:
+        answered = process.do(folder, meanwhile)
+    except BaseException:
+        process.kill()
+        raise
+    if not answered:
+        return process.last_words()
+    if reuse and _contexts:
+        _waiting[backend] = process
+    else:
+        process.end()
+    return None
+
+
+class _Process:
+    """Another process, which does one task after the other.
+
+    Args:
+        backend: Keras's backend there.
+    """
+
+    def __init__(self, backend):
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")
+        self._process = subprocess.Popen(
+            # Not the current folder, which is on the path below if it is on
+            # ours: a file in it may have the name of a module.
+            [sys.executable, "-P", "-c", _PROGRAM],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+                # This process holds their memory.
+                "CUDA_VISIBLE_DEVICES": "-1",
+                "JAX_PLATFORMS": "cpu",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def do(self, folder, meanwhile):
+        """Returns whether there is an answer; else the process has ended."""
+        with contextlib.suppress(BrokenPipeError):  # it has ended
+            self._process.stdin.write(f"{folder}\n")
+            self._process.stdin.flush()
+        answer = folder / _ANSWER
+        while not answer.exists():
+            try:
+                self._process.wait(_MEANWHILE)
+            except subprocess.TimeoutExpired:
                 meanwhile()
-        except BaseException:
-            process.kill()
-            raise
+            else:
+                return answer.exists()
+        return True
+
+    def end(self):
+        # It waits for the next task in vain.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._errors.close()
+
+    def kill(self):
+        self._process.kill()
+        self.end()
+
+    def last_words(self):
+        """What is known of a process that has ended."""
+        self._errors.seek(0)
+        errors = self._errors.read()
+        self.end()
+        return _last_words(self._process.returncode, errors)
 
 
 def _last_words(status, errors):
@@ -197,8 +272,21 @@ def _last_words(status, errors):
     return f"it ended with exit status {status}: {last[0]}"
 
 
+def serve():
+    """Does the tasks in the folders that stdin names, line by line."""
+    # Neither is for what a task reads or prints.
+    orders = os.fdopen(os.dup(0))
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for line in orders:
+        answer(line.rstrip("\n"))
+        keras.utils.clear_session()
+    # What native code does as a process ends takes long, and may crash.
+    os._exit(0)
+
+
 def answer(folder):
-    """Does the task that lies in `folder`, in a process of its own."""
+    """Does the task that lies in `folder`, here."""
     folder = pathlib.Path(folder)
     try:
         task, definitions, arguments = _read(folder)
@@ -211,7 +299,10 @@ def answer(folder):
         result = {"unknown": str(error)}
     except Exception as error:
         result = {"error": str(error) or type(error).__name__}
-    (folder / _ANSWER).write_text(json.dumps(result))
+    # Whole, as soon as it is there.
+    partial = folder / "answer.part"
+    partial.write_text(json.dumps(result))
+    partial.replace(folder / _ANSWER)
 
 
 def function(task):

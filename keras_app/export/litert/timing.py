@@ -76,6 +76,8 @@ def time_files(files, rounds=_ROUNDS, threads=1, seconds=_SECONDS):
         "keras_app.export.litert.timing:take_turns",
         # The backend that starts fastest: none is needed.
         backend="numpy",
+        # Where a model lies in memory makes a difference.
+        reuse=False,
         contents=[np.frombuffer(each, "uint8") for each in contents],
         rounds=rounds,
         threads=threads,
