@@ -33,6 +33,16 @@ def _same_start():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_programs_end():
+    """Those of JAX take gigabytes by the end of the suite, in each worker."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+
+
 @pytest.fixture
 def golden():
     """Loads recorded vectors: `golden("app/schedule.npz")`."""
