@@ -1,4 +1,4 @@
-r"""Stores what benchmarks measure, and fills the pages of docs/results with it.
+r"""Stores what benchmarks measure, and fills the pages of docs/ with it.
 
     python benchmarks/results.py
 
@@ -28,7 +28,8 @@ import sys
 import measure
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = ROOT / "docs" / "results"
+DOCS = ROOT / "docs"
+DATA = DOCS / "results" / "data"
 BLOCK = re.compile(
     r"<!-- (table|measured): ([\w/]+) -->\n.*?<!-- end -->\n", re.DOTALL
 )
@@ -276,5 +277,5 @@ class Results:
 
 
 if __name__ == "__main__":
-    for path in sorted(PAGES.glob("*.md")):
-        path.write_text(fill(path.read_text(), PAGES / "data"))
+    for path in sorted(DOCS.rglob("*.md")):
+        path.write_text(fill(path.read_text(), DATA))
