@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import textwrap
@@ -688,6 +689,10 @@ def test_a_kept_process_does_task_after_task_until_it_crashes():
             ask(f"{__name__}:leave")
         second = ask(f"{__name__}:process_id")
         assert second != first
+        # Ended while it had nothing to do.
+        os.kill(second, signal.SIGKILL)
+        os.waitid(os.P_PID, second, os.WEXITED | os.WNOWAIT)
+        assert ask(f"{__name__}:process_id") != second
     for number in (first, second):
         with pytest.raises(ProcessLookupError):
             os.kill(number, 0)

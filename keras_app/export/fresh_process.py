@@ -34,7 +34,9 @@ _ARGUMENTS = "arguments.json"
 _ARRAYS = "arrays.npz"
 _ANSWER = "answer.json"
 _PROGRESS = "progress.jsonl"
+_END = "\n"  # instead of a folder
 _MEANWHILE = 0.1  # seconds
+_PATIENCE = 5.0  # seconds
 _KEY = "__array__"  # marks the place of an array among the arguments
 
 
@@ -188,7 +190,8 @@ def _do(folder, backend, reuse, meanwhile):
         meanwhile: Called again and again until then.
     """
     process = _waiting.pop(backend, None) if reuse else None
-    process = process or _Process(backend)
+    if process is None or process.has_ended():
+        process = _Process(backend)
     try:
         answered = process.do(folder, meanwhile)
     except BaseException:
@@ -245,11 +248,20 @@ class _Process:
                 return answer.exists()
         return True
 
+    def has_ended(self):
+        """Whether it was ended while it had nothing to do, by Ctrl-C say."""
+        return self._process.poll() is not None
+
     def end(self):
-        # It waits for the next task in vain.
+        # Processes forked from this one may hold its stdin open too.
         with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(_END)
             self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._errors.close()
 
     def kill(self):
@@ -279,6 +291,8 @@ def serve():
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     for line in orders:
+        if line == _END:
+            break
         answer(line.rstrip("\n"))
         keras.utils.clear_session()
     # What native code does as a process ends takes long, and may crash.
