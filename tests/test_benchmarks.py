@@ -32,6 +32,15 @@ def shared(monkeypatch):
 
 
 @pytest.fixture
+def as_printed(shared):
+    """Of benchmarks/pages.py."""
+    import pages
+
+    yield pages
+    del sys.modules["pages"]
+
+
+@pytest.fixture
 def open_results(shared, tmp_path, monkeypatch):
     results = shared[1]
     monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/toy.py"), "-a 1"])
@@ -209,6 +218,56 @@ def test_a_page_is_filled_between_its_markers_and_nowhere_else(
     )
     assert filled.endswith("- Seeds: 3, 4\n\n<!-- end -->\nAfter.\n")
     assert shared[1].fill(filled, tmp_path) == filled
+
+
+# ---- pages as printed ------------------------------------------------------
+
+PAGE = """
+```bash
+pip install -e .
+export WORD=here
+python3 -c 'print(1 | 2)' \\
+  > 3  # three
+```
+
+```python
+import pathlib
+
+told = pathlib.Path("3").read_text()
+```
+
+```python
+import torch
+```
+
+```
+not_run
+```
+
+```python
+import os
+
+pathlib.Path(os.environ["WORD"]).write_text(told)
+```
+"""
+
+
+def test_a_page_runs_as_printed_from_its_top(as_printed, tmp_path, monkeypatch):
+    (tmp_path / "page.md").write_text(PAGE)
+    monkeypatch.setenv("WORD", "elsewhere")
+    found = as_printed.run(tmp_path / "page.md", tmp_path / "work")
+    assert (tmp_path / "work" / "here").read_text() == "3\n"
+    names = [name for name, _ in found["steps"]]
+    command = "`python3 -c 'print(1 \\| 2)' > 3`"
+    assert names == [command, "snippet 1", "snippet 2"]
+    header, rows = as_printed.table([["a", 59.4], ["b", 61.0]])
+    assert [row[1] for row in rows] == ["59 s", "1 min 1 s", "2 min 0 s"]
+
+
+def test_a_page_that_fails_says_why(as_printed, tmp_path, capsys):
+    (tmp_path / "page.md").write_text("```python\nnowhere\n```\n")
+    assert as_printed.run(tmp_path / "page.md", tmp_path / "work") is None
+    assert "NameError: name 'nowhere'" in capsys.readouterr().err
 
 
 # ---- the pages -------------------------------------------------------------
