@@ -25,8 +25,8 @@ import sys
 
 import results
 
-# The README's commands install; its snippets are a page like the others.
-PAGES = [results.ROOT / "README.md", *sorted(results.DOCS.glob("*.md"))]
+PAGES = {page.stem: page for page in sorted(results.DOCS.glob("*.md"))}
+PAGES["README"] = results.ROOT / "README.md"
 BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LEFT_OUT = (
     re.compile(r"pip install|/activate|launch/|s3://|gs://|gin_file=llm_"),
@@ -107,17 +107,21 @@ def words(seconds):
 
 
 def table(found):
-    rows = [[what, words(seconds)] for what, seconds in found]
-    if len(rows) > 1:
-        rows.append(["all", words(sum(seconds for _, seconds in found))])
-    return ["run as printed", "time on one core"], rows
+    """One row for each page: its steps in their order, and their sum."""
+    rows = []
+    for name, one in sorted(found.items()):
+        each = "; ".join(f"{what} {words(took)}" for what, took in one["steps"])
+        total = words(sum(took for _, took in one["steps"]))
+        place = os.path.relpath(PAGES[name], results.DOCS)
+        rows.append([f"[{name}]({place})", each, total])
+    return ["page", "its steps", "all"], rows
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     results.options(parser)
     add = parser.add_argument
-    pages = {page.stem: page for page in PAGES if steps(page)}
+    pages = {name: page for name, page in PAGES.items() if steps(page)}
     add("--only", nargs="+", choices=pages, metavar="PAGE", help=str([*pages]))
     add("--work", type=pathlib.Path, default=pathlib.Path("runs/pages"))
     add("--page", type=pathlib.Path, help=argparse.SUPPRESS)
@@ -128,8 +132,7 @@ def main(argv=None):
     found = results.Results(args, "pages", packages)
     for name in args.only or pages:
         found.measure(name, run, pages[name], args.work / name)
-    tables = {name: table(one["steps"]) for name, one in found.measured.items()}
-    found.finish(tables)
+    found.finish({"steps": table(found.measured)})
 
 
 if __name__ == "__main__":

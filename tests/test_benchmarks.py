@@ -260,8 +260,13 @@ def test_a_page_runs_as_printed_from_its_top(as_printed, tmp_path, monkeypatch):
     names = [name for name, _ in found["steps"]]
     command = "`python3 -c 'print(1 \\| 2)' > 3`"
     assert names == [command, "snippet 1", "snippet 2"]
-    header, rows = as_printed.table([["a", 59.4], ["b", 61.0]])
-    assert [row[1] for row in rows] == ["59 s", "1 min 1 s", "2 min 0 s"]
+    found = {"steps": [["a", 59.4], ["b", 61.0]]}
+    _, rows = as_printed.table({"stream": found, "README": found})
+    told = ["a 59 s; b 1 min 1 s", "2 min 0 s"]
+    assert rows == [
+        ["[README](../README.md)", *told],
+        ["[stream](stream.md)", *told],
+    ]
 
 
 def test_a_page_that_fails_says_why(as_printed, tmp_path, capsys):

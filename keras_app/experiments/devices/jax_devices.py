@@ -82,7 +82,8 @@ def taking_whole_batches(distribution):
     """
     import jax
 
-    replicas = distribution.num_model_replicas
+    mesh = distribution.device_mesh
+    replicas = mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
 
     def place(part):
         if part is None:
@@ -90,9 +91,7 @@ def taking_whole_batches(distribution):
         part = np.asarray(part)
         layout = distribution.get_data_layout(part.shape)
         if host.open_scope.predicting or part.shape[0] % replicas:
-            layout = keras.distribution.TensorLayout(
-                [None] * part.ndim, distribution.device_mesh
-            )
+            layout = keras.distribution.TensorLayout([None] * part.ndim, mesh)
         return jax.make_array_from_process_local_data(
             layout.backend_layout, part, part.shape
         )
