@@ -190,8 +190,9 @@ def test_lora_trains_beside_the_zeros_and_its_merge_keeps_them():
 def test_without_zeros_the_merge_computes_what_lora_computes():
     model = adapted_tagger(zeros=0)
     copy = merge_lora(model)
+    # Outputs of 44 differ by some units in the last place where JAX 0.9 sums.
     np.testing.assert_allclose(
-        value(copy(TOKENS)), value(model(TOKENS)), atol=1e-5
+        value(copy(TOKENS)), value(model(TOKENS)), rtol=1e-6, atol=1e-5
     )
 
 
