@@ -14,7 +14,7 @@ VERSION = re.search(
 # Keras and the backends: the minor versions the tests ran on. Private names of
 # Keras are in use (see enforcement.py), and each backend changes its kernels.
 BACKENDS = {
-    "jax": ["jax>=0.10,<0.11"],
+    "jax": ["jax>=0.9,<0.11"],
     "torch": ["torch>=2.13,<2.14"],
 }
 # Sweeps. Its security settings change between minor versions.

@@ -192,7 +192,7 @@ def from_gin(folder, name):
         )
         assert status == 0
         summary = json.loads((run_dir / "summary.json").read_text())
-        assert abs(summary["effective_density"] - 0.8**4.5) < 1e-3
+        assert abs(summary["effective_density"] - 0.8**10) < 1e-3
         config = (run_dir / "config.gin").read_text()
         assert f"devices.scope.name = '{name}'" in config
 

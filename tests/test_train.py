@@ -61,8 +61,8 @@ def run_dir(tmp_path_factory):
 def test_a_run_ends_with_status_0_and_its_files(run_dir):
     summary = json.loads((run_dir / "summary.json").read_text())
     assert 0 <= summary["accuracy"] <= 1
-    assert summary["effective_density"] == pytest.approx(0.8**4.5, abs=1e-4)
-    assert "Anytime.level = 4.5" in (run_dir / "config.gin").read_text()
+    assert summary["effective_density"] == pytest.approx(0.8**10, abs=1e-4)
+    assert "Anytime.level = 10.0" in (run_dir / "config.gin").read_text()
 
 
 def test_resume_of_a_finished_run_says_so(run_dir):
@@ -498,8 +498,8 @@ def test_the_default_run_learns_and_meets_its_density(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
-    # 23,184 convolution weights, int((1 - 0.8^4.5) 23184) of them pruned.
-    assert summary["effective_density"] == (23184 - 14690) / 23184
+    # 23,184 convolution weights, int((1 - 0.8^10) 23184) of them pruned.
+    assert summary["effective_density"] == (23184 - 20694) / 23184
     assert summary["accuracy"] > 0.75
 
 
