@@ -691,7 +691,6 @@ def test_a_kept_process_does_task_after_task_until_it_crashes():
         assert second != first
         # Ended while it had nothing to do.
         os.kill(second, signal.SIGKILL)
-        os.waitid(os.P_PID, second, os.WEXITED | os.WNOWAIT)
         assert ask(f"{__name__}:process_id") != second
     for number in (first, second):
         with pytest.raises(ProcessLookupError):

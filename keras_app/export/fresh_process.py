@@ -190,15 +190,14 @@ def _do(folder, backend, reuse, meanwhile):
         meanwhile: Called again and again until then.
     """
     process = _waiting.pop(backend, None) if reuse else None
-    if process is None or process.has_ended():
+    if process is not None and not process.do(folder, meanwhile):
+        # It had ended since, or suffered from what it did before.
+        process.end()
+        process = None
+    if process is None:
         process = _Process(backend)
-    try:
-        answered = process.do(folder, meanwhile)
-    except BaseException:
-        process.kill()
-        raise
-    if not answered:
-        return process.last_words()
+        if not process.do(folder, meanwhile):
+            return process.last_words()
     if reuse and _contexts:
         _waiting[backend] = process
     else:
@@ -235,22 +234,20 @@ class _Process:
 
     def do(self, folder, meanwhile):
         """Returns whether there is an answer; else the process has ended."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended
-            self._process.stdin.write(f"{folder}\n")
-            self._process.stdin.flush()
-        answer = folder / _ANSWER
-        while not answer.exists():
-            try:
-                self._process.wait(_MEANWHILE)
-            except subprocess.TimeoutExpired:
+        try:
+            with contextlib.suppress(BrokenPipeError):  # it has ended
+                self._process.stdin.write(f"{folder}\n")
+                self._process.stdin.flush()
+            answer = folder / _ANSWER
+            while self._process.poll() is None and not answer.exists():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(_MEANWHILE)
                 meanwhile()
-            else:
-                return answer.exists()
-        return True
-
-    def has_ended(self):
-        """Whether it was ended while it had nothing to do, by Ctrl-C say."""
-        return self._process.poll() is not None
+            return answer.exists()
+        except BaseException:
+            self._process.kill()
+            self.end()
+            raise
 
     def end(self):
         # Processes forked from this one may hold its stdin open too.
@@ -263,10 +260,6 @@ class _Process:
             self._process.kill()
             self._process.wait()
         self._errors.close()
-
-    def kill(self):
-        self._process.kill()
-        self.end()
 
     def last_words(self):
         """What is known of a process that has ended."""
@@ -286,7 +279,7 @@ def _last_words(status, errors):
 
 def serve():
     """Does the tasks in the folders that stdin names, line by line."""
-    # Neither is for what a task reads or prints.
+    # A task that reads its stdin is not to read the next order.
     orders = os.fdopen(os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
