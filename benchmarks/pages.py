@@ -115,8 +115,9 @@ def table(found):
     for name, one in sorted(found.items()):
         each = "; ".join(f"{what} {words(took)}" for what, took in one["steps"])
         total = words(sum(took for _, took in one["steps"]))
-        place = os.path.relpath(PAGES[name], results.DOCS)
-        rows.append([f"[{name}]({place})", each, total])
+        # The site of docs/ has no README.
+        page = name if name == "README" else f"[{name}]({name}.md)"
+        rows.append([page, each, total])
     return ["page", "its steps", "all"], rows
 
 

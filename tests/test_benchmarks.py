@@ -264,7 +264,7 @@ def test_a_page_runs_as_printed_from_its_top(as_printed, tmp_path, monkeypatch):
     _, rows = as_printed.table({"stream": found, "README": found})
     told = ["a 59 s; b 1 min 1 s", "2 min 0 s"]
     assert rows == [
-        ["[README](../README.md)", *told],
+        ["README", *told],
         ["[stream](stream.md)", *told],
     ]
 

@@ -183,7 +183,7 @@ def test_nobody_at_the_address_is_told_at_once(tmp_path):
 def test_an_attempt_tells_its_status_and_its_last_line(tmp_path):
     code = (
         "import os, sys\n"
-        "print(os.environ['WORD'], os.getcwd())\n"
+        "print(os.environ['WORD'], os.getcwd(), flush=True)\n"
         "print('  In call to configurable x\\n', file=sys.stderr)\n"
         "sys.exit(5)"
     )
