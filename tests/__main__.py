@@ -24,7 +24,7 @@ def _run(compiled):
     installed = [b for b in BACKENDS if importlib.util.find_spec(b)]
     failed = []
     for backend in installed:
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "3"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", "2"]
         # In the order of the names: kills of whole runs, few tests that take
         # minutes, would come last by their number and leave a worker idle.
         command += ["--dist", "loadfile", "--no-loadscope-reorder"]
@@ -35,7 +35,8 @@ def _run(compiled):
         environment = {
             **os.environ,
             "KERAS_BACKEND": backend,
-            # The workers share the machine; more threads only get in the way.
+            # Two workers share the machine: more threads get in the way, and so
+            # does a third worker, which makes the same tests a third slower.
             "OMP_NUM_THREADS": "1",
             # Tests compile much and compute little.
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
