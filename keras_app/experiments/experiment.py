@@ -33,6 +33,7 @@ from keras_app.experiments.run.progress import Terminal
 from keras_app.experiments.run.runner import Runner
 from keras_app.experiments.run.session import open_folder
 from keras_app.experiments.run.session import Session
+from keras_app.export import fresh_process
 from keras_app.hints import FilePath
 from keras_app.hints import Loss
 
@@ -111,7 +112,12 @@ class Experiment:
         learner = ready.learner(ready.methods[0])
         ready.check(learner)
         settings = ready.settings(learner)
-        with Session(folder, settings, resume, verbose) as session:
+        # Some make and run many files, most of them in less time than a process
+        # takes to start.
+        with (
+            fresh_process.kept(),
+            Session(folder, settings, resume, verbose) as session,
+        ):
             return Runner(ready, learner, session).go(on_start)
 
     # ---- what an experiment says ---------------------------------------

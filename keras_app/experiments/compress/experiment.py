@@ -1,7 +1,6 @@
 """Compression of a trained model to a target, as an experiment."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 from typing import Literal
 from typing import Self
@@ -24,10 +23,7 @@ from keras_app.experiments.compress.recipe import Recipe
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.experiment import Table
-from keras_app.experiments.run.folder import RunFolder
-from keras_app.export import fresh_process
 from keras_app.hints import Data
-from keras_app.hints import FilePath
 from keras_app.hints import Loss
 from keras_app.hints import Quantize
 from keras_app.masks import Structure
@@ -110,22 +106,6 @@ class Compress(Experiment):
                 "`structure` must be 'auto', which cuts channels, unless a "
                 f"sparsity is asked for. Received: structure={structure!r}, "
                 f"target={self.target!r}"
-            )
-
-    def run(
-        self,
-        run_dir: FilePath,
-        resume: bool = False,
-        *,
-        on_start: Callable[[RunFolder], object] | None = None,
-        verbose: bool = True,
-    ) -> dict[str, Any]:
-        """See `Experiment.run`."""
-        # Many files are made and run, most of them in less time than a process
-        # takes to start.
-        with fresh_process.kept():
-            return super().run(
-                run_dir, resume, on_start=on_start, verbose=verbose
             )
 
     @property
