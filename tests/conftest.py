@@ -4,6 +4,7 @@ The backend is chosen by KERAS_BACKEND, as everywhere in Keras; `python -m
 tests` runs the suite once for each backend that is installed.
 """
 
+import gc
 import os
 import pathlib
 
@@ -25,6 +26,12 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish(session):
+    """Collections of garbage leave out what the imports made, which stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
