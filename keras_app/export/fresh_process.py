@@ -6,6 +6,7 @@ what only TensorFlow can do, the others do there.
 """
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import json
@@ -279,6 +280,8 @@ def _last_words(status, errors):
 
 def serve():
     """Does the tasks in the folders that stdin names, line by line."""
+    # Converters collect garbage again and again, and modules are none.
+    gc.freeze()
     # A task that reads its stdin is not to read the next order.
     orders = os.fdopen(os.dup(0))
     nothing = os.open(os.devnull, os.O_RDONLY)
