@@ -9,6 +9,8 @@ from keras_app import optimizers
 from keras_app import pruners
 from keras_app import regularizers
 from keras_app import schedules
+from keras_app.export import load_sparse
+from keras_app.export import save_sparse
 from keras_app.initializers import sparsify
 
 OPTIMIZERS = ("LinBreg", "AdaBreg", "ProxSGD")
@@ -287,3 +289,33 @@ def test_a_regularizer_of_another_optimizer_is_refused():
     pruner = pruners.BregmanPruner(schedules.OneShot(0.5), regularizers.L1(0.1))
     with pytest.raises(ValueError, match="`regularizer` must be one of"):
         fit(model, pruner)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("by_pattern", [False, True])
+def test_a_model_with_separate_strengths_is_stored_whole(
+    kind, by_pattern, tmp_path
+):
+    l1 = regularizers.L1(0.1)
+    given = {"kernel": l1} if by_pattern else l1
+    model = network(optimizer_of(kind, given))
+    schedule = schedules.ConstantSparsity(0.5, 0, frequency=1)
+    fit(model, pruners.BregmanPruner(schedule, scope="layer"))
+    model.save(tmp_path / "model.keras")
+    save_sparse(model, tmp_path / "model.sparse")
+    for loaded in (
+        keras.saving.load_model(tmp_path / "model.keras"),
+        load_sparse(tmp_path / "model.sparse"),
+    ):
+        variables = model.optimizer.variables
+        found = loaded.optimizer.variables
+        assert len(found) == len(variables)
+        for a, b in zip(variables, found):
+            np.testing.assert_array_equal(
+                ops.convert_to_numpy(a), ops.convert_to_numpy(b), a.path
+            )
+        strengths = [
+            float(loaded.optimizer.regularizer_of(index).lam)
+            for index in (0, 2)  # of the kernels
+        ]
+        assert strengths[0] != strengths[1]

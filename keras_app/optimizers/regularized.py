@@ -1,6 +1,7 @@
 """The base of optimizers that give each variable a sparsity regularizer."""
 
 import abc
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -91,10 +92,19 @@ class RegularizedOptimizer(ConfiguredOptimizer, abc.ABC):
             ]
         for regularizer in regularizers:
             regularizer.optimizers.add(self)
-        for variable in self._strengths:
+        # In the place of those before, where an optimizer that is loaded has
+        # them: files tell variables apart by their order.
+        replaced = {id(variable) for variable in self._strengths}
+        later = list(
+            itertools.dropwhile(lambda v: id(v) not in replaced, self.variables)
+        )
+        for variable in later:
             self._untrack_variable(variable)
         # Keras tracks variables in lists that are set as attributes.
         self._strengths = strengths
+        for variable in later:
+            if id(variable) not in replaced:
+                self._track_variable(variable)
 
     @property
     def density(self) -> float:
@@ -366,6 +376,8 @@ class _Rules:
         serialize = keras.saving.serialize_keras_object
         given = self._given
         one = given is None or isinstance(given, SparsityRegularizer)
+        # `separate` may have taken the place of the one that was given.
+        one = one and _different([given, *(chosen or ())]) in ([], [given])
         if one or (chosen is None and not isinstance(given, dict)):
             return serialize(given)
         patterns = list(given.items() if chosen is None else [])
