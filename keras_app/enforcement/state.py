@@ -36,6 +36,11 @@ class MaskState(keras.layers.Layer):
         records = self._held.records
         return [records[index].variable for index in sorted(records)]
 
+    @property
+    def order(self):
+        """Which of the trainable variables have a mask, as they were added."""
+        return list(self._held.records)
+
     def record(self, variable):
         """Returns the `Record` of `variable`, or `None`."""
         return self._held.records.get(self._index(variable))

@@ -11,6 +11,8 @@ from keras_app.batch_norm import reestimate_batch_norm
 from keras_app.compression import files
 from keras_app.compression.cuts import widths_of
 from keras_app.compression.decide import Decision
+from keras_app.enforcement import attach
+from keras_app.enforcement import state_of
 from keras_app.experiments.callbacks import TriangularLearningRate
 from keras_app.experiments.compress import measured
 from keras_app.experiments.compress import ways
@@ -273,6 +275,7 @@ class Compressing(Learner):
             "dense": self.dense,
             "front": self.front,
             "is_small": self.is_small,
+            "masked": state.order if (state := state_of(self.model)) else [],
         }
         good = {str(i): w for i, w in enumerate(self._good or ())}
         return plain, good
@@ -287,3 +290,7 @@ class Compressing(Learner):
         if self.is_small and self.decided is not None:
             small = self.way.small(self.decided)
             self.model = self.experiment.recipe.compile(small)
+        if masked := plain["masked"]:
+            # What follows may have no pruner that brings them.
+            weights = self.model.trainable_variables
+            attach(self.model, [weights[index] for index in masked])

@@ -3,6 +3,7 @@
 import itertools
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_app.experiments.callbacks import learning_rate_of
@@ -131,7 +132,7 @@ class Runner:
             "method": learner.method,
             **stage.about,
             "epoch": epoch,
-            **{name: float(value) for name, value in logs.items()},
+            **{name: _plain(value) for name, value in logs.items()},
         }
         if "learning_rate" not in event:
             event["learning_rate"] = learning_rate_of(learner.model)
@@ -226,6 +227,12 @@ class _Recorder(keras.callbacks.Callback):
         self._done(epoch, logs)
 
 
+def _plain(value):
+    """A number, or a list of them: some metrics give one for each class."""
+    array = np.asarray(ops.convert_to_numpy(value), "float64")
+    return array.tolist()
+
+
 def _unpacked(name, arrays, meta):
     """What `state` gave for one part of a checkpoint."""
     start = f"{name}/"
@@ -255,11 +262,17 @@ def restore_model_state(model, arrays, names=None):
         names: Of which variables. Defaults to `None`: all.
     """
     variables = _state_variables(model)
-    for name in variables if names is None else names:
-        variable = variables[name]
-        if name not in arrays or arrays[name].shape != tuple(variable.shape):
+    if names is None:
+        # Masks that nobody has attached would be lost, for one.
+        names = [n for n in arrays if n.startswith(("model/", "optimizer/"))]
+        names = dict.fromkeys([*variables, *names])
+    for name in names:
+        variable = variables.get(name)
+        fits = variable is not None and name in arrays
+        if not fits or arrays[name].shape != tuple(variable.shape):
+            where = name if variable is None else variable.path
             raise ValueError(
-                f"The checkpoint does not fit the model at {variable.path}: "
+                f"The checkpoint does not fit the model at {where}: "
                 "was it written with another configuration?"
             )
         variable.assign(arrays[name])
