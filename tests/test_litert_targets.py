@@ -11,6 +11,7 @@ from keras import layers
 from keras_app.export import export_litert
 from keras_app.export import ExportReport
 from keras_app.export import shrink
+from keras_app.export import signature
 from keras_app.export import strip_pruning
 from keras_app.export.litert import evaluation
 from keras_app.export.litert import micro
@@ -493,3 +494,45 @@ def test_reports_of_other_versions_are_read():
     assert "300, 0.750 of 400 dense" in text and "0.50, of dense" in text
     later = {**report.to_dict(), "of_another_version": 1}
     assert ExportReport.from_dict(later) == report
+
+
+@converts
+def test_a_batch_size_of_one_is_calibrated_on_many_samples(tmp_path):
+    inputs = keras.Input((8,), batch_size=1)
+    model = keras.Model(inputs, layers.Dense(4, "softmax")(inputs))
+    x = np.random.default_rng(0).normal(size=(200, 8)).astype("float32")
+    x[0] *= 0.01  # the range of this one alone would clip all others
+    y = np.argmax(x @ model.get_weights()[0], -1)
+    path = tmp_path / "model.tflite"
+    report = export_litert(model, path, x, "int8", evaluate=(x, y))
+    assert report.accuracy > 0.9
+    # A last batch that is not full is filled up.
+    inputs = keras.Input((8,), batch_size=4)
+    model = keras.Model(inputs, layers.Dense(4, "softmax")(inputs))
+    export_litert(model, path, x[:6], "int8")
+    assert signature.inputs_for(model, x[:2]).shape == (4, 8)
+
+
+@converts
+def test_inputs_of_a_baseline_are_told_apart_or_refused(tmp_path):
+    def two(first, second, *shapes):
+        names = first, second
+        a, b = (keras.Input(s, name=n) for s, n in zip(shapes, names))
+        keras.utils.set_random_seed(0)
+        hidden = layers.Concatenate()([layers.Dense(3)(a), b])
+        return keras.Model([a, b], layers.Dense(4, "softmax")(hidden))
+
+    rng = np.random.default_rng(0)
+    old, new = tmp_path / "old.tflite", tmp_path / "new.tflite"
+    export_litert(two("z", "y", (5,), (2,)), old)
+    model = two("a", "b", (5,), (2,))
+    x = [rng.normal(size=(40, n)).astype("float32") for n in (5, 2)]
+    y = np.argmax(keras.ops.convert_to_numpy(model(x)), -1)
+    report = export_litert(model, new, evaluate=(x, y), baseline=old)
+    assert report.accuracy == report.references["baseline"]["accuracy"] == 1.0
+    export_litert(two("z", "y", (5,), (5,)), old)
+    x = [rng.normal(size=(40, 5)).astype("float32") for _ in range(2)]
+    with pytest.raises(ValueError, match="must name them.*y, z.*for.*a, b"):
+        export_litert(
+            two("a", "b", (5,), (5,)), new, evaluate=(x, y), baseline=old
+        )

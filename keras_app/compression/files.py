@@ -40,7 +40,7 @@ def content_of(model, quantize=None, data=None):
 
 def samples_of(model, data, count):
     """`{input: array}` of samples, as the file of a model takes them."""
-    given = signature.inputs_for(model, data, count)
+    given = signature.inputs_for(model, data, count, one_batch=False)
     arrays = signature.in_order(model, given)
     _, dtypes = signature.specs(model, arrays)
     return {
@@ -70,7 +70,7 @@ def outputs_of(content, model, data):
             path=path,
         )
         with np.load(path) as found:
-            return [found[name] for name in sorted(found)]
+            return [found[name][:count] for name in sorted(found)]
 
 
 def run(content, samples, path):

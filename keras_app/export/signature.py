@@ -129,18 +129,30 @@ def _spelled(name):
 # ---- samples ---------------------------------------------------------------
 
 
-def inputs_for(model, data=None, count=_SAMPLES):
+def inputs_for(model, data=None, count=_SAMPLES, one_batch=True):
     """Returns what `model` takes, as NumPy arrays.
 
     Args:
         model: A built `keras.Model`.
         data: Sample inputs in the model's structure; the first `count` are
             used. Defaults to random ones.
-        count: Number of samples, unless the model fixes its batch size.
+        count: Number of samples. A model that fixes its batch size gets whole
+            batches, filled up with the last sample.
+        one_batch: Whether that is one batch then, and not as many as hold
+            `count` samples. Defaults to `True`.
     """
-    size = batch_size(model) or count
+    size = batch_size(model)
     if data is not None:
-        return tree.map_structure(lambda x: _checked(x)[:size], data)
+
+        def taken(x):
+            x = _checked(x)[:count]
+            if size is None:
+                return x
+            wanted = size if one_batch else -(-len(x) // size) * size
+            return x[np.minimum(np.arange(wanted), len(x) - 1)]
+
+        return tree.map_structure(taken, data)
+    size = size or count
     shapes = _known_shapes(model)
     if not shapes:
         raise ValueError(

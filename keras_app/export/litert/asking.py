@@ -58,7 +58,7 @@ def request(model, data, evaluate=None, quantize=None, **choices):
 
 def _samples(model, data, count):
     """`{input: array}` in the order of their names, as the file takes them."""
-    given = signature.inputs_for(model, data, count)
+    given = signature.inputs_for(model, data, count, one_batch=False)
     arrays = signature.in_order(model, given)
     _, dtypes = signature.specs(model, arrays)
     if "string" in dtypes:

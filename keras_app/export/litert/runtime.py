@@ -77,10 +77,30 @@ class Runner:
         }
 
     def named(self, samples):
-        """Returns `{input: array}` by the file's own names, in its order."""
+        """Returns `{input: array}` by the file's own names, in its order.
+
+        Raises:
+            ValueError: The file has other names, and inputs of equal shapes.
+        """
         if set(self.inputs) == set(samples):
             return {name: samples[name] for name in self.inputs}
-        return dict(zip(self.inputs, samples.values()))
+        by_shape = {values.shape[1:]: values for values in samples.values()}
+        wanted = {
+            name: tuple(details["shape"][1:].tolist())
+            for name, details in self.inputs.items()
+        }
+        if len(samples) == len(self.inputs) == 1:
+            return dict(zip(self.inputs, samples.values()))
+        if set(by_shape) != set(wanted.values()) or not (
+            len(by_shape) == len(samples) == len(self.inputs)
+        ):
+            raise ValueError(
+                "A file of several inputs must name them as the model does, "
+                "unless their shapes tell them apart. Received: a file with "
+                f"the inputs {', '.join(self.inputs)} for a model with "
+                f"{', '.join(samples)}"
+            )
+        return {name: by_shape[shape] for name, shape in wanted.items()}
 
     def over(self, samples):
         """Yields `{output: array of float32}` of samples, batch by batch.
