@@ -47,6 +47,23 @@ def as_batches(data, batch_size=32, weights=False):
     return _Batches(repeatable("data", data, _RULE), weights)
 
 
+def cut(data):
+    """Returns arrays as `as_batches` does, and anything else as it is.
+
+    Example:
+
+    >>> [len(y) for _, y in cut((np.zeros((70, 4)), np.zeros(70)))]
+    [32, 32, 6]
+    >>> batches = [(np.zeros((8, 4)), np.zeros(8))]
+    >>> cut(batches) is batches
+    True
+    """
+    # Batches, too, may lie in a tuple.
+    first = data[0] if isinstance(data, tuple) and data else data
+    whole = not isinstance(first, (tuple, list)) and _is_arrays(first)
+    return as_batches(data) if whole else data
+
+
 def repeatable(name, data, rule):
     """Returns batches that can be walked through again, and end.
 

@@ -31,6 +31,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_app import batches
 from keras_app import gradients
 from keras_app import selection
 from keras_app import split
@@ -123,6 +124,7 @@ def score(
     if not isinstance(variables, dict):
         variables = selection.paths_of(variables)
     masks = [(masks or {}).get(path) for path in variables]
+    data = batches.cut(data)
     if callable(scorer):
         return _scores_of(scorer, model, variables, data, masks)
     check_data(scorer, data)

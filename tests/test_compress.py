@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_app as ka
 from keras_app.compression import files
+from keras_app.compression import scoring
 from keras_app.compression.cuts import Cuts
 from keras_app.compression.decide import Decision
 from keras_app.experiments import Compress
@@ -222,6 +223,25 @@ def run(folder, target="flops:0.5", resume=False, *, model):
 def test_a_killed_run_goes_on_to_the_same_bits(
     kept, model, whole, tmp_path, monkeypatch
 ):
+    die_and_resume(tmp_path / "run", kept, monkeypatch, model=model)
+    check_equal(whole[2], tmp_path / "run")
+
+
+@once
+@pytest.mark.usefixtures("no_files")
+def test_a_killed_run_keeps_its_zeros(model, tmp_path, monkeypatch):
+    target = "sparsity:0.8"
+    run(tmp_path / "whole", target, model=model)
+    for kept in (1, 2, 3):
+        folder = tmp_path / f"killed_{kept}"
+        die_and_resume(folder, kept, monkeypatch, target=target, model=model)
+        check_equal(tmp_path / "whole", folder)
+    found = keras.saving.load_model(folder / "model.keras")
+    assert sum(map(zeros, found.trainable_weights)) > found.count_params() / 2
+
+
+def die_and_resume(folder, kept, monkeypatch, **arguments):
+    """Ends a run after so many checkpoints, and goes on."""
     save, written = RunFolder.save_checkpoint, []
 
     def save_and_die(self, *arguments):
@@ -233,11 +253,14 @@ def test_a_killed_run_goes_on_to_the_same_bits(
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "save_checkpoint", save_and_die)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path / "run", model=model)
-    run(tmp_path / "run", resume=True, model=model)
+            run(folder, **arguments)
+    run(folder, resume=True, **arguments)
+
+
+def check_equal(*folders):
     expected, found = (
         keras.saving.load_model(folder / "model.keras").get_weights()
-        for folder in (whole[2], tmp_path / "run")
+        for folder in folders
     )
     assert len(expected) == len(found)
     for a, b in zip(expected, found):
@@ -332,6 +355,111 @@ def test_the_search_shows_how_far_it_is(model, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+# ---- what fit takes ----------------------------------------------------------
+
+
+def perceptron(x, outputs=4, activation="softmax", **last):
+    keras.utils.set_random_seed(0)
+    hidden = keras.layers.Dense(16, "relu")(x)
+    return keras.layers.Dense(outputs, activation, **last)(hidden)
+
+
+@once
+@pytest.mark.usefixtures("no_files")
+def test_metrics_with_a_number_for_each_class_are_logged(tmp_path):
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, perceptron(inputs))
+    model.compile(
+        "adam", "categorical_crossentropy", metrics=[keras.metrics.F1Score()]
+    )
+    x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
+    y = np.eye(4, dtype="float32")[np.arange(64) % 4]
+    Compress(model, (x, y), "sparsity:0.5", epochs=2).run(
+        tmp_path / "run", verbose=False
+    )
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(json.loads(lines[0])["f1_score"]) == 4
+
+
+@once
+@pytest.mark.parametrize("kind", ["loss in a dict", "in a list", "output"])
+def test_one_output_may_stand_in_a_container(kind):
+    inputs = keras.Input((6,))
+    output = perceptron(inputs, name="probs")
+    given = {"probs": output} if kind == "output" else output
+    model = keras.Model(inputs, given)
+    loss = "sparse_categorical_crossentropy"
+    model.compile(
+        "sgd",
+        {
+            "loss in a dict": {"probs": loss},
+            "in a list": [loss],
+            "output": loss,
+        }[kind],
+    )
+    data = np.ones((8, 6), "float32"), np.arange(8) % 4
+    model.fit(*data, verbose=0)
+    Compress(model, data, "sparsity:0.5", validation_data=data).resolved()
+
+
+@once
+def test_classes_that_the_loss_ignores_are_no_mistakes():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, perceptron(inputs))
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=255)
+    model.compile("sgd", loss)
+    data = np.ones((8, 6), "float32"), np.array([0, 1, 2, 3, 255, 0, 1, 255])
+    Compress(model, data, "accuracy:-1", validation_data=data).resolved()
+    outputs = np.eye(4)[[0, 1, 2, 0, 3, 0, 1, 2]]
+    # Five of the six that count.
+    assert scoring.accuracy(outputs, data[1], loss) == 5 / 6
+
+
+@once
+def test_inputs_by_name_need_not_be_in_the_order_of_the_model():
+    b, a = keras.Input((4,), name="b"), keras.Input((3,), name="a")
+    model = keras.Model([b, a], perceptron(keras.ops.concatenate([b, a], -1)))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = {"a": np.ones((8, 3), "float32"), "b": np.ones((8, 4), "float32")}
+    Compress(model, (x, np.arange(8) % 4), "sparsity:0.5").resolved()
+    x["c"] = x.pop("a")
+    with pytest.raises(ValueError, match="`data` must hold inputs"):
+        Compress(model, (x, np.arange(8) % 4), "sparsity:0.5").resolved()
+
+
+@once
+@pytest.mark.parametrize(
+    "last, logits",
+    [
+        (lambda x: keras.layers.Reshape((4, 1))(perceptron(x)), False),
+        (lambda x: (perceptron(x) + perceptron(x)) / 2, True),
+        (
+            lambda x: keras.layers.Average()([perceptron(x), perceptron(x)]),
+            False,
+        ),
+        (
+            lambda x: keras.layers.Flatten()(perceptron(x, activation=None)),
+            True,
+        ),
+    ],
+)
+def test_a_loss_by_name_sees_the_activation_behind_a_reshape(last, logits):
+    inputs = keras.Input((6,))
+    recipe = Recipe(keras.Model(inputs, last(inputs)), "binary_crossentropy")
+    assert recipe.loss.get_config()["from_logits"] is logits
+
+
+@once
+def test_how_a_model_was_compiled_goes_on():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, perceptron(inputs))
+    model.compile("sgd", "mse", run_eagerly=True, jit_compile=False)
+    copy = Recipe(model).compile(keras.models.clone_model(model))
+    assert copy.run_eagerly and copy.jit_compile is False
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.25))
+    assert Recipe(model, optimizer=scaled).rate == 0.25
+
+
 # ---- what is refused --------------------------------------------------------
 
 
@@ -403,6 +531,29 @@ def test_validation_data_that_do_not_fit(model):
 
 def test_an_accuracy_needs_validation_data(model):
     assert "validation_data=None" in refused(model, (X, Y), "accuracy:-1")
+
+
+def test_a_structure_that_fixes_its_sparsity_is_not_asked_for_another(model):
+    structure = ka.masks.NM(2, 4, axis="inputs")
+    text = refused(model, (X, Y), "sparsity:0.9", structure=structure)
+    assert "`target` must be 'sparsity:0.5' with" in text
+
+
+def test_sample_weights_are_not_dropped_in_silence(model):
+    batches = [(X[:32], Y[:32], np.zeros(32))]
+    text = refused(model, batches, "sparsity:0.5")
+    assert "without sample weights" in text and "3 parts" in text
+
+
+def test_all_targets_must_be_classes_for_an_accuracy():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, perceptron(inputs, activation="sigmoid"))
+    model.compile("sgd", "binary_crossentropy")
+    x, y = np.ones((16, 6), "float32"), np.eye(4)[np.arange(16) % 4]
+    y[12] = 1.0  # several classes, after the first eight
+    data = x, y
+    text = refused(model, data, "accuracy:-1", validation_data=data)
+    assert "`validation_data` must hold classes" in text
 
 
 def test_a_structure_goes_with_a_sparsity_alone(model):

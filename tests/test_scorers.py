@@ -882,3 +882,17 @@ def test_what_was_replaced_for_second_derivatives_is_put_back():
         pass
     assert "call" not in vars(norm)
     assert norm.call.__func__ is layers.BatchNormalization.call
+
+
+@pytest.mark.parametrize("name", ["snip", "taylor", "grasp"])
+def test_arrays_are_cut_into_batches(name):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    x = np.random.default_rng(0).normal(size=(70, 5)).astype("float32")
+    y = np.arange(70) % 3
+    batches = [(x[i : i + 32], y[i : i + 32]) for i in (0, 32, 64)]
+    variables = [model.layers[0].kernel]
+    [expected] = scorers.score(name, model, variables, batches).values()
+    [found] = scorers.score(name, model, variables, (x, y)).values()
+    np.testing.assert_array_equal(expected, found)

@@ -283,10 +283,18 @@ def search(planner, measure, target, tolerance, most=MOST):
         least = measured(planner.least)
         if fits(least):
             return least
-        nearest = target.text(target.of(least.amount, least.dense) * 1.01)
-        raise ValueError(
+        amount = target.of(least.amount, least.dense) * 1.01
+        rule = (
             "`target` must be one that can be reached by cutting channels. "
-            f"Received: target='{target}'; the nearest that can is "
-            f"'{nearest}'. A smaller `multiple_of` leaves fewer channels"
+            f"Received: target='{target}'; "
+        )
+        if target.is_share and amount >= 1:
+            raise ValueError(
+                rule + "the narrowest network costs as much as this one. A "
+                "smaller `multiple_of` leaves fewer channels"
+            )
+        raise ValueError(
+            f"{rule}the nearest that can is '{target.text(amount)}'. A "
+            "smaller `multiple_of` leaves fewer channels"
         )
     return good

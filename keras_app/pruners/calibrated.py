@@ -136,7 +136,8 @@ class CalibratedPruner(Pruner):
             for path, variable in variables.items():
                 for layer in users[id(variable)]:
                     stack.enter_context(self._watched(layer, path, noted))
-            for batch in self.data if batches is None else batches:
+            given = self.data if batches is None else batches
+            for batch in batches_lib.cut(given):
                 x, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
                 x = keras.tree.map_structure(ops.convert_to_numpy, x)
                 if batches_lib.is_empty(x):

@@ -4,6 +4,7 @@ import itertools
 import warnings
 from typing import Unpack
 
+from keras_app import batches
 from keras_app import host
 from keras_app import scorers
 from keras_app import split
@@ -127,7 +128,7 @@ class GradientGrowth(DynamicPruner):
             "snip",
             self.model,
             variables,
-            itertools.islice(self.data, self.batches_per_update),
+            itertools.islice(batches.cut(self.data), self.batches_per_update),
             masks=stored,
             weights=by_path(lambda w: split.numpy_of(w).ones_like(w), stored),
             compiled=self._compiled,

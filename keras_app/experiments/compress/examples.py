@@ -94,6 +94,12 @@ class Examples:
             lambda *parts: np.concatenate(parts)[:count], *found
         )
 
+    @property
+    def targets(self):
+        """All targets of arrays; of batches those of the first examples."""
+        count = None if self._arrays is not None else 8
+        return self.head(count)[1]
+
     def scoring(self, batches):
         """Returns a list of the first batches, of the first epoch."""
         epoch = self.epochs(0, 1)
@@ -132,6 +138,11 @@ def as_pair(name, batch):
         raise ValueError(
             f"`{name}` {_RULE}. Received: batches of type "
             f"{type(batch).__name__} without targets"
+        )
+    if len(batch) > 2 and batch[2] is not None:
+        raise ValueError(
+            f"`{name}` {_RULE}, without sample weights, which are not used. "
+            f"Received: batches of {len(batch)} parts"
         )
     return tree.map_structure(_numpy, tuple(batch[:2]))
 

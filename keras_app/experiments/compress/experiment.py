@@ -1,11 +1,13 @@
 """Compression of a trained model to a target, as an experiment."""
 
 import dataclasses
+import math
 from typing import Any
 from typing import Literal
 from typing import Self
 
 import keras
+import numpy as np
 
 from keras_app.checks import check_int
 from keras_app.checks import check_model
@@ -23,6 +25,7 @@ from keras_app.experiments.compress.recipe import Recipe
 from keras_app.experiments.experiment import Experiment
 from keras_app.experiments.experiment import Learner
 from keras_app.experiments.experiment import Table
+from keras_app.export import signature
 from keras_app.hints import Data
 from keras_app.hints import Loss
 from keras_app.hints import Quantize
@@ -107,6 +110,13 @@ class Compress(Experiment):
                 f"sparsity is asked for. Received: structure={structure!r}, "
                 f"target={self.target!r}"
             )
+        fixed = getattr(structure, "sparsity", None)
+        if fixed is not None and not math.isclose(parsed.value, fixed):
+            raise ValueError(
+                f"`target` must be 'sparsity:{fixed:g}' with "
+                f"structure={structure!r}, which fixes it. "
+                f"Received: target={self.target!r}"
+            )
 
     @property
     def parsed(self) -> Target:
@@ -136,19 +146,29 @@ class Compress(Experiment):
         if validation is not None:
             validation = in_memory("validation_data", validation)
         ready = dataclasses.replace(self, data=data, validation_data=validation)
-        ready._check_fit("data", data.head(8))
+        ready._check_fit("data", data.head(8), data.targets)
         if validation is not None:
             first = keras.tree.map_structure(lambda a: a[:8], validation)
-            ready._check_fit("validation_data", first)
+            ready._check_fit("validation_data", first, validation[1])
         if self.parsed.quantity == "accuracy":
             ready._check_accuracy()
         return ready
 
-    def _check_fit(self, name, batch):
-        """Raises unless the model and its loss take a batch."""
+    def _check_fit(self, name, batch, targets):
+        """Raises unless the model and its loss take a batch.
+
+        Args:
+            name: Of the argument that it is from.
+            batch: `(x, y)`.
+            targets: All y, or those of the batch where not all are at hand.
+        """
         x, y = batch
         wanted = _input_shapes(self.model)
-        given = [a.shape for a in keras.tree.flatten(x)]
+        try:
+            arrays = signature.in_order(self.model, x)
+        except KeyError:  # inputs of other names
+            arrays = []
+        given = [a.shape for a in arrays]
         fits = wanted is None or (
             len(wanted) == len(given)
             and all(
@@ -166,8 +186,9 @@ class Compress(Experiment):
         try:
             outputs = self.model(x, training=False)
             if len(keras.tree.flatten(outputs)) == 1:
-                self._check_classes(name, outputs.shape, y)
-                scoring.mean_loss(self.recipe.loss, outputs, y)
+                outputs = scoring.only(outputs)
+                self._check_classes(name, outputs.shape, scoring.only(targets))
+                scoring.mean_loss(self.recipe.loss, outputs, scoring.only(y))
         except ValueError:
             raise
         except Exception as error:
@@ -178,6 +199,9 @@ class Compress(Experiment):
 
     def _check_classes(self, name, shape, y):
         if "sparsecategorical" not in scoring.name_of(self.recipe.loss):
+            return
+        y = y[~scoring.is_ignored(y, self.recipe.loss)]
+        if not y.size:
             return
         low, high = int(y.min()), int(y.max())
         if low < 0 or high >= shape[-1]:
@@ -193,16 +217,14 @@ class Compress(Experiment):
                 "`validation_data` must be given for a target of accuracy. "
                 f"Received: validation_data=None, target={self.target!r}"
             )
-        x, y = keras.tree.map_structure(lambda a: a[:8], data)
-        outputs = self.model(x, training=False)
-        known = len(keras.tree.flatten(outputs)) == 1 and hasattr(y, "shape")
-        found = (
-            scoring.accuracy(
-                keras.ops.convert_to_numpy(outputs), y, self.recipe.loss
-            )
-            if known
-            else None
-        )
+        x = keras.tree.map_structure(lambda a: a[:8], data[0])
+        outputs = scoring.only(self.model(x, training=False))
+        y = scoring.only(data[1])
+        found = None
+        if hasattr(outputs, "shape") and hasattr(y, "shape"):
+            # The targets decide, all of them; any outputs do.
+            any_outputs = np.zeros((len(y), *outputs.shape[1:]), "float32")
+            found = scoring.accuracy(any_outputs, y, self.recipe.loss)
         if found is None:
             raise ValueError(
                 "`validation_data` must hold classes for a target of accuracy. "

@@ -92,7 +92,7 @@ def _judged(learner, content, model):
     data = learner.experiment.validation_data
     if data is None:
         return {"accuracy": None, "loss": None}
-    x, y = data
+    x, y = data[0], scoring.only(data[1])
     outputs = files.outputs_of(content, model, x)
     if len(outputs) != 1 or not hasattr(y, "shape"):
         return {"accuracy": None, "loss": None}

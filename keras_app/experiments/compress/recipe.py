@@ -10,11 +10,18 @@ import numpy as np
 
 from keras_app import host
 from keras_app.compression.scoring import name_of
+from keras_app.compression.scoring import only
 
 # Learning rates that were lowered to nothing at the end of a training train
 # nothing; a tenth of the class's own default does.
 _LEAST = 0.1
 _LOOKS = 64  # at a schedule of learning rates
+# Layers and operations behind which probabilities are what they were.
+_PASSING = {
+    *("Average", "Flatten", "Identity", "Permute", "Reshape", "Squeeze"),
+    *("Transpose", "UpSampling1D", "UpSampling2D"),
+}
+_GO_ON = ("jit_compile", "run_eagerly")
 
 # Whose names do not say whether the outputs are probabilities.
 _CROSSENTROPIES = {
@@ -77,6 +84,8 @@ class Recipe:
                 self._config = model.get_compile_config() or {}
         if optimizer is not None:
             made = keras.optimizers.get(optimizer)
+            # Of a `LossScaleOptimizer`; Keras wraps again where it is needed.
+            made = getattr(made, "inner_optimizer", made)
             self.rate = _number(made)
         else:
             made = host.inner_optimizer(model) if compiled else None
@@ -96,6 +105,7 @@ class Recipe:
             self.loss,
             metrics=self._metrics(),
             loss_weights=self._config.get("loss_weights"),
+            **{k: self._config[k] for k in _GO_ON if k in self._config},
         )
         model.optimizer.build(model.trainable_variables)
         host.check_model(model)
@@ -106,7 +116,7 @@ class Recipe:
         if metrics:
             with contextlib.suppress(Exception):
                 return keras.saving.deserialize_keras_object(metrics)
-        single = not isinstance(self.loss, (list, tuple, dict))
+        single = not isinstance(only(self.loss), (list, tuple, dict))
         is_classes = single and "crossentropy" in name_of(self.loss)
         return ["accuracy"] if is_classes else None
 
@@ -125,8 +135,10 @@ def _gives_probabilities(model):
     if not outputs:
         return True
     last = outputs[0]._keras_history.operation
-    while isinstance(last, keras.Model):
-        last = last.outputs[0]._keras_history.operation
+    while isinstance(last, keras.Model) or type(last).__name__ in _PASSING:
+        inside = isinstance(last, keras.Model)
+        tensors = last.outputs if inside else keras.tree.flatten(last.input)
+        last = tensors[0]._keras_history.operation
     kinds = (
         type(last).__name__,
         getattr(getattr(last, "activation", None), "__name__", ""),
