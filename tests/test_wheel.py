@@ -1,13 +1,16 @@
 """What an installed package holds: it works in any folder."""
 
+import importlib.metadata
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+from packaging.requirements import Requirement
 
 pytestmark = pytest.mark.backend_free
 
@@ -114,3 +117,77 @@ def test_the_console_command_is_the_module(wheel, installed):
 def test_the_configs_are_listed_in_any_folder(installed):
     told = installed("-m", "keras_app.train", "--list")
     assert "\nmagnitude.gin " in told and "\nmodels/mlp.gin " in told
+
+
+# ---- what is asked for -------------------------------------------------------
+
+# Seen by each process that is started, too: its folder is on their path.
+ONLY_WHAT_IS_ASKED_FOR = """
+import sys
+
+class Finder:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def find_spec(self, name, *arguments):
+        if name.partition(".")[0] not in {absent!r}:
+            return self.finder.find_spec(name, *arguments)
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = map(Finder, sys.meta_path)
+"""
+COMPRESSED = """
+import keras
+import numpy as np
+import keras_app as ka
+
+keras.utils.set_random_seed(0)
+model = keras.Sequential([
+    keras.Input((32,)), keras.layers.Dense(512, "relu"), keras.layers.Dense(4)
+])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile("adam", loss)
+x, y = np.random.default_rng(0).normal(size=(64, 32)), np.arange(64) % 4
+result = ka.compress(model, (x, y), "latency:0.9", epochs=2)
+result.export("small.tflite")
+ka.export.export_saved_model(model, "served")
+"""
+
+
+def required(name, found):
+    """Adds a distribution and all that it requires without extras."""
+    name = re.sub(r"[-_.]+", "-", name).lower()
+    if name in found:
+        return
+    try:
+        requirements = importlib.metadata.requires(name) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return  # for another platform
+    found.add(name)
+    for text in requirements:
+        requirement = Requirement(text)
+        if not requirement.marker or requirement.marker.evaluate({"extra": ""}):
+            required(requirement.name, found)
+
+
+def test_nothing_is_missing_where_nothing_else_is_installed(tmp_path):
+    found = set()
+    required("keras_app", found)
+    assert "keras" in found and "jax" not in found
+    absent = {
+        module
+        for module, names in importlib.metadata.packages_distributions().items()
+        if not {re.sub(r"[-_.]+", "-", n).lower() for n in names} & found
+    }
+    hidden = ONLY_WHAT_IS_ASKED_FOR.format(absent=absent)
+    (tmp_path / "sitecustomize.py").write_text(hidden)
+    environment = {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        "KERAS_BACKEND": "tensorflow",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    python("-c", COMPRESSED, cwd=tmp_path, **environment)
+    assert (tmp_path / "small.tflite").stat().st_size
+    assert (tmp_path / "served" / "saved_model.pb").stat().st_size

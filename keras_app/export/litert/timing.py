@@ -5,11 +5,13 @@ only by times taken in turns.
 """
 
 import dataclasses
+import importlib.util
 import os
 import time
 
 import numpy as np
 
+from keras_app import host
 from keras_app.export import fresh_process
 from keras_app.export.litert import runtime
 
@@ -74,8 +76,8 @@ def time_files(files, rounds=_ROUNDS, threads=1, seconds=_SECONDS):
     contents = [_content(each) for each in files]
     found = fresh_process.run(
         "keras_app.export.litert.timing:take_turns",
-        # The backend that starts fastest: none is needed.
-        backend="numpy",
+        # None is needed; JAX starts fastest, and Keras's NumPy needs it too.
+        backend="jax" if importlib.util.find_spec("jax") else host.BACKEND,
         # Where a model lies in memory makes a difference.
         reuse=False,
         contents=[np.frombuffer(each, "uint8") for each in contents],
