@@ -71,7 +71,8 @@ def score(
         model: A built `keras.Model`.
         variables: Trainable variables of the model, a list or `{path:
             variable}`.
-        data: Re-iterable of `(x, y)` batches, in a fixed order. Needed by
+        data: Arrays `(x, y)`, or a re-iterable of such batches, in a fixed
+            order. Needed by
             `"snip"`, `"taylor"` and `"grasp"`. What else a batch holds, such
             as ids or sample weights, does not count.
         bn_mode: `"train"` (batch statistics, dropout active) or `"inference"`.

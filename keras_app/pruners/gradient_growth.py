@@ -26,8 +26,8 @@ class GradientGrowth(DynamicPruner):
     which costs a gradient of each batch, at updates only.
 
     Args:
-        data: Re-iterable of `(x, y)` batches whose gradients, taken in
-            training mode, say where to grow. A data set that mixes itself again
+        data: Arrays `(x, y)`, or a re-iterable of such batches, whose
+            gradients, taken in training mode, say where to grow. A data set that mixes itself again
             shows others at each update. Not part of the configuration: set
             `pruner.data` after `from_config`. Defaults to `None`: the gradients
             of the training itself.

@@ -39,8 +39,8 @@ class WandaPruner(CalibratedPruner):
 
     Args:
         schedule: Usually `OneShot`.
-        data: Re-iterable of batches, `x` or `(x, y)`, to calibrate on; a few
-            hundred examples will do. Not part of the configuration: set
+        data: Arrays `x` or `(x, y)`, or a re-iterable of such batches, to
+            calibrate on; a few hundred examples will do. Not part of the configuration: set
             `pruner.data` after `from_config`. Machines that train together
             need the same.
         scope: `"layer"`, because scores of two layers cannot be compared.
