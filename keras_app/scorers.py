@@ -71,10 +71,8 @@ def score(
         model: A built `keras.Model`.
         variables: Trainable variables of the model, a list or `{path:
             variable}`.
-        data: Arrays `(x, y)`, or a re-iterable of such batches, in a fixed
-            order. Needed by
-            `"snip"`, `"taylor"` and `"grasp"`. What else a batch holds, such
-            as ids or sample weights, does not count.
+        data: Arrays `(x, y)`, or a re-iterable of such batches, whose further
+            parts do not count. Needed by `"snip"`, `"taylor"` and `"grasp"`.
         bn_mode: `"train"` (batch statistics, dropout active) or `"inference"`.
             Defaults to `"train"`; SynFlow is defined in inference mode only
             and always scored there.

@@ -27,10 +27,10 @@ class GradientGrowth(DynamicPruner):
 
     Args:
         data: Arrays `(x, y)`, or a re-iterable of such batches, whose
-            gradients, taken in training mode, say where to grow. A data set that mixes itself again
-            shows others at each update. Not part of the configuration: set
-            `pruner.data` after `from_config`. Defaults to `None`: the gradients
-            of the training itself.
+            gradients, taken in training mode, say where to grow. A data set
+            that mixes itself again shows others at each update. Not part of the
+            configuration: set `pruner.data` after `from_config`. Defaults to
+            `None`: the gradients of the training itself.
         batches_per_update: How many of them, counted from the first, each
             update looks at, >= 1; without `data` an error when `fit` starts,
             and in `keras_app.experiments.Train` a request for the training

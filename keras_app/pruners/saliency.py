@@ -17,7 +17,8 @@ class SaliencyPruner(ScoredPruner):
         scorer: Name of a scorer, or a callable; see `keras_app.scorers.score`.
             Defaults to `"snip"`.
         data: Arrays `(x, y)`, or a re-iterable of such batches, to score on.
-            Not part of the configuration: set `pruner.data` after `from_config`.
+            Not part of the configuration: set `pruner.data` after
+            `from_config`.
         bn_mode: `"train"` or `"inference"`. Defaults to the scorer's own.
         samples_per_class: Size of GraSP's samples. Defaults to `10`.
         seed: Seed of the `"random"` scorer. Defaults to `0`.

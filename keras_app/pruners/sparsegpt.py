@@ -58,9 +58,9 @@ class SparseGPTPruner(CalibratedPruner):
     Args:
         schedule: Usually `OneShot`.
         data: Arrays `x` or `(x, y)`, or a re-iterable of such batches, to
-            calibrate on; more examples, or positions, than a layer has inputs. Not part of the
-            configuration: set `pruner.data` after `from_config`. Machines that
-            train together need the same.
+            calibrate on; more examples, or positions, than a layer has inputs.
+            Not part of the configuration: set `pruner.data` after
+            `from_config`. Machines that train together need the same.
         block_size: Inputs whose masks are chosen together, at most; of a layer
             with less than 16 times as many inputs a sixteenth. Defaults to
             `128`.

@@ -40,9 +40,9 @@ class WandaPruner(CalibratedPruner):
     Args:
         schedule: Usually `OneShot`.
         data: Arrays `x` or `(x, y)`, or a re-iterable of such batches, to
-            calibrate on; a few hundred examples will do. Not part of the configuration: set
-            `pruner.data` after `from_config`. Machines that train together
-            need the same.
+            calibrate on; a few hundred examples will do. Not part of the
+            configuration: set `pruner.data` after `from_config`. Machines that
+            train together need the same.
         scope: `"layer"`, because scores of two layers cannot be compared.
         structure, distribution, filters, custom_sparsity, on_miss: See
             `Pruner`.
