@@ -397,9 +397,13 @@ def test_one_output_may_stand_in_a_container(kind):
             "output": loss,
         }[kind],
     )
-    data = np.ones((8, 6), "float32"), np.arange(8) % 4
+    data = x, y = np.ones((8, 6), "float32"), np.arange(8) % 4
     model.fit(*data, verbose=0)
-    Compress(model, data, "sparsity:0.5", validation_data=data).resolved()
+    ready = Compress(model, data, "accuracy:-1", validation_data=data)
+    assert ready.resolved().recipe.settings["loss"] == loss.replace("_", "")
+    # It is looked into.
+    with pytest.raises(ValueError, match="classes from 0 to 3.*from 4 to 7"):
+        Compress(model, (x, y + 4), "sparsity:0.5").resolved()
 
 
 @once
