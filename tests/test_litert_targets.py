@@ -510,7 +510,11 @@ def test_a_batch_size_of_one_is_calibrated_on_many_samples(tmp_path):
     inputs = keras.Input((8,), batch_size=4)
     model = keras.Model(inputs, layers.Dense(4, "softmax")(inputs))
     export_litert(model, path, x[:6], "int8")
-    assert signature.inputs_for(model, x[:2]).shape == (4, 8)
+    filled = signature.inputs_for(model, x[:2])
+    np.testing.assert_array_equal(filled, x[[0, 1, 1, 1]])
+    # A fixed batch is made of as many different samples as it holds.
+    one = signature.inputs_for(model, x, 2)
+    np.testing.assert_array_equal(one, x[:4])
 
 
 @converts

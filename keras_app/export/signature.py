@@ -145,10 +145,11 @@ def inputs_for(model, data=None, count=_SAMPLES, one_batch=True):
     if data is not None:
 
         def taken(x):
-            x = _checked(x)[:count]
+            x = _checked(x)
             if size is None:
-                return x
-            wanted = size if one_batch else -(-len(x) // size) * size
+                return x[:count]
+            x = x[: size if one_batch else max(size, count)]
+            wanted = -(-len(x) // size) * size
             return x[np.minimum(np.arange(wanted), len(x) - 1)]
 
         return tree.map_structure(taken, data)
